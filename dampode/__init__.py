@@ -1,0 +1,20 @@
+"""dampode: networks as integrated damped ODEs, dx/dt = −λ x + ρ(λ) f(x, t)."""
+
+from importlib.metadata import version
+
+from dampode import damping, functional, integrators, weighting
+from dampode.block import DampedBlock, Transition
+from dampode.dynamics import DampedODEFunc
+
+__version__ = version("dampode")
+
+__all__ = [
+    "DampedBlock",
+    "DampedODEFunc",
+    "Transition",
+    "__version__",
+    "damping",
+    "functional",
+    "integrators",
+    "weighting",
+]

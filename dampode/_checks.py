@@ -1,0 +1,94 @@
+"""Worded errors: the rule, what was got, what to do. A wrong value is a ValueError, a wrong type a TypeError."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def require_instance(value: Any, kind: type | tuple[type, ...], name: str, remedy: str = "") -> None:
+    """Raise a TypeError unless ``value`` is an instance of ``kind``."""
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wanted = " or ".join(k.__name__ for k in kinds)
+        raise TypeError(f"{name} must be of type {wanted}, got {type(value).__name__}{'; ' + remedy if remedy else ''}")
+
+
+def require_positive_int(value: Any, name: str) -> None:
+    """Raise unless ``value`` is an int of at least 1 (a bool is no int here)."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a positive int, got {value!r} of type {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be a positive int, got {value}")
+
+
+def require_real(value: Any, name: str) -> None:
+    """Raise unless ``value`` is a finite int or float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+
+
+def require_positive(value: Any, name: str) -> None:
+    """Raise unless ``value`` is a finite number above 0."""
+    require_real(value, name)
+    if value <= 0:
+        raise ValueError(f"{name} must be above 0, got {value}")
+
+
+def require_nonnegative(value: Any, name: str) -> None:
+    """Raise unless ``value`` is a finite number of at least 0."""
+    require_real(value, name)
+    if value < 0:
+        raise ValueError(f"{name} must be at least 0, got {value}")
+
+
+def require_damping_values(lam: Tensor) -> None:
+    """Raise unless every λ of a floating tensor is finite and at least 0. Reads values: not for a forward pass."""
+    if not lam.is_floating_point():
+        raise TypeError(f"λ must be a floating tensor, got dtype {lam.dtype}; convert it with .float()")
+    if not bool(torch.isfinite(lam).all()):
+        raise ValueError("λ must be finite, got a tensor with NaN or infinite entries")
+    if bool((lam < 0).any()):
+        raise ValueError(f"λ must be at least 0, got a tensor with minimum {lam.min().item():g}")
+
+
+def require_state(x: Any) -> None:
+    """Raise unless ``x`` is a floating tensor (N, *S) with at least one element. Reads no values."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"the state x must be a tensor (N, *S), got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"the state x must be floating, got dtype {x.dtype}; convert it with x.float()")
+    if x.ndim == 0:
+        raise ValueError("the state x must be (N, *S) with a batch dimension, got a 0-dim tensor; use x[None]")
+    if x.numel() == 0:
+        raise ValueError(f"the state x must not be empty, got shape {tuple(x.shape)}")
+
+
+def require_field_value(x: Tensor, fx: Any) -> None:
+    """Raise unless f(x, t) has x's shape, device and, outside autocast, dtype. Reads no values."""
+    if not isinstance(fx, Tensor):
+        raise TypeError(f"f must return a tensor, got {type(fx).__name__}")
+    if fx.shape != x.shape:
+        raise ValueError(
+            f"f must keep the state's shape: x is {tuple(x.shape)}, f(t, x) is {tuple(fx.shape)}; "
+            "use Transition to change it"
+        )
+    if fx.device != x.device:
+        raise ValueError(f"f must keep the state's device: x is on {x.device}, f(t, x) on {fx.device}; move f with .to")
+    if fx.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(f"f must keep the state's dtype: x is {x.dtype}, f(t, x) is {fx.dtype}; convert one with .to")
+
+
+def require_broadcast(value: Tensor, x: Tensor, name: str) -> None:
+    """Raise unless ``value`` broadcasts to x's shape without enlarging it. Reads no values."""
+    fits = value.ndim <= x.ndim and all(
+        a in (1, b) for a, b in zip(reversed(value.shape), reversed(x.shape), strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"{name} must broadcast to the state: x is {tuple(x.shape)}, {name} is {tuple(value.shape)}; "
+            "per-channel values of an image state have shape (C, 1, 1)"
+        )

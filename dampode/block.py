@@ -1,0 +1,105 @@
+"""Layers: `DampedBlock`, a flow that keeps the state's shape, and `Transition`, which changes it."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from dampode._checks import require_instance, require_real, require_state
+from dampode.damping import Damping
+from dampode.dynamics import DampedODEFunc
+from dampode.fields import VectorField
+from dampode.integrators import Integrator, LinearizedEuler
+from dampode.weighting import Weighting, unit
+
+
+class DampedBlock(nn.Module):
+    """A layer that integrates dx/dt = −λ x + ρ(λ) f(x, t) over ``t_span``: x (N, *S) -> (N, *S).
+
+    The defaults are one layer of In-ResNet, Eq. 13. Other networks are other choices of the four parts:
+
+    - ResNet: ``damping=Constant(0.)``; then one step of h = 1 is x + f(x) to the last bit.
+    - CNN: ``damping=Constant(1.)``; then one linearized step of h = 1 is f(x) to the last bit.
+    - λ-In-ResNet, Eq. 15: ``rho=weighting.one_plus``.
+    - continuous depth: ``integrator=TorchDiffEq("dopri5")``.
+
+    Args:
+        f: a `VectorField`, or any callable of the state alone.
+        damping: λ; None makes a new ``Learned(0.2, 0.25)`` for this instance.
+        rho: the weight function ρ(λ).
+        integrator: how to get from t_span[0] to t_span[1].
+        t_span: (t0, t1) with t0 < t1.
+
+    Raises:
+        ValueError: t_span does not increase; in forward, a state that is empty or that f does not keep.
+        TypeError: a part of the wrong type; in forward, a state that is not a floating tensor.
+
+    Source: Yang et al. 2020, Eqs. 4, 8, 13, 15.
+    """
+
+    def __init__(
+        self,
+        f: VectorField | Callable[[Tensor], Tensor],
+        damping: Damping | None = None,
+        rho: Weighting = unit,
+        integrator: Integrator = LinearizedEuler(),
+        t_span: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        super().__init__()
+        require_instance(integrator, Integrator, "integrator", "take one from dampode.integrators")
+        t0, t1 = _two_times(t_span)
+        self.func = DampedODEFunc(f, damping, rho)
+        self.integrator = integrator
+        self.t_span = (t0, t1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The state at t_span[1], (N, *S)."""
+        require_state(x)
+        return self.integrator(self.func, x, *self.t_span)
+
+    def extra_repr(self) -> str:
+        """Integrator and time span."""
+        return f"integrator={self.integrator}, t_span={self.t_span}"
+
+
+class Transition(nn.Module):
+    """A change of shape between flows: shortcut(x) + f(x). Not an ODE's flow, so it has no damping.
+
+    Args:
+        f: maps (N, *S) to (N, *S').
+        shortcut: maps (N, *S) to the same (N, *S').
+
+    Raises:
+        ValueError: in forward, f and shortcut disagree in shape.
+
+    Source: He et al. 2016, Identity mappings in deep residual networks (projection shortcuts).
+    """
+
+    def __init__(self, f: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        require_instance(f, nn.Module, "f")
+        require_instance(shortcut, nn.Module, "shortcut")
+        self.f = f
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """shortcut(x) + f(x), (N, *S')."""
+        fx: Tensor = self.f(x)
+        kept: Tensor = self.shortcut(x)
+        if fx.shape != kept.shape:
+            raise ValueError(
+                "f and shortcut must give one shape, "
+                f"got {tuple(fx.shape)} from f and {tuple(kept.shape)} from shortcut"
+            )
+        return kept + fx
+
+
+def _two_times(t_span: tuple[float, float]) -> tuple[float, float]:
+    """t_span as two increasing floats, or a worded error."""
+    if not isinstance(t_span, tuple | list) or len(t_span) != 2:
+        raise TypeError(f"t_span must be a pair (t0, t1), got {t_span!r}")
+    for name, t in zip(("t_span[0]", "t_span[1]"), t_span, strict=True):
+        require_real(t, name)
+    t0, t1 = float(t_span[0]), float(t_span[1])
+    if t0 >= t1:
+        raise ValueError(f"t_span must increase, got ({t0:g}, {t1:g})")
+    return t0, t1

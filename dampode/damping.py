@@ -1,0 +1,138 @@
+"""Damping coefficients λ = act(d(x)), Eq. 21: constant, learned, or gated by the state."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dampode._checks import require_damping_values, require_nonnegative, require_positive_int, require_real
+
+Activation = Callable[[Tensor], Tensor]
+
+
+class Damping(nn.Module, ABC):
+    """λ of Eq. 4 as a module: x (N, *S) -> λ >= 0 that broadcasts to x, in x's dtype and on its device."""
+
+    depends_on_state: ClassVar[bool]
+    """Whether λ is a function of x. Where it is not, an integrator may compute it once for a whole step."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """λ at the state x."""
+
+
+class Constant(Damping):
+    """λ fixed, not trained: d(x) = value, act = identity.
+
+    Args:
+        value: a float >= 0, or a floating tensor >= 0 that broadcasts to the state: (), (C, 1, 1), (N, 1, 1, 1), ...
+            A float stays a float, so that the state's dtype loses nothing; a tensor becomes a buffer.
+
+    Raises:
+        ValueError: λ is negative, NaN or infinite.
+        TypeError: the value is neither a number nor a floating tensor.
+
+    Source: Yang et al. 2020, Eq. 4.
+    """
+
+    depends_on_state: ClassVar[bool] = False
+    value: float | Tensor
+
+    def __init__(self, value: float | Tensor) -> None:
+        super().__init__()
+        if isinstance(value, Tensor):
+            require_damping_values(value)
+            self.register_buffer("value", value.detach().clone())
+        else:
+            require_nonnegative(value, "λ")
+            self.value = float(value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The constant, in x's dtype and on its device."""
+        return torch.as_tensor(self.value, dtype=x.dtype, device=x.device)
+
+    def extra_repr(self) -> str:
+        """The value, or its shape."""
+        return f"shape={tuple(self.value.shape)}" if isinstance(self.value, Tensor) else f"{self.value:g}"
+
+
+class Learned(Damping):
+    """λ trained: λ = act(anchor + raw), with anchor + raw ~ U[low, high] at the start.
+
+    In-ResNet's coefficients with act = relu, In-ResNet-sig's with act = sigmoid. Weight decay pulls ``raw`` to 0 and
+    so λ to act(anchor): the authors' In-ResNet decays to 1 (anchor=1), their λ-In-ResNet to 0 (anchor=0). relu has no
+    gradient at and below 0: a λ that reached 0 does not revive by gradient.
+
+    Args:
+        low, high: range of anchor + raw at the start, before act; for relu it is the range of λ itself.
+        act: maps to λ >= 0, elementwise.
+        anchor: the value of anchor + raw that weight decay pulls to.
+        shape: shape of λ, broadcast to the state: () for one λ a layer, (C, 1, 1) for one λ a channel of an image.
+
+    Raises:
+        ValueError: low > high, a bound or the anchor is not finite, or act gives a negative λ in the range.
+
+    Source: Yang et al. 2020, Eqs. 13, 15, 21.
+    """
+
+    depends_on_state: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        low: float = 0.2,
+        high: float = 0.25,
+        act: Activation = torch.relu,
+        anchor: float = 0.0,
+        shape: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__()
+        for name, bound in (("low", low), ("high", high), ("anchor", anchor)):
+            require_real(bound, name)
+        if low > high:
+            raise ValueError(f"low must not exceed high, got low={low}, high={high}")
+        require_damping_values(act(torch.linspace(low, high, 9)))
+        self.act = act
+        self.anchor = float(anchor)
+        self.raw = nn.Parameter(torch.empty(shape).uniform_(low, high) - anchor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The trained λ, in x's dtype and on its device."""
+        return self.act(self.anchor + self.raw).to(dtype=x.dtype, device=x.device)
+
+    def extra_repr(self) -> str:
+        """Anchor and shape."""
+        return f"anchor={self.anchor:g}, shape={tuple(self.raw.shape)}"
+
+
+class Gated(Damping):
+    """λ gated by the state: λ(x) = act(W_d x + b_d), W_d mixing channels at every position (a 1x1 convolution).
+
+    In-ResNet-gating with act = relu; In-ResNet-gating-sig with act = sigmoid, the shortcut-only gate of He et al.
+    2016 (Identity mappings). λ has the state's own shape.
+
+    Args:
+        channels: C of the state (N, C, *positions).
+        act: maps to λ >= 0, elementwise.
+
+    Raises:
+        ValueError: channels is below 1.
+
+    Source: Yang et al. 2020, Eq. 21 and Sec. 4.4.
+    """
+
+    depends_on_state: ClassVar[bool] = True
+
+    def __init__(self, channels: int, act: Activation = torch.sigmoid) -> None:
+        super().__init__()
+        require_positive_int(channels, "channels")
+        self.act = act
+        self.gate = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """λ(x), (N, C, *positions)."""
+        channels = self.gate.in_features
+        if x.ndim < 2 or x.shape[1] != channels:
+            raise ValueError(f"Gated({channels}) needs a state (N, {channels}, ...), got shape {tuple(x.shape)}")
+        return self.act(self.gate(x.movedim(1, -1)).movedim(-1, 1)).to(x.dtype)

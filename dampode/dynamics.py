@@ -1,0 +1,71 @@
+"""The damped vector field, Eq. 4."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from dampode._checks import require_broadcast, require_field_value, require_instance
+from dampode.damping import Damping, Learned
+from dampode.fields import VectorField, as_field
+from dampode.functional import Scalar, damped_rhs
+from dampode.weighting import Weighting, unit
+
+
+class DampedODEFunc(nn.Module):
+    """dx/dt = −λ x + ρ(λ) f(x, t), Eq. 4: the vector field every integrator takes, torchdiffeq's included.
+
+    Args:
+        f: a `VectorField`, or any callable of the state alone; it must keep the state's shape, dtype and device.
+        damping: λ; None makes a new ``Learned(0.2, 0.25)`` for this instance.
+        rho: ρ(λ), `weighting.unit` or `weighting.one_plus` or any function of λ that broadcasts.
+
+    Raises:
+        TypeError: damping is not a `Damping`, or f or rho is not callable.
+
+    Source: Yang et al. 2020, Eq. 4.
+    """
+
+    def __init__(
+        self,
+        f: VectorField | Callable[[Tensor], Tensor],
+        damping: Damping | None = None,
+        rho: Weighting = unit,
+    ) -> None:
+        super().__init__()
+        if damping is None:
+            damping = Learned(0.2, 0.25)
+        require_instance(damping, Damping, "damping", "wrap a number in Constant(value)")
+        if not callable(rho):
+            raise TypeError(f"rho must be callable, got {type(rho).__name__}; take one from dampode.weighting")
+        self.f = as_field(f)
+        self.damping = damping
+        self.rho = rho
+
+    def parts(self, t: float | Tensor, x: Tensor) -> tuple[Tensor, Scalar, Tensor]:
+        """The three parts of Eq. 4 at one state: (λ, ρ(λ), f(x, t)).
+
+        Args:
+            t: depth time, a float, a 0-dim tensor or (N, 1, ..., 1).
+            x: state, (N, *S).
+
+        Returns:
+            λ and ρ(λ), which broadcast to x, and f(x, t), (N, *S).
+
+        Raises:
+            ValueError: f changes the state's shape or device, or λ does not broadcast to it.
+            TypeError: f changes the state's dtype outside autocast.
+        """
+        lam = self.damping(x)
+        require_broadcast(lam, x, "λ")
+        fx = self.f(t, x)
+        require_field_value(x, fx)
+        return lam, self.rho(lam), fx
+
+    def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
+        """dx/dt at (t, x), (N, *S)."""
+        lam, weight, fx = self.parts(t, x)
+        return damped_rhs(x, lam, weight, fx)
+
+    def extra_repr(self) -> str:
+        """The weight function's name."""
+        return f"rho={getattr(self.rho, '__name__', repr(self.rho))}"

@@ -1,0 +1,73 @@
+"""The weight function ρ(λ) of Eq. 4, and the two limits that Eq. 9 asks of it.
+
+| weight | ρ → 1 as λ → 0 (ResNet) | ρ ~ λ as λ → ∞ (CNN) |
+|---|---|---|
+| `unit` | yes | no: Eq. 8 then tends to 0 |
+| `one_plus` | yes | yes |
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from torch import Tensor
+
+T = TypeVar("T", float, Tensor)
+
+Weighting = Callable[[Any], Any]
+"""ρ: takes λ, a float or a tensor, and returns a float or a tensor that broadcasts like λ."""
+
+
+def unit(lam: float | Tensor) -> float:
+    """ρ(λ) = 1, the first choice of Sec. 3.3 (In-ResNet).
+
+    Args:
+        lam: λ, a float or a tensor.
+
+    Returns:
+        The number 1.0 in either case: it broadcasts like λ and costs no kernel.
+
+    Source: Yang et al. 2020, Sec. 3.3, above Eq. 11.
+    """
+    return 1.0
+
+
+def one_plus(lam: T) -> T:
+    """ρ(λ) = 1 + λ, the second choice of Sec. 3.3 (λ-In-ResNet).
+
+    Args:
+        lam: λ, a float or a tensor.
+
+    Returns:
+        1 + λ, of lam's type.
+
+    Source: Yang et al. 2020, Sec. 3.3, above Eq. 14.
+    """
+    return 1 + lam
+
+
+class Limits(NamedTuple):
+    """Which limits of Eq. 9 a weight function meets."""
+
+    residual: bool
+    """ρ(λ) → 1 as λ → 0+: Eq. 8 recovers the ResNet."""
+    non_residual: bool
+    """ρ(λ) / λ → 1 as λ → ∞: Eq. 8 recovers the CNN."""
+
+
+def limits(rho: Weighting) -> Limits:
+    """Test a weight function against Eq. 9 at λ = 1e-12 and λ = 1e12, to a relative 1e-6.
+
+    Args:
+        rho: ρ, called with floats.
+
+    Returns:
+        The limits that hold.
+
+    Source: Yang et al. 2020, Eq. 9.
+    """
+    near, far = 1e-12, 1e12
+    return Limits(
+        residual=math.isclose(float(rho(near)), 1.0, rel_tol=1e-6),
+        non_residual=math.isclose(float(rho(far)) / far, 1.0, rel_tol=1e-6),
+    )
