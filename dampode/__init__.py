@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from dampode import damping, functional, integrators, weighting
+from dampode import damping, functional, integrators, models, weighting
 from dampode.block import DampedBlock, Transition
 from dampode.dynamics import DampedODEFunc
 
@@ -16,5 +16,6 @@ __all__ = [
     "damping",
     "functional",
     "integrators",
+    "models",
     "weighting",
 ]
