@@ -46,7 +46,7 @@ class Augmentation:
         cols = shift[1] + torch.where(mirrored, width - 1 - cols, cols)  # (N, W)
         padded = F.pad(x, (self.pad,) * 4).permute(0, 2, 3, 1)
         image = torch.arange(n, device=device)[:, None, None]
-        return padded[image, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
+        return padded[image, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
 @dataclass(frozen=True)
