@@ -37,16 +37,16 @@ class Augmentation:
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Augment images (N, C, H, W), each by its own draw; dtype, device and shape are kept."""
-        n, _, height, width = x.shape
+        n, channels, height, width = x.shape
         device = x.device
         shift = torch.randint(0, 2 * self.pad + 1, (2, n, 1), generator=generator, device=device)
         mirrored = torch.rand(n, 1, generator=generator, device=device) < (0.5 if self.flip else 0.0)
         rows = shift[0] + torch.arange(height, device=device)  # (N, H)
         cols = torch.arange(width, device=device).expand(n, width)
         cols = shift[1] + torch.where(mirrored, width - 1 - cols, cols)  # (N, W)
-        padded = F.pad(x, (self.pad,) * 4).permute(0, 2, 3, 1)
-        image = torch.arange(n, device=device)[:, None, None]
-        return padded[image, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2).contiguous()
+        image = torch.arange(n, device=device).view(n, 1, 1, 1)
+        channel = torch.arange(channels, device=device).view(1, channels, 1, 1)
+        return F.pad(x, (self.pad,) * 4)[image, channel, rows[:, None, :, None], cols[:, None, None, :]]
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _npz(path: Path) -> ImageData:
     if not path.is_file():
         raise FileNotFoundError(f"data file {path} must exist; got no such file")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [key for key in NPZ_KEYS if key not in archive]
             if missing:
                 raise ValueError(f"{path} must hold {', '.join(NPZ_KEYS)}; it lacks {', '.join(missing)}")
@@ -201,7 +201,10 @@ def _channels_first(part: str, x: np.ndarray[Any, Any]) -> Tensor:
     """(N, H, W, C) or (N, H, W) to a contiguous (N, C, H, W); float64 becomes float32."""
     if x.ndim not in (3, 4):
         raise ValueError(f"{part} must hold images (N, H, W, C) or (N, H, W), got shape {x.shape}")
-    images = torch.from_numpy(np.ascontiguousarray(x if x.ndim == 4 else x[..., None])).permute(0, 3, 1, 2).contiguous()
+    images = torch.from_numpy(np.ascontiguousarray(x if x.ndim == 4 else x[..., None])).permute(0, 3, 1, 2)
+    images = images.clone(
+        memory_format=torch.contiguous_format
+    )  # .contiguous() would keep channels-last strides at C = 1
     return images.float() if images.is_floating_point() else images
 
 

@@ -203,7 +203,7 @@ def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dic
         raise FileNotFoundError(f"checkpoint {path} must exist; got no such file")
     try:
         state: Any = torch.load(path, map_location=map_location, weights_only=True)
-    except (RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError, ValueError) as error:
         raise ValueError(f"{path} must be a whole checkpoint; it is damaged or of another kind ({error})") from None
     keys = {"settings", "model", "optimizer", "generator", "history"}
     if not isinstance(state, dict) or set(state) != keys:

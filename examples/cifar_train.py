@@ -186,4 +186,7 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except (ValueError, TypeError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
