@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dampode import robustness
-from dampode.robustness import SEVERITIES, accuracy, corrupt, evaluate, fgsm
+from dampode.robustness import SEVERITIES, accuracy, corrupt, evaluate, fgsm, ifgsm
 
 
 def net():
@@ -61,6 +61,32 @@ def test_fgsm_stays_in_its_ball(eps):
     assert moved.max() <= 1
     with torch.no_grad():  # works where gradients are off
         torch.testing.assert_close(fgsm(model, x, y, eps), moved)
+
+
+def test_ifgsm_is_eq_20():
+    model, x, y = net(), torch.rand(5, 3, 2, 2), torch.tensor([0, 1, 2, 0, 1])
+    expected = x
+    for _ in range(7):
+        leaf = expected.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), y, reduction="sum"), leaf)
+        expected = torch.max(torch.min(leaf.detach() + 0.01 * gradient.sign(), x + 0.03), x - 0.03).clamp(0, 1)
+    torch.testing.assert_close(ifgsm(model, x, y, 0.03, alpha=0.01, steps=7, keep="last"), expected)
+
+
+def test_ifgsm_keeps_the_strongest_iterate():
+    model, x, y = net(), torch.rand(60, 3, 2, 2), torch.randint(0, 3, (60,))
+
+    def losses(moved):
+        return F.cross_entropy(model(moved), y, reduction="none")
+
+    strongest = losses(ifgsm(model, x, y, 0.1, alpha=0.15, steps=5))
+    for steps in range(1, 6):
+        assert (strongest >= losses(ifgsm(model, x, y, 0.1, alpha=0.15, steps=steps, keep="last")) - 1e-6).all()
+    assert torch.equal(ifgsm(model, x, y, 0.0), x)
+    with pytest.raises(ValueError, match="keep must be"):
+        ifgsm(model, x, y, 0.1, keep="best")
+    with pytest.raises(ValueError, match="alpha must be above 0"):
+        ifgsm(model, x, y, 0.1, alpha=0.0)
 
 
 def test_accuracy_counts_and_restores_the_mode():
