@@ -20,3 +20,12 @@ autodoc_member_order = "bysource"
 napoleon_google_docstring = True
 default_role = "code"
 nitpicky = False
+
+
+def escape_math(app, what, name, obj, options, lines):
+    """Docstrings write (N, *S) and |z| < 1 plainly; reStructuredText would read markup there."""
+    lines[:] = [line.replace("*", r"\*").replace("|", r"\|") for line in lines]
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", escape_math, priority=100)  # before napoleon
