@@ -49,7 +49,8 @@ def fold(model: PreResNet) -> PreResNet:
         )
     require_instance(model, PreResNet, "model", "fold takes the networks of dampode.models built on PreResNet")
     plain = deepcopy(model).eval()
-    scale = torch.ones((), dtype=torch.float64, device=plain.norm.weight.device)
+    one = torch.ones((), dtype=torch.float64, device=plain.norm.weight.device)
+    scale = one
     for name, stage, index, layer in layers(plain):
         if isinstance(layer, DampedBlock):
             branch = branch_of(layer, name)
@@ -61,7 +62,7 @@ def fold(model: PreResNet) -> PreResNet:
         else:
             for reader in _first_norms(layer):
                 _absorb_scale(reader, scale)
-            scale = torch.ones_like(scale)
+            scale = one
     _absorb_scale(plain.norm, scale)
     for key, value in plain.state_dict().items():
         if not bool(torch.isfinite(value).all()):
