@@ -213,6 +213,7 @@ def test_images_of_another_channel_count(model):
         ({"low": 0.3, "high": 0.2}, ValueError, "low must not exceed high"),
         ({"width": 0}, ValueError, "width must be a positive int"),
         ({"in_channels": 1}, ValueError, "one number a channel: in_channels is 1, got 3"),
+        ({"block": "basic"}, TypeError, "block must be of type type, got str; pass a class"),
         ({"damp_first": 1}, TypeError, "damp_first must be of type bool"),
     ],
 )
@@ -251,3 +252,19 @@ def test_convolutions_start_from_the_papers_distribution():
     model = models.in_resnet(110)
     weight = model.stages[2][5].func.f.f[2].weight
     assert weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.03)
+
+
+@pytest.mark.parametrize("build", [models.in_resnet, models.lambda_in_resnet, models.in_resnet_gating_sig])
+def test_networks_trace_as_one_graph(build):
+    model, x = build(14, width=2), torch.rand(2, 3, 8, 8)
+    compiled = torch.compile(model.eval(), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), model(x))
+
+
+def test_autocast_keeps_the_state_in_bf16():
+    model, seen = models.in_resnet(14, width=4), []
+    flows(model)[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(torch.rand(2, 3, 8, 8))
+    assert seen == [torch.bfloat16]
+    assert torch.isfinite(logits).all()

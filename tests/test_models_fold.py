@@ -131,6 +131,29 @@ def test_fold_refuses_blocks_of_another_form():
         models.fold(PreResNet(14, 10, positions, width=2))
 
 
+def test_fold_refuses_branches_without_batch_norm():
+    def bare(f, channels):
+        return DampedBlock(nn.Sequential(nn.Conv2d(channels, channels, 1)))
+
+    def open_ended(f, channels):
+        return DampedBlock(nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU()))
+
+    with pytest.raises(TypeError, match="must be of type BatchNorm2d, got Conv2d"):
+        models.fold(PreResNet(14, 10, bare, width=2))
+    with pytest.raises(TypeError, match="must be of type Conv2d, got ReLU"):
+        models.fold(PreResNet(14, 10, open_ended, width=2))
+
+
+def test_fold_scales_a_last_bias():
+    def flow(f, channels):
+        norm = nn.BatchNorm2d(channels)
+        return DampedBlock(nn.Sequential(norm, nn.Conv2d(channels, channels, 1)), damping.Learned(0.3, 0.9))
+
+    model = PreResNet(20, 10, flow, width=2).double()
+    randomize_norms(model)
+    require_same_function(model, models.fold(model))
+
+
 def test_fold_names_an_overflow():
     model = models.in_resnet(38, width=2, low=0.9999999, high=0.9999999)
     with pytest.raises(ValueError, match=r"range of torch.float32 in stages\.0.*use model\.double\(\)"):

@@ -36,7 +36,7 @@ def fold(model: PreResNet) -> PreResNet:
         A copy in eval mode whose flows are ``Transition(f, Identity())``.
 
     Raises:
-        TypeError: the model is no `PreResNet`.
+        TypeError: the model is no `PreResNet`, or a branch does not begin with batch norm and end in a convolution.
         ValueError: a λ depends on the state, is 1, or varies over positions; the integrator takes more than one
             evaluation of f; the model is a ResNeXt; the folded weights exceed the range of their dtype.
 
@@ -123,10 +123,11 @@ def _absorb_scale(norm: nn.Module, scale: Tensor) -> None:
     The statistics become those of y, so that training from here sees what it saw; where that variance would be
     negative, the factor goes into γ.
     """
+    require_instance(norm, nn.BatchNorm2d, "what reads a state", "fold needs batch norm there")
     assert isinstance(norm, nn.BatchNorm2d)
     mean, var, weight = norm.running_mean, norm.running_var, norm.weight
-    assert mean is not None
-    assert var is not None
+    if mean is None or var is None:
+        raise ValueError("fold needs batch norm with running statistics, got track_running_stats=False")
     with torch.no_grad():
         rescaled = (var.double() + norm.eps) / scale**2 - norm.eps
         into_statistics = rescaled >= 0
@@ -137,6 +138,9 @@ def _absorb_scale(norm: nn.Module, scale: Tensor) -> None:
 
 def _multiply_output(convolution: nn.Module, factor: Tensor) -> None:
     """Multiply a convolution's output by a factor, one number or one a channel."""
+    require_instance(convolution, nn.Conv2d, "the last layer of a branch", "fold scales a convolution there")
     assert isinstance(convolution, nn.Conv2d)
     with torch.no_grad():
         convolution.weight.copy_(convolution.weight.double() * factor.reshape(-1, 1, 1, 1))
+        if convolution.bias is not None:
+            convolution.bias.copy_(convolution.bias.double() * factor)

@@ -116,7 +116,10 @@ def branch_and_blocks(depth: int, block: Branch | None) -> tuple[Branch, int]:
 
     Raises:
         ValueError: no n >= 1 gives the depth.
+        TypeError: block is no class.
     """
+    if block is not None:
+        require_instance(block, type, "block", "pass a class such as fields.PreActBottleneck")
     candidates: list[Branch] = [block] if block is not None else [PreActBasic, PreActBottleneck]
     fitting = [branch for branch in candidates if _fits(depth, branch)]
     if not fitting:
