@@ -11,7 +11,7 @@ STEPS_AN_EPOCH = 391  # 50,000 images in batches of 128
 def test_lambda_under_weight_decay_alone():
     dampings = [Learned(0.225, 0.225, anchor=anchor) for anchor in (1.0, 0.0)]
     raws = [d.raw for d in dampings]
-    optimizer = torch.optim.SGD(raws, lr=0.1, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(raws, lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [80, 120])
     for raw in raws:
         raw.grad = torch.zeros(())

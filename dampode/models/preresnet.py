@@ -80,10 +80,8 @@ class PreResNet(nn.Module):
         branch, n = branch_and_blocks(depth, block)
 
         def first(before: int, after: int, stride: int) -> nn.Module:
-            f = branch(before, after, stride)
-            if damp_first and before == after and stride == 1:
-                return flow(f, after)
-            return entry(f, projection(before, after, stride))
+            f, shortcut = branch(before, after, stride), projection(before, after, stride)
+            return flow(f, after) if damp_first and isinstance(shortcut, nn.Identity) else entry(f, shortcut)
 
         def rest(channels: int) -> nn.Module:
             return flow(branch(channels, channels), channels)
