@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from dampode import damping, functional, integrators, models, weighting
+from dampode import damping, data, functional, integrators, models, robustness, stability, weighting
 from dampode.block import DampedBlock, Transition
 from dampode.dynamics import DampedODEFunc
 
@@ -14,8 +14,11 @@ __all__ = [
     "Transition",
     "__version__",
     "damping",
+    "data",
     "functional",
     "integrators",
     "models",
+    "robustness",
+    "stability",
     "weighting",
 ]
