@@ -57,7 +57,9 @@ class Constant(Damping):
 
     def forward(self, x: Tensor) -> Tensor:
         """The constant, in x's dtype and on its device."""
-        return torch.as_tensor(self.value, dtype=x.dtype, device=x.device)
+        if isinstance(self.value, Tensor):
+            return self.value.to(dtype=x.dtype, device=x.device)
+        return torch.full((), self.value, dtype=x.dtype, device=x.device)  # as_tensor would copy from the host
 
     def extra_repr(self) -> str:
         """The value, or its shape."""
