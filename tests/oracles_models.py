@@ -110,14 +110,17 @@ class PlainResNeXt29(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def leaves(model: nn.Module) -> list[nn.Module]:
-    """Convolutions, norms and linear layers in the order in which they were made."""
-    return [module for module in model.modules() if isinstance(module, LEAVES)]
+def leaves(model: nn.Module, skip: type[nn.Module] | tuple[type[nn.Module], ...] = ()) -> list[nn.Module]:
+    """Convolutions, norms and linear layers in the order in which they were made, but those inside ``skip``."""
+    skipped = {part for module in model.modules() if isinstance(module, skip) for part in module.modules()}
+    return [module for module in model.modules() if isinstance(module, LEAVES) and module not in skipped]
 
 
-def copy_weights(source: nn.Module, target: nn.Module) -> None:
+def copy_weights(
+    source: nn.Module, target: nn.Module, skip: type[nn.Module] | tuple[type[nn.Module], ...] = ()
+) -> None:
     """Copy every convolution, norm and linear layer, in order; a different number or shape fails."""
-    for a, b in zip(leaves(source), leaves(target), strict=True):
+    for a, b in zip(leaves(source, skip), leaves(target), strict=True):
         assert type(a) is type(b)
         b.load_state_dict(a.state_dict())
 

@@ -195,6 +195,12 @@ def test_a_depth_that_fits_no_block_names_the_nearest(depth, block, message):
         models.in_resnet(depth, block=block)
 
 
+@pytest.mark.parametrize("build", PRE_ACTIVATION)
+def test_a_depth_that_is_no_number(build):
+    with pytest.raises(TypeError, match="depth must be a positive int, got '110'"):
+        build("110")
+
+
 @pytest.mark.parametrize("build", PRE_ACTIVATION + RESNEXT)
 def test_too_few_classes(build):
     with pytest.raises(ValueError, match="num_classes must be at least 2, got 1"):

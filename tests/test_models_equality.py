@@ -7,6 +7,7 @@ from oracles_models import PlainPreResNet, PlainResNeXt29, copy_weights, leaves,
 from torch import nn
 
 from dampode import DampedBlock, models
+from dampode.damping import Gated
 
 CASES = {
     "in-resnet-110": (lambda: models.in_resnet(110, width=4), lambda: PlainPreResNet(18, 4, 10, False, False)),
@@ -85,3 +86,28 @@ def test_full_width_110_in_float32():
     lams = [torch.tensor(v) for v in models.coefficients(model)]
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(x), plain.eval()(x, lams), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("build", [models.in_resnet_gating, models.in_resnet_gating_sig])
+def test_gated_networks_start_as_the_plain_one_with_a_lambda_a_channel(build):
+    torch.manual_seed(0)
+    model, plain = build(20, width=4, low=0.2, high=0.6).double(), PlainPreResNet(3, 4, 10, False, False).double()
+    randomize_norms(model)
+    copy_weights(model, plain, skip=Gated)
+    gates = [m for m in model.modules() if isinstance(m, Gated)]
+    lams = [gate.act(gate.gate.bias.detach()).view(-1, 1, 1) for gate in gates]
+    x = torch.rand(3, 3, 16, 16, dtype=torch.float64)
+    with torch.no_grad():
+        close(model.eval()(x), plain.eval()(x, lams))
+
+
+@pytest.mark.parametrize(
+    ("build", "act"), [(models.in_resnet_gating, F.relu), (models.in_resnet_gating_sig, F.sigmoid)]
+)
+def test_a_gate_is_a_1x1_convolution_of_the_state(build, act):
+    block = build(14, width=4).eval().stages[1][1]
+    gate = block.func.damping.gate
+    nn.init.normal_(gate.weight)
+    x = torch.randn(2, 8, 6, 6)
+    lam = act(F.conv2d(x, gate.weight[:, :, None, None], gate.bias))
+    torch.testing.assert_close(block(x), (1 - lam) * x + block.func.f.f(x))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from dampode._checks import require_real
+from dampode._checks import require_positive_int, require_real
 from dampode.block import DampedBlock
 from dampode.damping import Constant, Damping, Gated, Learned
 from dampode.fields import Branch
@@ -29,8 +29,9 @@ def start_range(depth: int, low: float | None, high: float | None) -> tuple[floa
     """The range of λ at the start: as given, else the paper's U[0.2, 0.25], U[0.1, 0.2] from depth 164 on (Sec. 4.1).
 
     Raises:
-        ValueError: one bound is given without the other.
+        ValueError, TypeError: one bound is given without the other, or depth is no positive int.
     """
+    require_positive_int(depth, "depth")
     if low is not None and high is not None:
         return low, high
     if low is not None or high is not None:
