@@ -67,6 +67,17 @@ def require_state(x: Any) -> None:
         raise ValueError(f"the state x must not be empty, got shape {tuple(x.shape)}")
 
 
+def require_labels(y: Any, n: int) -> None:
+    """Raise unless ``y`` holds n > 0 labels (N,), int64 and at least 0."""
+    if not isinstance(y, Tensor) or y.dtype != torch.int64:
+        got = y.dtype if isinstance(y, Tensor) else type(y).__name__
+        raise TypeError(f"labels must be an int64 tensor (N,), got {got}; convert them with .long()")
+    if y.shape != (n,) or n == 0:
+        raise ValueError(f"one label an image is needed, and at least one image: {n} images, labels {tuple(y.shape)}")
+    if bool((y < 0).any()):
+        raise ValueError(f"labels must be at least 0, got {y.min().item()}")
+
+
 def require_field_value(x: Tensor, fx: Any) -> None:
     """Raise unless f(x, t) has x's shape, device and, outside autocast, dtype. Reads no values."""
     if not isinstance(fx, Tensor):

@@ -59,6 +59,8 @@ class Constant(Damping):
         """The constant, in x's dtype and on its device."""
         if isinstance(self.value, Tensor):
             return self.value.to(dtype=x.dtype, device=x.device)
+        if self.value > torch.finfo(x.dtype).max:
+            raise ValueError(f"λ must fit the state's dtype, got {self.value:g} for {x.dtype}; use float32")
         return torch.full((), self.value, dtype=x.dtype, device=x.device)  # as_tensor would copy from the host
 
     def extra_repr(self) -> str:
@@ -80,7 +82,9 @@ class Learned(Damping):
         shape: shape of λ, broadcast to the state: () for one λ a layer, (C, 1, 1) for one λ a channel of an image.
 
     Raises:
-        ValueError: low > high, a bound or the anchor is not finite, or act gives a negative λ in the range.
+        ValueError: low > high, a bound or the anchor is not finite, act gives a negative λ somewhere in [−10, 10], or
+            λ would start at 0.
+        TypeError: act is not callable.
 
     Source: Yang et al. 2020, Eqs. 13, 15, 21.
     """
@@ -98,7 +102,9 @@ class Learned(Damping):
         super().__init__()
         _require_range(low, high)
         require_real(anchor, "anchor")
-        require_damping_values(act(torch.linspace(low, high, 9)))
+        _require_activation(act)
+        if not bool((act(torch.linspace(low, high, 9, device="cpu")) > 0).any()):
+            raise ValueError(f"λ must start above 0, where act has a gradient, got act of [{low}, {high}], which is 0")
         self.act = act
         self.anchor = float(anchor)
         self.raw = nn.Parameter(torch.empty(shape).uniform_(low, high) - anchor)
@@ -127,7 +133,9 @@ class Gated(Damping):
             λ starts in [act(low), act(high)] whatever the state: a relu gate on a large state would start unstable.
 
     Raises:
-        ValueError: channels is below 1, or start is no finite, increasing range.
+        ValueError: channels is below 1, start is no finite, increasing range, or act gives a negative λ somewhere in
+            [−10, 10].
+        TypeError: act is not callable.
 
     Source: Yang et al. 2020, Eq. 21 and Sec. 4.4.
     """
@@ -144,6 +152,7 @@ class Gated(Damping):
         super().__init__()
         require_positive_int(channels, "channels")
         require_instance(pooled, bool, "pooled")
+        _require_activation(act)
         self.act = act
         self.pooled = pooled
         self.gate = nn.Linear(channels, channels)
@@ -164,6 +173,13 @@ class Gated(Damping):
     def extra_repr(self) -> str:
         """Activation, and whether pooled."""
         return f"act={_name(self.act)}, pooled={self.pooled}"
+
+
+def _require_activation(act: Activation) -> None:
+    """Raise unless act is callable and maps numbers to λ >= 0."""
+    if not callable(act):
+        raise TypeError(f"act must be callable, got {act!r}; pass a function such as torch.relu")
+    require_damping_values(act(torch.linspace(-10, 10, 41, device="cpu")))
 
 
 def _require_range(low: float, high: float) -> None:

@@ -1,6 +1,5 @@
 """Image classification data held whole: CIFAR-10/100, digits, .npz files; augmentation in batches."""
 
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -143,8 +142,11 @@ def load(name: str | Path, *, root: str | Path = "data", download: bool = False)
 
 def _digits() -> ImageData:
     """The digits, 1,437 train and 360 test images, split once and for all and stratified by class."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError:
+        raise ImportError("the digits come with scikit-learn: install dampode[train]") from None
 
     images, labels = load_digits(return_X_y=True)
     x = np.round(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
@@ -174,38 +176,53 @@ def _npz(path: Path) -> ImageData:
     if not path.is_file():
         raise FileNotFoundError(f"data file {path} must exist; got no such file")
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            missing = [key for key in NPZ_KEYS if key not in archive]
-            if missing:
-                raise ValueError(f"{path} must hold {', '.join(NPZ_KEYS)}; it lacks {', '.join(missing)}")
-            x_train, y_train, x_test, y_test = (archive[key] for key in NPZ_KEYS)
-    except (zipfile.BadZipFile, EOFError, OSError, zipfile.LargeZipFile) as error:
-        raise ValueError(f"{path} must be a whole .npz file; it is damaged or truncated ({error})") from None
-    if not np.issubdtype(y_train.dtype, np.integer) or y_train.size == 0:
-        raise ValueError(f"y_train of {path} must hold int labels, got {y_train.dtype} of shape {y_train.shape}")
-    classes = max(int(y_train.max()) + 1, 2)
-    return _from_arrays(path.stem, x_train, y_train, x_test, y_test, classes, Augmentation())
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            arrays = {key: archive[key] for key in archive.files if key in NPZ_KEYS}
+    except Exception as error:  # a damaged archive makes numpy and zipfile raise a dozen kinds
+        kind = type(error).__name__
+        raise ValueError(
+            f"{path} must be a whole .npz file; it is damaged, truncated or of another kind ({kind})"
+        ) from None
+    missing = [key for key in NPZ_KEYS if key not in arrays]
+    if missing:
+        raise ValueError(f"{path} must hold {', '.join(NPZ_KEYS)}; it lacks {', '.join(missing)}")
+    y_train = _labels("y_train", arrays["y_train"])
+    classes = int(y_train.max(initial=1)) + 1
+    if y_train.min(initial=0) >= 0 and np.unique(y_train).size != classes:
+        raise ValueError(f"y_train of {path} must hold every label from 0 to its largest, {classes - 1}; renumber them")
+    x_train, x_test, y_test = (arrays[key] for key in ("x_train", "x_test", "y_test"))
+    return _from_arrays(path.stem, x_train, y_train, x_test, _labels("y_test", y_test), classes, Augmentation())
 
 
 def _from_arrays(
     name: str, x_train: Any, y_train: Any, x_test: Any, y_test: Any, num_classes: int, augmentation: Augmentation
 ) -> ImageData:
     """Arrays (N, H, W, C) or (N, H, W) as `ImageData`."""
-    images = [_channels_first(part, x) for part, x in (("x_train", x_train), ("x_test", x_test))]
-    labels = [torch.from_numpy(np.asarray(y)) for y in (y_train, y_test)]
-    labels = [y if y.is_floating_point() or y.dtype == torch.bool else y.long() for y in labels]
-    return ImageData(name, images[0], labels[0], images[1], labels[1], num_classes, augmentation)
+    train, test = _channels_first("x_train", x_train), _channels_first("x_test", x_test)
+    y_train, y_test = (torch.from_numpy(y.astype(np.int64)) for y in (y_train, y_test))
+    return ImageData(name, train, y_train, test, y_test, num_classes, augmentation)
+
+
+def _labels(part: str, y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Integer labels, or a worded error."""
+    if y.dtype.kind not in "ui":
+        raise ValueError(f"{part} must hold int labels, got {y.dtype} of shape {y.shape}")
+    return y
 
 
 def _channels_first(part: str, x: np.ndarray[Any, Any]) -> Tensor:
-    """(N, H, W, C) or (N, H, W) to a contiguous (N, C, H, W); float64 becomes float32."""
+    """(N, H, W, C) or (N, H, W) to a contiguous (N, C, H, W), uint8 or float32."""
     if x.ndim not in (3, 4):
         raise ValueError(f"{part} must hold images (N, H, W, C) or (N, H, W), got shape {x.shape}")
-    images = torch.from_numpy(np.ascontiguousarray(x if x.ndim == 4 else x[..., None])).permute(0, 3, 1, 2)
-    images = images.clone(
-        memory_format=torch.contiguous_format
-    )  # .contiguous() would keep channels-last strides at C = 1
-    return images.float() if images.is_floating_point() else images
+    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] > 4:
+        raise ValueError(f"{part} must hold images (N, H, W, C), got {x.shape}, which looks like (N, C, H, W)")
+    if x.dtype != np.uint8 and x.dtype.kind != "f":
+        raise ValueError(f"{part} images must be uint8 or floating in [0, 1], got {x.dtype}")
+    native = x if x.dtype == np.uint8 else x.astype(np.float32)
+    images = torch.from_numpy(np.ascontiguousarray(native if x.ndim == 4 else native[..., None])).permute(0, 3, 1, 2)
+    # .contiguous() would keep channels-last strides where C = 1
+    return images.clone(memory_format=torch.contiguous_format)
 
 
 def _check_set(part: str, x: Tensor, y: Tensor, num_classes: int) -> None:

@@ -52,14 +52,32 @@ class DampedODEFunc(nn.Module):
             λ and ρ(λ), which broadcast to x, and f(x, t), (N, *S).
 
         Raises:
-            ValueError: f changes the state's shape or device, or λ does not broadcast to it.
+            ValueError: f changes the state's shape or device, or λ or ρ(λ) does not broadcast to it.
             TypeError: f changes the state's dtype outside autocast.
         """
         lam = self.damping(x)
         require_broadcast(lam, x, "λ")
         fx = self.f(t, x)
         require_field_value(x, fx)
-        return lam, self.rho(lam), fx
+        return lam, self.weight(lam, x), fx
+
+    def weight(self, lam: Tensor, x: Tensor) -> Scalar:
+        """ρ(λ), a number or a tensor that broadcasts to x, in λ's dtype.
+
+        Args:
+            lam: λ, broadcast to x.
+            x: state, (N, *S).
+
+        Raises:
+            ValueError: ρ(λ) does not broadcast to x.
+            TypeError: rho returns neither a number nor a tensor.
+        """
+        weight = self.rho(lam)
+        if isinstance(weight, Tensor):
+            require_broadcast(weight, x, "ρ(λ)")
+            return weight.to(lam.dtype)
+        require_instance(weight, (float, int), "ρ(λ)", "rho maps λ to a number or a tensor")
+        return float(weight)
 
     def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
         """dx/dt at (t, x), (N, *S)."""

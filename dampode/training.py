@@ -3,6 +3,7 @@
 import os
 import pickle
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from dampode._checks import require_nonnegative, require_positive, require_positive_int
+from dampode._checks import require_instance, require_nonnegative, require_positive, require_positive_int
 from dampode.damping import Damping
 from dampode.data import ImageData, pixels
 
@@ -50,7 +51,10 @@ class Recipe:
         require_positive_int(self.batch_size, "batch_size")
         require_positive(self.lr, "lr")
         require_nonnegative(self.momentum, "momentum")
+        if self.momentum >= 1:
+            raise ValueError(f"momentum must be below 1, got {self.momentum}")
         require_nonnegative(self.weight_decay, "weight_decay")
+        require_instance(self.milestones, tuple, "milestones")
         for share in self.milestones:
             require_nonnegative(share, "a milestone")
 
@@ -71,6 +75,7 @@ def fit(
     seed: int = 0,
     checkpoint: Path | None = None,
     resume: bool = False,
+    identity: Mapping[str, str | int | float] | None = None,
     label: str = "training",
 ) -> History:
     """Train a classifier of pixels in place, on the device where it and the data are.
@@ -86,18 +91,26 @@ def fit(
         seed: seed of shuffling and augmentation.
         checkpoint: file that every epoch overwrites.
         resume: whether to go on from the checkpoint if it is there.
+        identity: what else makes this run what it is, such as the model's depth and λ range; a checkpoint with
+            another identity, recipe, seed, data or device is refused.
         label: name on the progress bar.
 
     Returns:
         The history, resumed epochs included.
 
     Raises:
-        ValueError: the checkpoint is damaged, or of another recipe, seed or architecture.
+        ValueError: the checkpoint is damaged, or of another run or architecture.
     """
     generator = torch.Generator(data.x_train.device).manual_seed(seed)
     optimizer = _optimizer(model, recipe)
     history = History([])
-    settings = {"recipe": {**asdict(recipe), "milestones": list(recipe.milestones)}, "seed": seed}
+    settings = {
+        "recipe": {**asdict(recipe), "milestones": list(recipe.milestones)},
+        "seed": seed,
+        "data": _fingerprint(data),
+        "device": data.x_train.device.type,
+        "identity": dict(identity or {}),
+    }
     if resume and checkpoint is not None and checkpoint.exists():
         state = load_checkpoint(checkpoint)
         if state["settings"] != settings:
@@ -150,7 +163,10 @@ def _epoch(
     n = len(data.x_train)
     order = torch.randperm(n, generator=generator, device=data.x_train.device)
     total = torch.zeros((), device=data.x_train.device)
-    for step, chosen in enumerate(order.split(recipe.batch_size)):
+    batches = list(order.split(recipe.batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1:  # batch norm cannot train on one image
+        batches[-2:] = [torch.cat(batches[-2:])]
+    for step, chosen in enumerate(batches):
         x = pixels(data.augmentation(data.x_train[chosen], generator))
         loss = F.cross_entropy(model(x), data.y_train[chosen])
         optimizer.zero_grad()
@@ -161,6 +177,18 @@ def _epoch(
         if step % 20 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")  # a host sync, so not at every step
     return (total / n).item()
+
+
+def _fingerprint(data: ImageData) -> dict[str, str | int | float]:
+    """What tells one training set from another."""
+    x, y = data.x_train, data.y_train
+    place = torch.arange(1, len(y) + 1, device=y.device)
+    return {
+        "name": data.name,
+        "images": len(x),
+        "pixels": x.sum(dtype=torch.float64).item(),
+        "labels": int((y * place).sum()),
+    }
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -10,7 +10,9 @@ interrupted run goes on with --resume.
 """
 
 import json
+import math
 import platform
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -84,7 +86,8 @@ class Run:
     model: str
     seed: int
     diverged: bool
-    final_loss: float
+    final_loss: float | None
+    """none where it is not finite"""
     coefficients: list[float]
     report: robustness.Report
 
@@ -103,18 +106,54 @@ def build(name: Model, images: data.ImageData, args: Args) -> nn.Module:
     return builder(args.depth, images.num_classes, **common)
 
 
+def check(images: data.ImageData, args: Args) -> None:
+    """Refuse in words what would otherwise fail after hours of training."""
+    for flag, values in (("models", args.models), ("seeds", args.seeds), ("eps", args.eps)):
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"--{flag} needs at least one value and none twice, got {list(values)}")
+    if not all(math.isfinite(e) and e >= 0 for e in args.eps):
+        raise ValueError(f"--eps must be at least 0, got {list(args.eps)}")
+    if args.low < 0:
+        raise ValueError(f"--low must be at least 0, got {args.low}")
+    if args.depth < 14 and {"in_resnet", "lambda_in_resnet"} & set(args.models):
+        raise ValueError(f"--depth must be at least 14 for a damped layer to be there, got {args.depth}")
+    for name in args.models:
+        build(name, images, args)
+        for path in (checkpoint(name, seed, args) for seed in args.seeds):
+            if path.exists() and not args.resume:
+                raise ValueError(f"{path} is there already: go on from it with --resume, or choose another --out")
+
+
+def checkpoint(name: Model, seed: int, args: Args) -> Path:
+    return args.out / "checkpoints" / f"{name}-seed{seed}.pt"
+
+
+def on_device(images: data.ImageData, device: str) -> data.ImageData:
+    try:
+        return images.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from None
+
+
 def run(name: Model, seed: int, images: data.ImageData, args: Args) -> Run:
     torch.manual_seed(seed)
     model = build(name, images, args).to(args.device)
     recipe = training.Recipe(args.epochs, args.batch_size, args.lr, decay_damping=args.decay_damping)
-    checkpoint = args.out / "checkpoints" / f"{name}-seed{seed}.pt"
     history = training.fit(
-        model, images, recipe, seed=seed, checkpoint=checkpoint, resume=args.resume, label=f"{name}, seed {seed}"
+        model,
+        images,
+        recipe,
+        seed=seed,
+        checkpoint=checkpoint(name, seed, args),
+        resume=args.resume,
+        identity={"depth": args.depth, "width": args.width, "low": args.low, "high": args.high},
+        label=f"{name}, seed {seed}",
     )
     x, y = data.pixels(images.x_test), images.y_test
     report = robustness.evaluate(model, x, y, eps=[e / 255 for e in args.eps], seed=seed)
     coefficients = models.coefficients(model) if name in ("in_resnet", "lambda_in_resnet") else []
-    return Run(name, seed, history.diverged, history.loss[-1], coefficients, report)
+    loss = None if history.diverged else history.loss[-1]
+    return Run(name, seed, history.diverged, loss, coefficients, report)
 
 
 def table(runs: list[Run], args: Args) -> str:
@@ -142,6 +181,8 @@ def table(runs: list[Run], args: Args) -> str:
 def figures(runs: list[Run], args: Args) -> None:
     sound = {name: [r for r in runs if r.model == name and not r.diverged] for name in args.models}
     sound = {name: of_model for name, of_model in sound.items() if of_model}
+    if not sound:
+        return
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
     noise = {name: [(r.report.clean, *r.report.gaussian_noise) for r in of_model] for name, of_model in sound.items()}
     attack = {name: [(r.report.clean, *(a for _, a in r.report.fgsm)) for r in m] for name, m in sound.items()}
@@ -162,7 +203,8 @@ def figures(runs: list[Run], args: Args) -> None:
 def main(args: Args) -> None:
     training.require_writable(args.out)
     images = data.load(args.data, root=args.root, download=args.download)
-    images = images.subset(args.train_images, args.test_images).to(args.device)
+    images = on_device(images.subset(args.train_images, args.test_images), args.device)
+    check(images, args)
     print(f"{images.name}: {len(images.x_train)} training and {len(images.x_test)} test images")
     runs = []
     try:
@@ -174,13 +216,16 @@ def main(args: Args) -> None:
     print(f"\naccuracy (%), {len(images.x_test)} test images, {len(args.seeds)} seed(s)\n\n{text}\n")
     settings = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(replace(args, resume=False)).items()}
     report = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", "examples/cifar_train.py", *sys.argv[1:]]),
         "settings": settings,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "dampode": dampode.__version__},
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "machine": {
+            "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
         "runs": [asdict(r) for r in runs],
     }
-    (args.out / "report.json").write_text(json.dumps(report, indent=1))
+    (args.out / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
     (args.out / "table.md").write_text(text + "\n")
     figures(runs, args)
     print(f"written under {args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}")

@@ -18,27 +18,25 @@ def run(out, *flags):
 
 
 def test_trains_measures_writes_and_resumes(tmp_path):
-    flags = [*SMALL, "--models", "in_resnet", "cnn", "--seeds", "0", "1"]
+    flags = [*SMALL, "--models", "resnet", "cnn", "--seeds", "0", "1"]
     done = run(tmp_path, *flags)
     assert done.returncode == 0, done.stderr
     table = (tmp_path / "table.md").read_text()
     assert table in done.stdout
     assert table.count("±") == 2 * 10
     report = json.loads((tmp_path / "report.json").read_text())
-    assert [(r["model"], r["seed"]) for r in report["runs"]] == [
-        ("in_resnet", 0),
-        ("cnn", 0),
-        ("in_resnet", 1),
-        ("cnn", 1),
-    ]
+    assert [(r["model"], r["seed"]) for r in report["runs"]] == [(m, s) for s in (0, 1) for m in ("resnet", "cnn")]
     assert report["runs"][0]["report"]["n"] == 100
-    assert len(report["runs"][0]["coefficients"]) == 0  # depth 8 has one block a stage, and that one is undamped
     assert (tmp_path / "robustness.png").stat().st_size > 5000
     assert len(list((tmp_path / "checkpoints").iterdir())) == 4
 
     again = run(tmp_path, *flags, "--resume")
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "report.json").read_text())["runs"] == report["runs"]
+    for changed, message in ((["--resume", "--width", "5"], "must be of this run"), ([], "is there already")):
+        refused = run(tmp_path, *flags, *changed)
+        assert refused.returncode != 0
+        assert message in refused.stderr
 
 
 def test_npz_and_coefficients(tmp_path):
@@ -60,12 +58,17 @@ def test_npz_and_coefficients(tmp_path):
         (["--data", "mnist"], "data must be digits, cifar10, cifar100"),
         (["--data", "none.npz"], "must exist"),
         (["--depth", "9"], "depth must be"),
-        (["--low", "0.5"], "low must not exceed high"),
+        (["--depth", "14", "--low", "0.5"], "low must not exceed high"),
+        (["--low", "-0.1"], "low must be at least 0"),
+        (["--depth", "8"], "at least 14 for a damped layer"),
+        (["--eps", "-1"], "eps must be at least 0"),
+        (["--seeds", "0", "0"], "seeds needs at least one value and none twice"),
+        (["--device", "nowhere"], "device nowhere cannot be used here"),
         (["--epochs", "0"], "epochs must be a positive int"),
     ],
 )
 def test_bad_input_ends_in_words(tmp_path, flags, message):
-    done = run(tmp_path, *flags)
+    done = run(tmp_path, "--train-images", "40", "--test-images", "20", *flags)
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -177,9 +177,10 @@ def test_compiles_in_one_graph(integrator, gated):
     torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("gated", [False, True])
 @every_fixed_step
-def test_exports_with_a_dynamic_batch(integrator):
-    block = small_block(type(integrator)(steps=2), gated=False).eval()
+def test_exports_with_a_dynamic_batch(integrator, gated):
+    block = small_block(type(integrator)(steps=2), gated).eval()
     program = torch.export.export(block, (torch.randn(4, 3),), dynamic_shapes=({0: torch.export.Dim("batch")},))
     x = torch.randn(9, 3)
     torch.testing.assert_close(program.module()(x), block(x))

@@ -66,7 +66,8 @@ def test_learned_is_cast_to_the_state():
         ({"low": 0.3, "high": 0.2}, "low must not exceed high"),
         ({"low": math.nan}, "low must be finite"),
         ({"anchor": math.inf}, "anchor must be finite"),
-        ({"low": -1.0, "high": 0.2, "act": torch.tanh}, "λ must be at least 0"),
+        ({"low": 1.0, "high": 1.2, "act": torch.tanh}, "λ must be at least 0"),
+        ({"low": -0.5, "high": -0.2}, "λ must start above 0"),
     ],
 )
 def test_learned_refuses(settings, message):
@@ -82,7 +83,21 @@ def test_gated_is_a_1x1_convolution():
     assert damping(torch.randn(7, 3)).shape == (7, 3)
 
 
+def test_half_precision_that_cannot_hold_a_constant_is_refused():
+    with pytest.raises(ValueError, match=r"λ must fit the state's dtype, got 1e\+08 for torch.float16"):
+        Constant(1e8)(torch.zeros(1, dtype=torch.float16))
+
+
+def test_damping_is_made_on_the_meta_device():
+    with torch.device("meta"):
+        assert Learned(shape=(3,)).raw.is_meta
+
+
 def test_gated_refuses():
+    with pytest.raises(ValueError, match="λ must be at least 0"):
+        Gated(3, act=torch.tanh)
+    with pytest.raises(TypeError, match="act must be callable, got 'relu'"):
+        Gated(3, act="relu")
     with pytest.raises(ValueError, match=r"Gated\(3\) needs a state \(N, 3, ...\), got shape \(2, 4\)"):
         Gated(3)(torch.zeros(2, 4))
     with pytest.raises(ValueError, match="channels must be a positive int"):

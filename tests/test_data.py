@@ -51,6 +51,28 @@ def test_npz_grey_and_floating(tmp_path):
     assert data.pixels(images.x_train) is images.x_train
 
 
+def pickled(path):
+    path.write_bytes(pickle.dumps({"x_train": 1}))
+
+
+class FakeCIFAR10:
+    """torchvision's dataset, with three images."""
+
+    def __init__(self, root, train, download):
+        self.data = np.full((3, 32, 32, 3), 7 if train else 9, np.uint8)
+        self.data[0, 1, 2] = (10, 20, 30)
+        self.targets, self.classes = [0, 9, 4], list("abcdefghij")
+
+
+def test_cifar_is_torchvisions(monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", FakeCIFAR10)
+    images = data.load("cifar10")
+    assert images.x_train.shape == (3, 3, 32, 32)
+    assert images.x_train[0, :, 1, 2].tolist() == [10, 20, 30]
+    assert images.y_test.tolist() == [0, 9, 4]
+    assert (images.num_classes, images.augmentation) == (10, data.Augmentation(pad=4, flip=True))
+
+
 def cifar_folder(tmp_path):
     """A folder of CIFAR-10's layout: the real reader refuses it by md5."""
     folder = tmp_path / "cifar-10-batches-py"
@@ -77,7 +99,20 @@ def test_files_are_refused_in_words(tmp_path):
     whole = path.read_bytes()
     for size in (0, 10, len(whole) // 2, len(whole) - 30):
         path.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match="damaged or truncated"):
+        with pytest.raises(ValueError, match="damaged, truncated or of another kind"):
+            data.load(path)
+    np.savez_compressed(path, **arrays())
+    whole, worded = path.read_bytes(), 0
+    for place in range(40, len(whole), len(whole) // 40):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            data.load(path)
+        except ValueError as error:
+            worded += str(path) in str(error)
+    assert worded > 20  # every other flip fell where it does no harm; none ended in another kind of error
+    for write in (lambda: np.save(path, np.zeros(3)), lambda: path.write_text("x_train"), lambda: pickled(path)):
+        write()
+        with pytest.raises(ValueError, match="of another kind"):
             data.load(path)
     np.savez(path, x_train=np.zeros(3), labels=np.zeros(3))
     with pytest.raises(ValueError, match="lacks y_train, x_test, y_test"):
@@ -92,14 +127,17 @@ def test_files_are_refused_in_words(tmp_path):
         ({"x_test": np.full((8, 6, 5, 3), np.nan)}, r"pixels must lie in \[0, 1\]"),
         ({"x_train": np.zeros((20, 6, 5, 3), np.int32)}, "uint8 or floating"),
         ({"x_train": np.zeros((20, 6), np.uint8)}, r"\(N, H, W, C\) or \(N, H, W\)"),
-        ({"x_train": np.zeros((0, 6, 5, 3), np.uint8), "y_train": np.zeros(0, int)}, "int labels, got"),
+        ({"x_train": np.zeros((0, 6, 5, 3), np.uint8), "y_train": np.zeros(0, int)}, "every label from 0"),
         ({"x_test": np.zeros((0, 6, 5, 3), np.uint8), "y_test": np.zeros(0, int)}, "not empty"),
         ({"x_test": np.zeros((8, 7, 5, 3), np.uint8)}, "must have one shape"),
         ({"y_train": np.arange(19)}, "one label an image"),
         ({"y_train": np.arange(20) - 1}, r"train labels must lie in \[0, 19\), got \[-1"),
+        ({"y_train": np.arange(20) * 10**6}, "every label from 0 to its largest, 19000000"),
+        ({"x_train": np.zeros((20, 3, 32, 32), np.uint8)}, r"looks like \(N, C, H, W\)"),
+        ({"x_train": np.full((20, 6, 5, 3), "a")}, "uint8 or floating"),
         ({"y_test": np.full(8, 4)}, r"test labels must lie in \[0, 4\), got \[4, 4\]"),
         ({"y_train": np.zeros(20)}, "int labels, got float64"),
-        ({"y_test": np.zeros(8)}, "labels must be int64, got torch.float64"),
+        ({"y_test": np.zeros(8)}, "y_test must hold int labels, got float64"),
     ],
 )
 def test_values_are_refused_in_words(tmp_path, changes, message):

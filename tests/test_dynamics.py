@@ -54,6 +54,15 @@ def test_damping_that_does_not_broadcast_is_refused(shape):
         func(0.0, torch.zeros(4, 3))
 
 
+def test_a_weight_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"ρ\(λ\) must broadcast to the state"):
+        DampedODEFunc(nn.Identity(), rho=lambda lam: torch.ones(7, 1, 1))(0.0, torch.zeros(4, 3))
+    with pytest.raises(TypeError, match=r"ρ\(λ\) must be of type float or int, got NoneType"):
+        DampedODEFunc(nn.Identity(), rho=lambda lam: None)(0.0, torch.zeros(4, 3))
+    wide = DampedODEFunc(nn.Identity(), rho=lambda lam: torch.ones(3, dtype=torch.float64))
+    assert wide(0.0, torch.zeros(4, 3)).dtype == torch.float32
+
+
 def test_types_are_refused_in_words():
     with pytest.raises(TypeError, match=r"damping must be of type Damping, got float; wrap a number in Constant"):
         DampedODEFunc(nn.Identity(), 0.5)

@@ -50,6 +50,28 @@ def test_a_per_channel_stiff_problem_agrees_with_dop853():
 
 
 @settings(deadline=None, max_examples=40)
+@given(
+    lam=st.floats(0, 1e6),
+    shape=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    h=st.floats(1e-3, 10),
+    rho=st.sampled_from([unit, one_plus]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_every_step_is_a_convex_combination(lam, shape, h, rho, dtype):
+    """x1 = e^{−λh} x + (1 − e^{−λh}) ρ f / λ: between the smallest and largest of x and ρ f / λ, elementwise."""
+    x = torch.randn(shape, dtype=dtype)
+    x1 = DampedBlock(torch.tanh, Constant(lam), rho, ExponentialEuler(), (0.0, h))(x)
+    assert (x1.shape, x1.dtype) == (x.shape, dtype)
+    if lam * h < 1e-3:
+        torch.testing.assert_close(x1, x + h * torch.tanh(x), rtol=2e-3, atol=2e-3 * (1 + h))
+        return
+    target = rho(lam) * torch.tanh(x) / lam
+    slack = 1e-5 * (1 + target.abs() + x.abs())
+    assert (x1 >= torch.minimum(x, target) - slack).all()
+    assert (x1 <= torch.maximum(x, target) + slack).all()
+
+
+@settings(deadline=None, max_examples=20)
 @given(lam=st.floats(0, 1e6), width=st.integers(1, 5), rho=st.sampled_from([unit, one_plus]))
 def test_exponential_steps_stay_bounded_for_any_damping(lam, width, rho):
     """|f| <= 1 gives |x1| <= max(|x0|, ρ/λ, 1): damping never makes a step explode."""

@@ -137,6 +137,33 @@ def test_evaluate_reports_every_column():
     assert evaluate(model, x, y, eps=[0.0, 0.1], batch_size=40) == report
 
 
+def test_modes_come_back_whatever_happens():
+    model = net().train()
+    model[2].eval()
+    x, y = torch.rand(4, 3, 2, 2), torch.zeros(4, dtype=torch.int64)
+    evaluate(model, x, y, eps=[0.1])
+    with pytest.raises(ValueError, match="eps must be at least 0"):
+        evaluate(model, x, y, eps=[-0.1])
+    with pytest.raises(ValueError, match=r"pixels must lie in \[0, 1\]"):
+        evaluate(model, 2 + x, y, eps=[0.1])
+    assert [m.training for m in model] == [True, True, False, True, True]
+
+
+def test_labels_are_checked():
+    model, x = net(), torch.rand(4, 3, 2, 2)
+    for call in (lambda y: accuracy(model, x, y), lambda y: fgsm(model, x, y, 0.1), lambda y: ifgsm(model, x, y, 0.1)):
+        with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\), the model's classes, got 99"):
+            call(torch.full((4,), 99))
+        with pytest.raises(ValueError, match="labels must be at least 0"):
+            call(torch.full((4,), -1))
+        with pytest.raises(ValueError, match="one label an image"):
+            call(torch.zeros(1, dtype=torch.int64))
+        with pytest.raises(TypeError, match="labels must be an int64 tensor"):
+            call(torch.zeros(4))
+    with pytest.raises(ValueError, match="at least one image"):
+        accuracy(model, x[:0], torch.zeros(0, dtype=torch.int64))
+
+
 def test_refusals():
     model, x, y = net(), torch.rand(2, 3, 2, 2), torch.zeros(2, dtype=torch.int64)
     with pytest.raises(ValueError, match="noise must be one of gaussian_noise"):

@@ -80,6 +80,27 @@ def test_nan_at_the_start_names_the_start():
         block(torch.ones(2, 3))
 
 
+def test_states_without_features_and_spans_without_length():
+    block = DampedBlock(lambda x: x * math.nan, integrator=TorchDiffEq())
+    with pytest.raises(IntegrationError, match="in 3 samples"):
+        block(torch.ones(3))
+    x = torch.ones(3)
+    assert TorchDiffEq()(block.func, x, 1.0, 1.0) is x
+
+
+def test_an_assertion_of_f_is_its_own():
+    def own(x):
+        raise AssertionError("a bug of mine")
+
+    with pytest.raises(AssertionError, match="a bug of mine"):
+        DampedBlock(own, integrator=TorchDiffEq())(torch.ones(1, 1))
+
+
+def test_adjoint_needs_a_module():
+    with pytest.raises(ValueError, match="adjoint=True finds parameters in modules only"):
+        DampedBlock(torch.tanh, integrator=TorchDiffEq(adjoint=True))(torch.ones(1, 1))
+
+
 def test_blow_up_is_worded():
     block = DampedBlock(torch.square, Constant(0.0), integrator=TorchDiffEq(), t_span=(0.0, 2.0))
     with pytest.raises(IntegrationError, match=r"could not go on .*(underflow in dt|not finite)|NaN or infinity"):

@@ -85,6 +85,19 @@ def test_ctrl_c_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     assert len(training.load_checkpoint(path)["history"]["loss"]) >= 1
 
 
+def test_a_checkpoint_of_other_data_or_identity_is_refused(tmp_path):
+    path, recipe = tmp_path / "run.pt", Recipe(epochs=1, batch_size=16)
+    fit(net(), tiny(), recipe, checkpoint=path, identity={"low": 0.2})
+    fit(net(), tiny(), recipe, checkpoint=path, identity={"low": 0.2}, resume=True)
+    for images, identity in ((tiny().subset(train=39), {"low": 0.2}), (tiny(), {"low": 0.9})):
+        with pytest.raises(ValueError, match="must be of this run"):
+            fit(net(), images, recipe, checkpoint=path, identity=identity, resume=True)
+
+
+def test_a_last_batch_of_one_joins_the_one_before():
+    assert len(fit(net(), tiny().subset(train=33), Recipe(epochs=1, batch_size=16)).loss) == 1
+
+
 def test_divergence_is_said_and_ends_the_run():
     model = net()
     with torch.no_grad():
@@ -157,7 +170,14 @@ def test_an_unwritable_folder_is_refused_at_once(tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"epochs": 0}, {"batch_size": -1}, {"lr": 0.0}, {"momentum": -1.0}, {"weight_decay": float("nan")}],
+    [
+        {"epochs": 0},
+        {"batch_size": -1},
+        {"lr": 0.0},
+        {"momentum": -1.0},
+        {"momentum": 1.0},
+        {"weight_decay": float("nan")},
+    ],
 )
 def test_recipes_are_checked(settings):
     with pytest.raises(ValueError, match="must be"):

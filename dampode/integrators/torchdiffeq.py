@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 import torchdiffeq
-from torch import Tensor
+from torch import Tensor, nn
 
 from dampode._checks import require_instance, require_positive, require_real
 from dampode.dynamics import DampedODEFunc
+from dampode.fields import Autonomous
 from dampode.integrators.base import IntegrationError, Integrator
 
 
@@ -26,11 +27,14 @@ class TorchDiffEq(Integrator):
         rtol, atol: tolerances of an adaptive method, > 0.
         adjoint: whether gradients come from the continuous adjoint instead of backpropagation through the steps. The
             adjoint re-integrates the state backwards, where damping makes it grow like e^{λ(t1 − t0)}: memory stays
-            constant, but gradients lose accuracy quickly as λ(t1 − t0) grows (1e-2 at λ = 20 in float64).
+            constant, but gradients lose accuracy quickly as λ(t1 − t0) grows (1e-2 at λ = 20 in float64), and a
+            backward pass that overflows ends in torchdiffeq's own AssertionError. f must be a module, since the
+            adjoint finds parameters in modules only.
         options: torchdiffeq's own options of the method, such as {"step_size": 0.1}.
 
     Raises:
-        ValueError: torchdiffeq has no such method (the installed ones are listed), or a tolerance is not above 0.
+        ValueError: torchdiffeq has no such method (the installed ones are listed), or a tolerance is not above 0; in a
+            solve: adjoint with an f that is no module.
         IntegrationError: in a solve: f gives NaN or infinity, or the step size underflows.
 
     Source: Chen et al. 2018; https://github.com/rtqichen/torchdiffeq.
@@ -60,15 +64,25 @@ class TorchDiffEq(Integrator):
         """The state at t1."""
         require_real(t0, "t0")
         require_real(t1, "t1")
-        times = torch.tensor([t0, t1], dtype=x.dtype, device=x.device)
+        if t0 == t1:
+            return x
+        times = torch.tensor([t0, t1], dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         return self.trajectory(func, x, times)[-1]
 
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
         """The states at all ``times`` (T,), strictly monotonic: (T, N, *S), x first."""
+        if self.adjoint and isinstance(func.f, Autonomous) and not isinstance(func.f.f, nn.Module):
+            raise ValueError("adjoint=True finds parameters in modules only: make f an nn.Module, or use adjoint=False")
         recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=16)  # a step of dopri8 has 14 stages
+        own: AssertionError | None = None  # f's own, not torchdiffeq's
 
         def rhs(t: Tensor, y: Tensor) -> Tensor:
-            dy: Tensor = func(t, y)
+            nonlocal own
+            try:
+                dy: Tensor = func(t, y)
+            except AssertionError as error:
+                own = error
+                raise
             recent.append((t.detach(), dy.detach()))
             return dy
 
@@ -81,6 +95,8 @@ class TorchDiffEq(Integrator):
             else:
                 xs = torchdiffeq.odeint(rhs, x, times, **settings)
         except AssertionError as error:
+            if error is own:
+                raise
             raise IntegrationError(_failure(self, recent, str(error))) from None
         if not bool(torch.isfinite(xs).all()):
             raise IntegrationError(_failure(self, recent, "the state is not finite"))
@@ -90,7 +106,7 @@ class TorchDiffEq(Integrator):
 def _failure(integrator: TorchDiffEq, recent: Iterable[tuple[Tensor, Tensor]], said: str) -> str:
     """What went wrong in a solve, from the last values of the vector field and torchdiffeq's own words."""
     for t, dy in recent:
-        bad = ~torch.isfinite(dy.flatten(1)).all(1)
+        bad = ~torch.isfinite(dy.reshape(len(dy), -1)).all(1)
         if bool(bad.any()):
             samples = torch.nonzero(bad).flatten().tolist()
             return (

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dampode._checks import require_nonnegative, require_positive, require_positive_int
+from dampode._checks import require_labels, require_nonnegative, require_positive, require_positive_int
 from dampode.robustness.noise import require_pixels
 
 Keep = Literal["strongest", "last"]
@@ -25,11 +25,11 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
         The perturbed pixels in [0, 1], |x' − x| <= ε.
 
     Raises:
-        ValueError: ε is negative, pixels lie outside [0, 1], or the model is in training mode.
+        ValueError: ε is negative, pixels lie outside [0, 1], labels do not fit, or the model is in training mode.
 
     Source: Yang et al. 2020, Eq. 19; Goodfellow et al. 2015.
     """
-    _require_attackable(model, x, eps)
+    _require_attackable(model, x, y, eps)
     _, gradient = _losses_and_gradient(model, x, y)
     return (x + eps * gradient.sign()).clamp(0, 1)
 
@@ -64,7 +64,7 @@ def ifgsm(
 
     Source: Yang et al. 2020, Eq. 20; Kurakin et al. 2017.
     """
-    _require_attackable(model, x, eps)
+    _require_attackable(model, x, y, eps)
     _require_iteration(alpha, steps, keep)
     return _ascend(model, x, x, y, eps, alpha, steps, keep)[0]
 
@@ -104,7 +104,7 @@ def pgd(
 
     Source: Yang et al. 2020, Sec. 4.2; Madry et al. 2018.
     """
-    _require_attackable(model, x, eps)
+    _require_attackable(model, x, y, eps)
     _require_iteration(alpha, steps, keep)
     require_positive_int(restarts, "restarts")
     best, best_loss = x, torch.full(x.shape[:1], -torch.inf, dtype=x.dtype, device=x.device)
@@ -144,11 +144,16 @@ def _losses_and_gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor
     return losses.detach(), gradient
 
 
-def _require_attackable(model: nn.Module, x: Tensor, eps: float) -> None:
+def _require_attackable(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> None:
     require_nonnegative(eps, "eps")
     require_pixels(x)
+    require_labels(y, len(x))
     if model.training:
         raise ValueError("an attack needs the model in eval mode, got training mode; call model.eval()")
+    with torch.no_grad():
+        classes = model(x[:1]).shape[-1]
+    if int(y.max()) >= classes:
+        raise ValueError(f"labels must lie in [0, {classes}), the model's classes, got {int(y.max())}")
 
 
 def _require_iteration(alpha: float, steps: int, keep: str) -> None:

@@ -1,12 +1,13 @@
 """Accuracy of a classifier on clean, noisy and attacked images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from dampode._checks import require_positive_int
+from dampode._checks import require_labels, require_nonnegative, require_positive_int
 from dampode.robustness.attacks import fgsm
 from dampode.robustness.noise import corrupt
 
@@ -28,6 +29,18 @@ class Report:
     fgsm: tuple[tuple[float, float], ...]
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, and every module of it back into its own mode afterwards, whatever happens."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500) -> float:
     """Share of images classified right, model in eval mode for the call.
 
@@ -36,15 +49,18 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500) -> f
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
         batch_size: images a forward pass.
+
+    Raises:
+        ValueError: no images, images and labels differ in number, or a label is no class of the model.
+        TypeError: labels are not int64.
     """
     require_positive_int(batch_size, "batch_size")
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        batches = zip(x.split(batch_size), y.split(batch_size), strict=True)
-        right = sum((model(images).argmax(1) == labels).sum() for images, labels in batches)
-    model.train(was_training)
-    return float(right) / len(x)
+    require_labels(y, len(x))
+    with evaluating(model), torch.no_grad():
+        logits = torch.cat([model(images) for images in x.split(batch_size)])
+    if int(y.max()) >= logits.shape[1]:
+        raise ValueError(f"labels must lie in [0, {logits.shape[1]}), the model's classes, got {int(y.max())}")
+    return (logits.argmax(1) == y).double().mean().item()
 
 
 def evaluate(
@@ -61,10 +77,11 @@ def evaluate(
         batch_size: images a forward pass.
 
     Raises:
-        ValueError: pixels outside [0, 1], or a negative radius.
+        ValueError: pixels outside [0, 1], a negative radius, or labels as in `accuracy`.
     """
-    was_training = model.training
-    model.eval()
+    for radius in eps:
+        require_nonnegative(radius, "eps")
+    clean = accuracy(model, x, y, batch_size)
     noisy = []
     for severity in range(1, 6):
         generator = torch.Generator(x.device).manual_seed(seed + severity)
@@ -72,8 +89,7 @@ def evaluate(
     attacked = []
     for radius in eps:
         batches = zip(x.split(batch_size), y.split(batch_size), strict=True)
-        adversarial = torch.cat([fgsm(model, images, labels, radius) for images, labels in batches])
+        with evaluating(model):
+            adversarial = torch.cat([fgsm(model, images, labels, radius) for images, labels in batches])
         attacked.append((float(radius), accuracy(model, adversarial, y, batch_size)))
-    report = Report(len(x), accuracy(model, x, y, batch_size), tuple(noisy), tuple(attacked))
-    model.train(was_training)
-    return report
+    return Report(len(x), clean, tuple(noisy), tuple(attacked))

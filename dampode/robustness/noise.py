@@ -39,7 +39,7 @@ def corrupt(x: Tensor, name: str, severity: int, generator: torch.Generator | No
     require_pixels(x)
     if name not in SEVERITIES:
         raise ValueError(f"noise must be one of {', '.join(SEVERITIES)}, got {name!r}")
-    if severity not in (1, 2, 3, 4, 5):
+    if not isinstance(severity, int) or severity not in (1, 2, 3, 4, 5):
         raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
     c = SEVERITIES[name][severity - 1]
     if name == "shot_noise":
