@@ -2,13 +2,18 @@
 
 from dampode.integrators.base import FixedStep, IntegrationError, Integrator
 from dampode.integrators.euler import ExponentialEuler, LinearizedEuler
+from dampode.integrators.exponential_rk import ETD2RK, HochbruckOstermann3, HochbruckOstermann4, Krogstad4
 from dampode.integrators.torchdiffeq import TorchDiffEq
 
 __all__ = [
+    "ETD2RK",
     "ExponentialEuler",
     "FixedStep",
+    "HochbruckOstermann3",
+    "HochbruckOstermann4",
     "IntegrationError",
     "Integrator",
+    "Krogstad4",
     "LinearizedEuler",
     "TorchDiffEq",
 ]

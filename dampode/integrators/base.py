@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dampode._checks import require_positive_int, require_real
 from dampode.dynamics import DampedODEFunc
+from dampode.functional import Scalar
 
 
 class IntegrationError(RuntimeError):
@@ -45,7 +46,7 @@ class FixedStep(Integrator):
         require_positive_int(self.steps, "steps")
 
     @abstractmethod
-    def step(self, func: DampedODEFunc, x: Tensor, t: float, h: float) -> Tensor:
+    def step(self, func: DampedODEFunc, x: Tensor, t: Scalar, h: Scalar) -> Tensor:
         """One step from the state x at t to the state at t + h."""
 
     def __call__(self, func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> Tensor:
