@@ -5,6 +5,7 @@ from importlib.metadata import version
 from dampode import damping, functional, integrators, weighting
 from dampode.block import DampedBlock, Transition
 from dampode.dynamics import DampedODEFunc
+from dampode.solve import odeint, solve
 
 __version__ = version("dampode")
 
@@ -16,5 +17,7 @@ __all__ = [
     "damping",
     "functional",
     "integrators",
+    "odeint",
+    "solve",
     "weighting",
 ]
