@@ -84,9 +84,7 @@ def _phi3_series(s: Tensor) -> Tensor:
     width = 2
     while len(terms) > 1:
         ratio = [math.factorial(4 + width * n) / math.factorial(4 + width * (n + 1)) for n in range(len(terms))]
-        terms = [
-            torch.addcmul(terms[n], terms[n + 1], power, value=ratio[n]) for n in range(0, len(terms), 2)
-        ]
+        terms = [torch.addcmul(terms[n], terms[n + 1], power, value=ratio[n]) for n in range(0, len(terms), 2)]
         width *= 2
         if len(terms) > 1:
             power = power * power

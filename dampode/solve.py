@@ -9,13 +9,11 @@ from dampode.integrators import AdaptiveExponential, IntegrationError, Integrato
 from dampode.integrators.solution import solution_of_batch
 
 
-def odeint(
-    func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = AdaptiveExponential()
-) -> Tensor:
+def odeint(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = AdaptiveExponential()) -> Tensor:
     """The states of dx/dt = −λ x + ρ(λ) f(x, t), Eq. 4, at the times t.
 
-    With a fixed-step integrator it reads no values under ``torch.compile`` and compiles whole; the values of t and of the
-    result are then not checked.
+    With a fixed-step integrator it reads no values under ``torch.compile`` and compiles whole; the values of t and
+    of the result are then not checked.
 
     Args:
         func: the damped vector field.
@@ -40,9 +38,7 @@ def odeint(
     return xs
 
 
-def solve(
-    func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = AdaptiveExponential()
-) -> Solution:
+def solve(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = AdaptiveExponential()) -> Solution:
     """`odeint` with statistics, and a status per sample in the place of an error.
 
     Args:

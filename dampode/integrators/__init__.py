@@ -8,8 +8,8 @@ from dampode.integrators.solution import Solution, Status
 from dampode.integrators.torchdiffeq import TorchDiffEq
 
 __all__ = [
-    "AdaptiveExponential",
     "ETD2RK",
+    "AdaptiveExponential",
     "ExponentialEuler",
     "FixedStep",
     "HochbruckOstermann3",

@@ -25,9 +25,9 @@ class AdaptiveExponential(Integrator):
 
         h 2φ_2(−hλ) [ |N(x⁺, t+h) − N_4| / 6 + |D| / 20 ],
 
-    and kept below atol + rtol |x| in root mean square over a sample: the first term sees how far the stages disagree, the
-    second sees f(t), at whose times alone the stages cannot disagree. N(x⁺, t+h) is the next step's N_1, so an accepted
-    step costs four calls of f. At λ = 0 this is the classical Runge-Kutta method. Batch mates do not influence one
+    and kept below atol + rtol |x| in root mean square over a sample: the first term sees how far the stages disagree,
+    the second sees f(t), at whose times alone the stages cannot disagree. N(x⁺, t+h) is the next step's N_1, so an
+    accepted step costs four calls of f. At λ = 0 this is the classical Runge-Kutta method. Batch mates do not influence one
     another: samples that are done are held, not dropped, and f always sees the whole batch.
 
     Gradients flow through the accepted steps, to the state and to the parameters of f and λ; not to the times.
@@ -77,7 +77,7 @@ class AdaptiveExponential(Integrator):
         return solution.x
 
     def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
-        """The states at all ``times`` with statistics and a status per sample; warns where the method is out of depth."""
+        """The states with statistics and a status per sample; warns where the method is out of its depth."""
         solution = self._run(func, x, times)
         warn_if_stiff(func, solution)
         return solution

@@ -27,8 +27,8 @@ _CALLS = 4  # of f, an attempt
 class AdaptiveLoop:
     """One solve. Values per sample are (N, 1, ..., 1), so that they broadcast to the state; times are float64.
 
-    ``tau`` = |t − t0| increases whichever way t goes. A sample that is done, or has failed, takes steps of length 0, which
-    change nothing to the last bit.
+    ``tau`` = |t − t0| increases whichever way t goes. A sample that is done, or has failed, takes steps of length 0,
+    which change nothing to the last bit.
 
     Args:
         func: the damped vector field.
@@ -38,7 +38,7 @@ class AdaptiveLoop:
     """
 
     def __init__(self, func: DampedODEFunc, x: Tensor, times: Tensor, tol: Tolerance) -> None:
-        clock = times.detach().to(torch.float64).tolist()
+        clock: list[float] = times.detach().to(torch.float64).tolist()
         self.t0, self.span, self.sign = clock[0], abs(clock[-1] - clock[0]), 1.0 if clock[-1] > clock[0] else -1.0
         self.times, self.tol, self.x0, self.x = times, tol, x, x
         self.tau = torch.zeros(len(x), *[1] * (x.ndim - 1), dtype=torch.float64, device=x.device)
@@ -64,11 +64,13 @@ class AdaptiveLoop:
         return self._solution()
 
     def _time(self, tau: Tensor) -> Tensor:
-        """t in x's dtype."""
-        return (self.t0 + self.sign * tau).to(self.x.dtype)
+        """The time t at tau, in x's dtype."""
+        t: Tensor = self.t0 + self.sign * tau
+        return t.to(self.x.dtype)
 
     def _active(self) -> Tensor:
-        return (self.tau < self.span) & (self.code == 0)
+        waiting: Tensor = self.tau < self.span
+        return waiting & (self.code == 0)
 
     @torch.no_grad()
     def _refusals(self) -> Tensor:
@@ -131,9 +133,7 @@ class AdaptiveLoop:
         self.accepted, self.attempts = self.accepted + (ok & active), self.attempts + active
         if any_ok:
             signed = (self.sign * h).to(self.x.dtype)
-            self.dense.add(
-                Segment(self.x, self.n1, step.slope, step.curve, self.split.lam, signed, tau.reshape(-1))
-            )
+            self.dense.add(Segment(self.x, self.n1, step.slope, step.curve, self.split.lam, signed, tau.reshape(-1)))
             self._accept(step, split, n1, History(step.curve.detach(), h, ratio.clamp(min=1e-4)), ok, all_ok)
             self.tau = tau
         if any_stuck:

@@ -55,7 +55,7 @@ class HochbruckOstermann3(FixedStep):
     The uniform order is absolute: where x ~ f/λ the error relative to |x| is of order 2 with a large constant, and a
     method with a stage at t + h is better.
 
-    Source: Hochbruck & Ostermann 2005, Explicit exponential Runge-Kutta methods for semilinear parabolic problems, 5.5.
+    Source: Hochbruck & Ostermann 2005, Explicit exponential Runge-Kutta methods, SIAM J. Numer. Anal., Sec. 5.2.
     """
 
     order: ClassVar[int] = 3
@@ -148,7 +148,7 @@ class HochbruckOstermann4(FixedStep):
     a = φ_{2,5}/2 − φ_{3,4} + φ_{2,4}/4 − φ_{3,5}/2;
     x⁺ = e^z x + h [φ_1 N_1 + (4φ_3 − φ_2) (N_4 − N_1) + (4φ_2 − 8φ_3) (N_5 − N_1)].
 
-    Source: Hochbruck & Ostermann 2005, Explicit exponential Runge-Kutta methods for semilinear parabolic problems, 5.19.
+    Source: Hochbruck & Ostermann 2005, Explicit exponential Runge-Kutta methods, SIAM J. Numer. Anal., Eq. 5.19.
     """
 
     order: ClassVar[int] = 4
@@ -174,5 +174,5 @@ class HochbruckOstermann4(FixedStep):
 
 
 def _argument(lam: Tensor, h: Scalar, x: Tensor) -> Tensor:
-    """z = −hλ in x's dtype, on the shape that λ and h need."""
+    """The argument z = −hλ in x's dtype, on the shape that λ and h need."""
     return (lam * -h).to(x.dtype)

@@ -1,5 +1,6 @@
 """The split of Eq. 4 that exponential methods step: x' = −λ_n x + N(x, t), λ_n frozen at the start of the step."""
 
+import torch
 from torch import Tensor
 
 from dampode._checks import require_broadcast, require_field_value
@@ -40,7 +41,7 @@ class Splitting:
             require_field_value(x, fx)
             return _weighted(self._weight, fx)
         lam, weight, fx = self._func.parts(t, x)
-        return _weighted(weight, fx) + (self.lam - lam) * x
+        return torch.addcmul(_weighted(weight, fx), self.lam - lam, x)
 
     def at(self, x: Tensor) -> "Splitting":
         """The same field split at another state: itself where λ does not depend on the state."""

@@ -21,7 +21,7 @@ class Tolerance(NamedTuple):
     def ratio(self, error: Tensor, size: Tensor) -> Tensor:
         """The root mean square of error / (atol + rtol size) over each sample, (N, 1, ..., 1); above 1 is too much."""
         ratio = (error / (size * self.rtol).add_(self.atol)).reshape(len(error), -1)
-        norm = torch.linalg.vector_norm(ratio, dim=1) * ratio.shape[1] ** -0.5
+        norm: Tensor = torch.linalg.vector_norm(ratio, dim=1) * ratio.shape[1] ** -0.5
         return norm.reshape(-1, *[1] * (error.ndim - 1))
 
 

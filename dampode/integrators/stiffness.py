@@ -34,7 +34,7 @@ def field_to_damping_ratio(func: DampedODEFunc, x: Tensor, t: Tensor, iterations
         v = v / _norm(v).clamp(min=torch.finfo(x.dtype).tiny)
         v = (func.f(t, x + reach * v) - fx) / reach
         gain = _norm(v)
-    share = (weight / lam).expand_as(x).reshape(len(x), -1).amin(1)
+    share: Tensor = (weight / lam).expand_as(x).reshape(len(x), -1).amin(1)
     return share * gain.reshape(-1)
 
 
@@ -63,4 +63,5 @@ def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> None:
 
 def _norm(x: Tensor) -> Tensor:
     """Norm of every sample, (N, 1, ..., 1)."""
-    return torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1).reshape(-1, *[1] * (x.ndim - 1))
+    norm: Tensor = torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1)
+    return norm.reshape(-1, *[1] * (x.ndim - 1))
