@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from dampode import damping, functional, integrators, weighting
+from dampode import damping, functional, integrators, models, weighting
 from dampode.block import DampedBlock, Transition
 from dampode.dynamics import DampedODEFunc
 from dampode.solve import odeint, solve
@@ -17,6 +17,7 @@ __all__ = [
     "damping",
     "functional",
     "integrators",
+    "models",
     "odeint",
     "solve",
     "weighting",

@@ -27,8 +27,8 @@ class AdaptiveExponential(Integrator):
 
     and kept below atol + rtol |x| in root mean square over a sample: the first term sees how far the stages disagree,
     the second sees f(t), at whose times alone the stages cannot disagree. N(x⁺, t+h) is the next step's N_1, so an
-    accepted step costs four calls of f. At λ = 0 this is the classical Runge-Kutta method. Batch mates do not influence one
-    another: samples that are done are held, not dropped, and f always sees the whole batch.
+    accepted step costs four calls of f. At λ = 0 this is the classical Runge-Kutta method. Batch mates do not influence
+    one another: samples that are done are held, not dropped, and f always sees the whole batch.
 
     Gradients flow through the accepted steps, to the state and to the parameters of f and λ; not to the times.
 

@@ -1,0 +1,61 @@
+"""The stochastic noise of CIFAR-C, drawn anew from clean images."""
+
+import torch
+from torch import Tensor
+
+from dampode._checks import require_state
+
+SEVERITIES = {
+    "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.10),
+    "shot_noise": (500.0, 250.0, 100.0, 75.0, 50.0),
+    "impulse_noise": (0.01, 0.02, 0.03, 0.05, 0.07),
+    "speckle_noise": (0.06, 0.10, 0.12, 0.16, 0.20),
+}
+"""The constant c of each kind at severities 1 to 5, as CIFAR-C has them."""
+
+
+def corrupt(x: Tensor, name: str, severity: int, generator: torch.Generator | None = None) -> Tensor:
+    """Corrupt images as CIFAR-C does: one independent draw an element, clip to [0, 1], truncate to 8 bits.
+
+    - gaussian_noise: x + c n, n ~ N(0, 1)
+    - shot_noise: Poisson(c x) / c
+    - impulse_noise: a share c of the values becomes 0 or 1, half each
+    - speckle_noise: x + c x n, n ~ N(0, 1)
+
+    Args:
+        x: pixels in [0, 1], (N, C, H, W).
+        name: a key of ``SEVERITIES``.
+        severity: 1 to 5.
+        generator: source of the draws, on x's device.
+
+    Returns:
+        The corrupted pixels, multiples of 1/255 in [0, 1], same shape, dtype and device.
+
+    Raises:
+        ValueError: no such noise or severity, or pixels outside [0, 1].
+
+    Source: Hendrycks & Dietterich 2019, code of CIFAR-10-C; Yang et al. 2020, Sec. 4.2.
+    """
+    require_pixels(x)
+    if name not in SEVERITIES:
+        raise ValueError(f"noise must be one of {', '.join(SEVERITIES)}, got {name!r}")
+    if severity not in (1, 2, 3, 4, 5):
+        raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
+    c = SEVERITIES[name][severity - 1]
+    if name == "shot_noise":
+        noisy = torch.poisson(c * x, generator=generator) / c
+    elif name == "impulse_noise":
+        u = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        noisy = torch.where(u < c / 2, 0.0, torch.where(u < c, 1.0, x))
+    else:
+        normal = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        noisy = x + c * normal * (x if name == "speckle_noise" else 1.0)
+    return (noisy.clamp(0, 1) * 255).floor() / 255
+
+
+def require_pixels(x: Tensor) -> None:
+    """Raise unless x holds pixels in [0, 1]."""
+    require_state(x)
+    low, high = x.min().item(), x.max().item()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"pixels must lie in [0, 1], got [{low:g}, {high:g}]; normalization belongs into the model")

@@ -1,0 +1,192 @@
+"""Train damped and undamped networks on images and measure what damping does.
+
+    python examples/cifar_train.py                                  scikit-learn's digits, about two minutes
+    python examples/cifar_train.py --data cifar10 --root data --download --depth 110 --epochs 160
+    python examples/cifar_train.py --data my_images.npz             x_train, y_train, x_test, y_test
+
+Every model is trained with one recipe and then meets clean images, Gaussian noise at the five severities of CIFAR-C
+and FGSM. A table is printed; report.json, table.md, checkpoints and two figures are written under --out. An
+interrupted run goes on with --resume.
+"""
+
+import json
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Literal
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import torch
+import tyro
+from torch import nn
+
+import dampode
+from dampode import data, models, plots, robustness, training
+
+Model = Literal["resnet", "in_resnet", "lambda_in_resnet", "cnn"]
+
+
+@dataclass(frozen=True)
+class Args:
+    """Train the named networks with one recipe and compare them."""
+
+    models: tuple[Model, ...] = ("resnet", "in_resnet", "lambda_in_resnet", "cnn")
+    """networks to train"""
+    data: str = "digits"
+    """digits, cifar10, cifar100, or the path of an .npz file"""
+    root: Path = Path("data")
+    """folder of the CIFAR files"""
+    download: bool = False
+    """let torchvision download CIFAR"""
+    out: Path = Path("runs/digits")
+    """folder of the report, figures and checkpoints"""
+    depth: int = 20
+    """weighted layers, 6n + 2"""
+    width: int = 16
+    """channels of the first stage"""
+    epochs: int = 20
+    """passes over the training images"""
+    batch_size: int = 128
+    """images a step"""
+    lr: float = 0.1
+    """learning rate at the start; divided by 10 at 1/2 and 3/4 of the epochs"""
+    seeds: tuple[int, ...] = (0,)
+    """one run of every model for each seed"""
+    low: float = 0.2
+    """smallest λ at the start"""
+    high: float = 0.25
+    """largest λ at the start"""
+    decay_damping: bool = True
+    """whether weight decay acts on λ too, as in the authors' code"""
+    eps: tuple[float, ...] = (1, 2, 4, 8)
+    """radii of FGSM, in 1/255"""
+    train_images: int | None = None
+    """train on a random subset of this size"""
+    test_images: int | None = None
+    """test on a random subset of this size"""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """cpu, cuda, ..."""
+    resume: bool = False
+    """go on from the checkpoints under --out"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained model, measured."""
+
+    model: str
+    seed: int
+    diverged: bool
+    final_loss: float
+    coefficients: list[float]
+    report: robustness.Report
+
+
+def build(name: Model, images: data.ImageData, args: Args) -> nn.Module:
+    channel_mean, channel_std = images.statistics()
+    common: dict[str, Any] = {
+        "width": args.width,
+        "in_channels": images.channels,
+        "mean": channel_mean,
+        "std": channel_std,
+    }
+    if name in ("in_resnet", "lambda_in_resnet"):
+        common |= {"low": args.low, "high": args.high}
+    builder: Callable[..., nn.Module] = getattr(models, name)
+    return builder(args.depth, images.num_classes, **common)
+
+
+def run(name: Model, seed: int, images: data.ImageData, args: Args) -> Run:
+    torch.manual_seed(seed)
+    model = build(name, images, args).to(args.device)
+    recipe = training.Recipe(args.epochs, args.batch_size, args.lr, decay_damping=args.decay_damping)
+    checkpoint = args.out / "checkpoints" / f"{name}-seed{seed}.pt"
+    history = training.fit(
+        model, images, recipe, seed=seed, checkpoint=checkpoint, resume=args.resume, label=f"{name}, seed {seed}"
+    )
+    x, y = data.pixels(images.x_test), images.y_test
+    report = robustness.evaluate(model, x, y, eps=[e / 255 for e in args.eps], seed=seed)
+    coefficients = models.coefficients(model) if name in ("in_resnet", "lambda_in_resnet") else []
+    return Run(name, seed, history.diverged, history.loss[-1], coefficients, report)
+
+
+def table(runs: list[Run], args: Args) -> str:
+    """Markdown: a row a model, accuracies in %, mean ± SD where there are several seeds; diverged runs are apart."""
+
+    def cell(values: list[float]) -> str:
+        text = f"{100 * mean(values):.1f}"
+        return f"{text} ± {100 * stdev(values):.1f}" if len(values) > 1 else text
+
+    head = ["model", "clean", *(f"noise {s}" for s in range(1, 6)), *(f"FGSM {e:g}/255" for e in args.eps)]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name in args.models:
+        of_model = [r for r in runs if r.model == name]
+        sound = [r.report for r in of_model if not r.diverged]
+        title = name if len(sound) == len(of_model) else f"{name} ({len(of_model) - len(sound)} diverged)"
+        columns = [
+            [r.clean for r in sound],
+            *([r.gaussian_noise[k] for r in sound] for k in range(5)),
+            *([r.fgsm[k][1] for r in sound] for k in range(len(args.eps))),
+        ]
+        lines.append(f"| {title} | " + " | ".join(cell(c) if c else "-" for c in columns) + " |")
+    return "\n".join(lines)
+
+
+def figures(runs: list[Run], args: Args) -> None:
+    sound = {name: [r for r in runs if r.model == name and not r.diverged] for name in args.models}
+    sound = {name: of_model for name, of_model in sound.items() if of_model}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    noise = {name: [(r.report.clean, *r.report.gaussian_noise) for r in of_model] for name, of_model in sound.items()}
+    attack = {name: [(r.report.clean, *(a for _, a in r.report.fgsm)) for r in m] for name, m in sound.items()}
+    plots.accuracy_curves(left, range(6), noise, "Gaussian noise, severity (0: clean)")
+    plots.accuracy_curves(right, [0, *args.eps], attack, "FGSM, ε in 1/255 (0: clean)")
+    figure.savefig(args.out / "robustness.png", dpi=150)
+    plt.close(figure)
+
+    learned = {name: [r.coefficients for r in of_model] for name, of_model in sound.items() if of_model[0].coefficients}
+    if learned:
+        figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+        plots.coefficients_by_layer(ax, learned)
+        figure.savefig(args.out / "coefficients.png", dpi=150)
+        plt.close(figure)
+
+
+def main(args: Args) -> None:
+    training.require_writable(args.out)
+    images = data.load(args.data, root=args.root, download=args.download)
+    images = images.subset(args.train_images, args.test_images).to(args.device)
+    print(f"{images.name}: {len(images.x_train)} training and {len(images.x_test)} test images")
+    runs = []
+    try:
+        for seed in args.seeds:
+            runs += [run(name, seed, images, args) for name in args.models]
+    except KeyboardInterrupt:
+        raise SystemExit(f"\ninterrupted; every checkpoint under {args.out} is whole: go on with --resume") from None
+    text = table(runs, args)
+    print(f"\naccuracy (%), {len(images.x_test)} test images, {len(args.seeds)} seed(s)\n\n{text}\n")
+    settings = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(replace(args, resume=False)).items()}
+    report = {
+        "command": " ".join(["python", *sys.argv]),
+        "settings": settings,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "dampode": dampode.__version__},
+        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "runs": [asdict(r) for r in runs],
+    }
+    (args.out / "report.json").write_text(json.dumps(report, indent=1))
+    (args.out / "table.md").write_text(text + "\n")
+    figures(runs, args)
+    print(f"written: {args.out}/report.json, table.md, robustness.png, coefficients.png, checkpoints/")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except (ValueError, TypeError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,0 +1,89 @@
+import math
+
+import pytest
+import torch
+
+from dampode.damping import Constant, Gated, Learned
+
+
+def test_constant_float_follows_the_state(dtype):
+    x = torch.zeros(2, 3, dtype=dtype)
+    lam = Constant(0.1)(x)
+    assert lam.dtype == dtype
+    assert lam == torch.tensor(0.1, dtype=dtype)
+    assert list(Constant(0.1).state_dict()) == []
+
+
+def test_constant_tensor_is_a_buffer():
+    damping = Constant(torch.tensor([1.0, 2.0]).view(2, 1, 1)).double()
+    assert damping.state_dict()["value"].dtype == torch.float64
+    assert damping(torch.zeros(1, 2, 3, 3)).shape == (2, 1, 1)
+
+
+@pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf, torch.tensor([1.0, -1e-9]), torch.tensor([math.nan])])
+def test_constant_refuses_values_out_of_range(bad):
+    with pytest.raises(ValueError, match=r"λ must be (finite|at least 0), got"):
+        Constant(bad)
+
+
+@pytest.mark.parametrize("bad", ["1", True, None, torch.tensor([1])])
+def test_constant_refuses_types(bad):
+    with pytest.raises(TypeError, match="λ must be a"):
+        Constant(bad)
+
+
+@pytest.mark.parametrize("anchor", [0.0, 1.0])
+def test_learned_starts_in_its_range(anchor):
+    lam = Learned(0.2, 0.25, anchor=anchor, shape=(1000, 1, 1))(torch.zeros(1, 1000, 2, 2))
+    assert lam.min() >= 0.2 - 1e-6
+    assert lam.max() <= 0.25 + 1e-6
+    assert lam.std() > 0.01
+
+
+def test_learned_sigmoid_range_is_before_act():
+    lam = Learned(-1.0, -1.0, act=torch.sigmoid)(torch.zeros(1))
+    torch.testing.assert_close(lam, torch.sigmoid(torch.tensor(-1.0)))
+
+
+def test_weight_decay_pulls_to_the_anchor():
+    damping = Learned(0.2, 0.25, anchor=1.0)
+    optimizer = torch.optim.SGD(damping.parameters(), lr=0.1, weight_decay=1.0)
+    for _ in range(200):
+        damping.raw.grad = torch.zeros_like(damping.raw)
+        optimizer.step()
+    assert damping(torch.zeros(1)).item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_learned_is_cast_to_the_state():
+    damping = Learned()
+    assert damping(torch.zeros(1, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert damping.raw.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"low": 0.3, "high": 0.2}, "low must not exceed high"),
+        ({"low": math.nan}, "low must be finite"),
+        ({"anchor": math.inf}, "anchor must be finite"),
+        ({"low": -1.0, "high": 0.2, "act": torch.tanh}, "λ must be at least 0"),
+    ],
+)
+def test_learned_refuses(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Learned(**settings)
+
+
+def test_gated_is_a_1x1_convolution():
+    damping, x = Gated(3), torch.randn(2, 3, 4, 5)
+    weight, bias = damping.gate.weight[:, :, None, None], damping.gate.bias
+    expected = torch.sigmoid(torch.nn.functional.conv2d(x, weight, bias))
+    torch.testing.assert_close(damping(x), expected)
+    assert damping(torch.randn(7, 3)).shape == (7, 3)
+
+
+def test_gated_refuses():
+    with pytest.raises(ValueError, match=r"Gated\(3\) needs a state \(N, 3, ...\), got shape \(2, 4\)"):
+        Gated(3)(torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="channels must be a positive int"):
+        Gated(0)

@@ -1,0 +1,105 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dampode import robustness
+from dampode.robustness import SEVERITIES, accuracy, corrupt, evaluate, fgsm
+
+
+def net():
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).eval()
+
+
+@pytest.mark.parametrize("severity", [1, 5])
+@pytest.mark.parametrize("name", SEVERITIES)
+def test_noise_has_the_moments_of_cifar_c(name, severity):
+    """Mean and variance on mid-gray, where the clip does not act; truncation to 8 bits takes off half a level."""
+    c, gray = SEVERITIES[name][severity - 1], 0.5
+    x = torch.full((1, 3, 400, 400), gray, dtype=torch.float64)
+    noisy = corrupt(x, name, severity, torch.Generator().manual_seed(0))
+    variance = {
+        "gaussian_noise": c**2,
+        "speckle_noise": (c * gray) ** 2,
+        "shot_noise": gray / c,
+        "impulse_noise": c / 4,
+    }[name]
+    # half of the untouched values of impulse noise are truncated by the same 0.5/255
+    assert noisy.mean().item() == pytest.approx(gray - 0.5 / 255, abs=0.0015)
+    assert noisy.var().item() == pytest.approx(variance, rel=0.02)
+    assert noisy.min() >= 0
+    assert noisy.max() <= 1
+    torch.testing.assert_close(noisy * 255, (noisy * 255).round(), rtol=0, atol=1e-9)
+
+
+def test_draws_are_per_element_and_seeded():
+    x = torch.full((2, 3, 8, 8), 0.5)
+    draws = [corrupt(x, "gaussian_noise", 5, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert draws[0].unique().numel() > 50
+
+
+def test_fgsm_is_eq_19():
+    model, x, y = net(), torch.rand(5, 3, 2, 2), torch.tensor([0, 1, 2, 0, 1])
+    leaf = x.clone().requires_grad_()
+    sum(F.cross_entropy(model(leaf[i : i + 1]), y[i : i + 1]) for i in range(5)).backward()
+    expected = (x + 0.03 * leaf.grad.sign()).clamp(0, 1)
+    model.zero_grad()
+    got = fgsm(model, x, y, 0.03)
+    torch.testing.assert_close(got, expected)
+    assert all(p.grad is None for p in model.parameters())
+    assert not got.requires_grad
+
+
+@pytest.mark.parametrize("eps", [0.0, 1 / 255, 0.5])
+def test_fgsm_stays_in_its_ball(eps):
+    model, x, y = net(), torch.rand(50, 3, 2, 2), torch.randint(0, 3, (50,))
+    moved = fgsm(model, x, y, eps)
+    assert (moved - x).abs().max() <= eps + 1e-7
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+    with torch.no_grad():  # works where gradients are off
+        torch.testing.assert_close(fgsm(model, x, y, eps), moved)
+
+
+def test_accuracy_counts_and_restores_the_mode():
+    model = net().train()
+    x, y = torch.rand(7, 3, 2, 2), torch.randint(0, 3, (7,))
+    model.eval()
+    right = (model(x).argmax(1) == y).float().mean().item()
+    model.train()
+    statistics = model[2].running_mean.clone()
+    assert accuracy(model, x, y, batch_size=3) == pytest.approx(right)
+    assert model.training
+    assert torch.equal(model[2].running_mean, statistics)
+
+
+def test_evaluate_reports_every_column():
+    model, x, y = net(), torch.rand(40, 3, 2, 2), torch.randint(0, 3, (40,))
+    report = evaluate(model, x, y, eps=[0.0, 0.1], batch_size=16)
+    assert report.n == 40
+    assert report.clean == accuracy(model, x, y)
+    assert report.fgsm[0] == (0.0, report.clean)
+    assert report.fgsm[1][1] <= report.clean
+    assert len(report.gaussian_noise) == 5
+    assert evaluate(model, x, y, eps=[0.0, 0.1], batch_size=40) == report
+
+
+def test_refusals():
+    model, x, y = net(), torch.rand(2, 3, 2, 2), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="noise must be one of gaussian_noise"):
+        corrupt(x, "fog", 1)
+    with pytest.raises(ValueError, match="severity must be 1, 2, 3, 4 or 5, got 0"):
+        corrupt(x, "shot_noise", 0)
+    with pytest.raises(ValueError, match=r"pixels must lie in \[0, 1\]"):
+        corrupt(2 * x + 1, "shot_noise", 1)
+    with pytest.raises(ValueError, match=r"pixels must lie in \[0, 1\]"):
+        fgsm(model, x - 1, y, 0.1)
+    with pytest.raises(ValueError, match="eps must be at least 0"):
+        fgsm(model, x, y, -0.1)
+    with pytest.raises(ValueError, match="eval mode"):
+        fgsm(model.train(), x, y, 0.1)
+    with pytest.raises(ValueError, match="batch_size must be a positive int"):
+        accuracy(model, x, y, batch_size=0)
+    assert set(robustness.__all__) >= {"corrupt", "evaluate", "fgsm"}

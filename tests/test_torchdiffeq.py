@@ -1,0 +1,86 @@
+import math
+
+import pytest
+import torch
+import torchdiffeq
+from oracles import Forced
+from torch import nn
+
+from dampode import DampedBlock, DampedODEFunc
+from dampode.damping import Constant, Learned
+from dampode.integrators import IntegrationError, TorchDiffEq
+
+
+def test_is_torchdiffeq_on_the_vector_field():
+    func, x = DampedODEFunc(Forced(3), Constant(0.5)), torch.randn(2, 3, dtype=torch.float64)
+    t = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    expected = torchdiffeq.odeint(func, x, t, rtol=1e-5, atol=1e-7, method="dopri5")[-1]
+    torch.testing.assert_close(TorchDiffEq("dopri5")(func, x, 0.0, 1.0), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("method", ["dopri8", "bosh3", "adaptive_heun", "rk4", "implicit_adams", "scipy_solver"])
+def test_other_methods(method):
+    func, x = DampedODEFunc(Forced(3), Constant(0.5)), torch.randn(2, 3, dtype=torch.float64)
+    options = {"step_size": 0.02} if method in ("rk4", "implicit_adams") else None
+    expected = TorchDiffEq("dopri5", rtol=1e-9, atol=1e-10)(func, x, 0.0, 1.0)
+    got = TorchDiffEq(method, options=options)(func, x, 0.0, 1.0)
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)  # dopri8 interpolates coarsely
+
+
+@pytest.mark.parametrize("lam", [0.1, 3.0])
+def test_adjoint_gradients_match_backpropagation_at_small_damping(lam):
+    x = torch.randn(2, 3, dtype=torch.float64)
+    gradients = []
+    for adjoint in (False, True):
+        func = DampedODEFunc(Forced(3), Learned(lam, lam).double())
+        integrator = TorchDiffEq("dopri5", rtol=1e-9, atol=1e-10, adjoint=adjoint)
+        loss = integrator(func, x, 0.0, 1.0).square().sum()
+        gradients.append(torch.autograd.grad(loss, tuple(func.parameters())))
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-6)
+
+
+def test_unknown_method_lists_the_installed_ones():
+    with pytest.raises(ValueError, match=r"method must be one that the installed torchdiffeq offers: .*dopri5"):
+        TorchDiffEq("no_such_method")
+
+
+@pytest.mark.parametrize("name", ["rtol", "atol"])
+@pytest.mark.parametrize("value", [0.0, -1e-3, math.nan, math.inf])
+def test_tolerances_must_be_positive(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        TorchDiffEq(**{name: value})
+
+
+def test_types():
+    with pytest.raises(TypeError, match="adjoint must be of type bool"):
+        TorchDiffEq(adjoint="yes")
+    with pytest.raises(TypeError, match="options must be of type Mapping"):
+        TorchDiffEq("rk4", options=3)
+
+
+class BadLater(nn.Module):
+    """x, but NaN in sample 1 once that sample is above 1."""
+
+    def forward(self, x):
+        bad = (x.amax(1, keepdim=True) > 1) & (torch.arange(len(x))[:, None] == 1)
+        return torch.where(bad, math.nan, x)
+
+
+@pytest.mark.parametrize("method", ["dopri5", "rk4"])
+def test_nan_from_f_is_said_as_such(method):
+    options = {"step_size": 0.1} if method == "rk4" else None
+    block = DampedBlock(BadLater(), Constant(0.0), integrator=TorchDiffEq(method, options=options), t_span=(0.0, 2.0))
+    with pytest.raises(IntegrationError, match=r"NaN or infinity at t = (0\.|1)[\d.]* in 1 samples .* index 1"):
+        block(torch.full((3, 2), 0.5))
+
+
+def test_nan_at_the_start_names_the_start():
+    block = DampedBlock(lambda x: x * math.nan, integrator=TorchDiffEq())
+    with pytest.raises(IntegrationError, match="at t = 0 in 2 samples"):
+        block(torch.ones(2, 3))
+
+
+def test_blow_up_is_worded():
+    block = DampedBlock(torch.square, Constant(0.0), integrator=TorchDiffEq(), t_span=(0.0, 2.0))
+    with pytest.raises(IntegrationError, match=r"could not go on .*(underflow in dt|not finite)|NaN or infinity"):
+        block(torch.ones(1, 1))
