@@ -129,7 +129,7 @@ class AdaptiveLoop:
         if any_ok and not all_finite and torch.is_grad_enabled():
             # a value that is not finite gives NaN gradients even where it is not selected: repeat without it
             step, split, n1 = self._attempt(torch.where(ok, h, 0.0), torch.where(ok, end, self.tau))
-            self.extra_calls = self.extra_calls + _CALLS * active
+            self.extra_calls = self.extra_calls + _CALLS * (active & ~finite)
         self.accepted, self.attempts = self.accepted + (ok & active), self.attempts + active
         if any_ok:
             signed = (self.sign * h).to(self.x.dtype)
