@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from dampode import damping, functional, integrators, models, weighting
+from dampode import damping, data, functional, integrators, models, robustness, stability, weighting
 from dampode.block import DampedBlock, Transition
 from dampode.dynamics import DampedODEFunc
 from dampode.solve import odeint, solve
@@ -15,10 +15,13 @@ __all__ = [
     "Transition",
     "__version__",
     "damping",
+    "data",
     "functional",
     "integrators",
     "models",
     "odeint",
+    "robustness",
     "solve",
+    "stability",
     "weighting",
 ]

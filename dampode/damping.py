@@ -7,7 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dampode._checks import require_damping_values, require_nonnegative, require_positive_int, require_real
+from dampode._checks import (
+    require_damping_values,
+    require_instance,
+    require_nonnegative,
+    require_positive_int,
+    require_real,
+)
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -51,11 +57,13 @@ class Constant(Damping):
 
     def forward(self, x: Tensor) -> Tensor:
         """The constant, in x's dtype and on its device."""
-        return torch.as_tensor(self.value, dtype=x.dtype, device=x.device)
+        if isinstance(self.value, Tensor):
+            return self.value.to(dtype=x.dtype, device=x.device)
+        return torch.full((), self.value, dtype=x.dtype, device=x.device)  # as_tensor would copy from the host
 
     def extra_repr(self) -> str:
         """The value, or its shape."""
-        return f"shape={tuple(self.value.shape)}" if isinstance(self.value, Tensor) else f"{self.value:g}"
+        return f"shape={tuple(self.value.shape)}" if isinstance(self.value, Tensor) else f"{self.value!r}"
 
 
 class Learned(Damping):
@@ -88,10 +96,8 @@ class Learned(Damping):
         shape: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
-        for name, bound in (("low", low), ("high", high), ("anchor", anchor)):
-            require_real(bound, name)
-        if low > high:
-            raise ValueError(f"low must not exceed high, got low={low}, high={high}")
+        _require_range(low, high)
+        require_real(anchor, "anchor")
         require_damping_values(act(torch.linspace(low, high, 9)))
         self.act = act
         self.anchor = float(anchor)
@@ -102,37 +108,72 @@ class Learned(Damping):
         return self.act(self.anchor + self.raw).to(dtype=x.dtype, device=x.device)
 
     def extra_repr(self) -> str:
-        """Anchor and shape."""
-        return f"anchor={self.anchor:g}, shape={tuple(self.raw.shape)}"
+        """Activation, anchor and shape."""
+        return f"act={_name(self.act)}, anchor={self.anchor:g}, shape={tuple(self.raw.shape)}"
 
 
 class Gated(Damping):
     """λ gated by the state: λ(x) = act(W_d x + b_d), W_d mixing channels at every position (a 1x1 convolution).
 
     In-ResNet-gating with act = relu; In-ResNet-gating-sig with act = sigmoid, the shortcut-only gate of He et al.
-    2016 (Identity mappings). λ has the state's own shape.
+    2016 (Identity mappings). λ has the state's own shape. The paper leaves the shape of W_d open; ``pooled`` gives
+    one λ a channel from the state's mean over positions instead, (N, C, 1, ..., 1).
 
     Args:
         channels: C of the state (N, C, *positions).
         act: maps to λ >= 0, elementwise.
+        pooled: whether W_d reads the mean over positions.
+        start: None for PyTorch's usual start of W_d and b_d; (low, high) for W_d = 0 and b_d ~ U[low, high], so that
+            λ starts in [act(low), act(high)] whatever the state: a relu gate on a large state would start unstable.
 
     Raises:
-        ValueError: channels is below 1.
+        ValueError: channels is below 1, or start is no finite, increasing range.
 
     Source: Yang et al. 2020, Eq. 21 and Sec. 4.4.
     """
 
     depends_on_state: ClassVar[bool] = True
 
-    def __init__(self, channels: int, act: Activation = torch.sigmoid) -> None:
+    def __init__(
+        self,
+        channels: int,
+        act: Activation = torch.sigmoid,
+        pooled: bool = False,
+        start: tuple[float, float] | None = None,
+    ) -> None:
         super().__init__()
         require_positive_int(channels, "channels")
+        require_instance(pooled, bool, "pooled")
         self.act = act
+        self.pooled = pooled
         self.gate = nn.Linear(channels, channels)
+        if start is not None:
+            low, high = start
+            _require_range(low, high)
+            nn.init.zeros_(self.gate.weight)
+            nn.init.uniform_(self.gate.bias, low, high)
 
     def forward(self, x: Tensor) -> Tensor:
-        """λ(x), (N, C, *positions)."""
+        """λ(x), (N, C, *positions), or (N, C, 1, ..., 1) if pooled."""
         channels = self.gate.in_features
         if x.ndim < 2 or x.shape[1] != channels:
             raise ValueError(f"Gated({channels}) needs a state (N, {channels}, ...), got shape {tuple(x.shape)}")
-        return self.act(self.gate(x.movedim(1, -1)).movedim(-1, 1)).to(x.dtype)
+        read = x.mean(tuple(range(2, x.ndim)), keepdim=True) if self.pooled and x.ndim > 2 else x
+        return self.act(self.gate(read.movedim(1, -1)).movedim(-1, 1)).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Activation, and whether pooled."""
+        return f"act={_name(self.act)}, pooled={self.pooled}"
+
+
+def _require_range(low: float, high: float) -> None:
+    """Raise unless low and high are finite and in order."""
+    require_real(low, "low")
+    require_real(high, "high")
+    if low > high:
+        raise ValueError(f"low must not exceed high, got low={low}, high={high}")
+
+
+def _name(act: Activation) -> str:
+    """How an activation is called."""
+    return getattr(act, "__name__", repr(act))

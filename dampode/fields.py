@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -42,6 +43,21 @@ def as_field(f: VectorField | Callable[[Tensor], Tensor]) -> VectorField:
     return f if isinstance(f, VectorField) else Autonomous(f)
 
 
+class Branch(Protocol):
+    """What a residual branch's class offers a network: sizes in, a module out."""
+
+    @property
+    def expansion(self) -> int:
+        """Channels of the state over the width of the branch's 3x3 convolutions."""
+
+    @property
+    def convolutions(self) -> int:
+        """Weighted layers, which count towards a network's depth."""
+
+    def __call__(self, in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
+        """The branch: (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride)."""
+
+
 class PreActBasic(nn.Sequential):
     """The branch of a pre-activation basic block: BN, ReLU, conv3x3 (stride), BN, ReLU, conv3x3.
 
@@ -49,14 +65,17 @@ class PreActBasic(nn.Sequential):
         in_channels, out_channels: C before and after.
         stride: of the first convolution.
 
+    Raises:
+        ValueError: a size is below 1.
+
     Source: He et al. 2016, Identity mappings in deep residual networks.
     """
 
     expansion = 1
+    convolutions = 2
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
-        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("stride", stride)):
-            require_positive_int(value, name)
+        _require_sizes(in_channels, out_channels, stride)
         super().__init__(
             nn.BatchNorm2d(in_channels),
             nn.ReLU(),
@@ -65,3 +84,83 @@ class PreActBasic(nn.Sequential):
             nn.ReLU(),
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
         )
+
+
+class PreActBottleneck(nn.Sequential):
+    """The branch of a pre-activation bottleneck: BN, ReLU and a convolution, three times: 1x1, 3x3 (stride), 1x1.
+
+    Args:
+        in_channels, out_channels: C before and after; the 3x3 convolution works on out_channels / 4.
+        stride: of the 3x3 convolution.
+
+    Raises:
+        ValueError: a size is below 1, or out_channels is no multiple of 4.
+
+    Source: He et al. 2016, Identity mappings in deep residual networks.
+    """
+
+    expansion = 4
+    convolutions = 3
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        _require_sizes(in_channels, out_channels, stride)
+        inner = _quarter(out_channels)
+        super().__init__(
+            nn.BatchNorm2d(in_channels),
+            nn.ReLU(),
+            nn.Conv2d(in_channels, inner, 1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            nn.Conv2d(inner, inner, 3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            nn.Conv2d(inner, out_channels, 1, bias=False),
+        )
+
+
+class ResNeXtBranch(nn.Sequential):
+    """The branch of a ResNeXt block: conv1x1, BN, ReLU, grouped conv3x3 (stride), BN, ReLU, conv1x1, BN.
+
+    The ReLU behind the sum is no part of it.
+
+    Args:
+        in_channels, out_channels: C before and after; each group works on out_channels / 4.
+        stride: of the 3x3 convolution.
+        cardinality: number of groups.
+
+    Raises:
+        ValueError: a size is below 1, or out_channels is no multiple of 4.
+
+    Source: Xie et al. 2017, Aggregated residual transformations for deep neural networks, Fig. 3c.
+    """
+
+    expansion = 4
+    convolutions = 3
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, cardinality: int = 8) -> None:
+        _require_sizes(in_channels, out_channels, stride)
+        require_positive_int(cardinality, "cardinality")
+        inner = cardinality * _quarter(out_channels)
+        super().__init__(
+            nn.Conv2d(in_channels, inner, 1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            nn.Conv2d(inner, inner, 3, stride=stride, padding=1, groups=cardinality, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            nn.Conv2d(inner, out_channels, 1, bias=False),
+            nn.BatchNorm2d(out_channels),
+        )
+
+
+def _require_sizes(in_channels: int, out_channels: int, stride: int) -> None:
+    """Raise unless the sizes of a branch are positive ints."""
+    for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("stride", stride)):
+        require_positive_int(value, name)
+
+
+def _quarter(out_channels: int) -> int:
+    """out_channels / 4, or a worded error."""
+    if out_channels % 4:
+        raise ValueError(f"out_channels of a bottleneck must be a multiple of 4, got {out_channels}")
+    return out_channels // 4

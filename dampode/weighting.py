@@ -1,9 +1,7 @@
 """The weight function ρ(λ) of Eq. 4, and the two limits that Eq. 9 asks of it.
 
-| weight | ρ → 1 as λ → 0 (ResNet) | ρ ~ λ as λ → ∞ (CNN) |
-|---|---|---|
-| `unit` | yes | no: Eq. 8 then tends to 0 |
-| `one_plus` | yes | yes |
+`one_plus` meets both: ρ → 1 as λ → 0 (the ResNet limit) and ρ ~ λ as λ → ∞ (the CNN limit). `unit` meets the first
+only; with it, Eq. 8 tends to 0 as λ → ∞.
 """
 
 import math

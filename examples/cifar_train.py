@@ -147,6 +147,7 @@ def figures(runs: list[Run], args: Args) -> None:
     attack = {name: [(r.report.clean, *(a for _, a in r.report.fgsm)) for r in m] for name, m in sound.items()}
     plots.accuracy_curves(left, range(6), noise, "Gaussian noise, severity (0: clean)")
     plots.accuracy_curves(right, [0, *args.eps], attack, "FGSM, ε in 1/255 (0: clean)")
+    right.set_ylabel("")
     figure.savefig(args.out / "robustness.png", dpi=150)
     plt.close(figure)
 
@@ -182,7 +183,7 @@ def main(args: Args) -> None:
     (args.out / "report.json").write_text(json.dumps(report, indent=1))
     (args.out / "table.md").write_text(text + "\n")
     figures(runs, args)
-    print(f"written: {args.out}/report.json, table.md, robustness.png, coefficients.png, checkpoints/")
+    print(f"written under {args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dampode import robustness
-from dampode.robustness import SEVERITIES, accuracy, corrupt, evaluate, fgsm
+from dampode.robustness import SEVERITIES, accuracy, corrupt, evaluate, fgsm, ifgsm, pgd
 
 
 def net():
@@ -61,6 +61,57 @@ def test_fgsm_stays_in_its_ball(eps):
     assert moved.max() <= 1
     with torch.no_grad():  # works where gradients are off
         torch.testing.assert_close(fgsm(model, x, y, eps), moved)
+
+
+def test_ifgsm_is_eq_20():
+    model, x, y = net(), torch.rand(5, 3, 2, 2), torch.tensor([0, 1, 2, 0, 1])
+    expected = x
+    for _ in range(7):
+        leaf = expected.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), y, reduction="sum"), leaf)
+        expected = torch.max(torch.min(leaf.detach() + 0.01 * gradient.sign(), x + 0.03), x - 0.03).clamp(0, 1)
+    torch.testing.assert_close(ifgsm(model, x, y, 0.03, alpha=0.01, steps=7, keep="last"), expected)
+
+
+def test_ifgsm_keeps_the_strongest_iterate():
+    model, x, y = net(), torch.rand(60, 3, 2, 2), torch.randint(0, 3, (60,))
+
+    def losses(moved):
+        return F.cross_entropy(model(moved), y, reduction="none")
+
+    strongest = losses(ifgsm(model, x, y, 0.1, alpha=0.15, steps=5))
+    for steps in range(1, 6):
+        assert (strongest >= losses(ifgsm(model, x, y, 0.1, alpha=0.15, steps=steps, keep="last")) - 1e-6).all()
+    assert torch.equal(ifgsm(model, x, y, 0.0), x)
+    with pytest.raises(ValueError, match="keep must be"):
+        ifgsm(model, x, y, 0.1, keep="best")
+    with pytest.raises(ValueError, match="alpha must be above 0"):
+        ifgsm(model, x, y, 0.1, alpha=0.0)
+
+
+def test_pgd_starts_at_random_inside_the_ball():
+    model, x, y = net(), torch.rand(60, 3, 2, 2), torch.randint(0, 3, (60,))
+
+    def seeded(seed, **settings):
+        return pgd(model, x, y, 0.1, alpha=0.02, generator=torch.Generator().manual_seed(seed), **settings)
+
+    def losses(moved):
+        return F.cross_entropy(model(moved), y, reduction="none")
+
+    delta = 0.1 * (2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(3)) - 1)
+    start = (x + delta).clamp(0, 1).requires_grad_()
+    (gradient,) = torch.autograd.grad(losses(start).sum(), start)
+    one_step = torch.max(torch.min(start.detach() + 0.02 * gradient.sign(), x + 0.1), x - 0.1).clamp(0, 1)
+    torch.testing.assert_close(seeded(3, steps=1, keep="last"), one_step)
+
+    assert torch.equal(seeded(0), seeded(0))
+    assert not torch.equal(seeded(0), seeded(1))
+    assert (seeded(0) - x).abs().max() <= 0.1 + 1e-6
+    assert (losses(seeded(0, restarts=4)) >= losses(seeded(0)) - 1e-6).all()
+    assert losses(seeded(0)).mean() > losses(fgsm(model, x, y, 0.1)).mean() - 1e-3
+    assert torch.equal(pgd(model, x, y, 0.0), x)
+    with pytest.raises(ValueError, match="restarts must be a positive int"):
+        pgd(model, x, y, 0.1, restarts=0)
 
 
 def test_accuracy_counts_and_restores_the_mode():

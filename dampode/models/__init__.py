@@ -1,6 +1,42 @@
 """The paper's networks: pixels in [0, 1] in, logits out."""
 
+from dampode.models.arms import FourArms, four_arms
+from dampode.models.checkpoint import architecture, load, save
+from dampode.models.coefficients import coefficients
+from dampode.models.fold import fold
 from dampode.models.preresnet import PreResNet
-from dampode.models.variants import cnn, coefficients, in_resnet, lambda_in_resnet, resnet
+from dampode.models.resnext import ResNeXt29
+from dampode.models.variants import (
+    cnn,
+    in_resnet,
+    in_resnet_gating,
+    in_resnet_gating_sig,
+    in_resnet_sig,
+    in_resnext29,
+    lambda_in_resnet,
+    lambda_in_resnext29,
+    resnet,
+    resnext29,
+)
 
-__all__ = ["PreResNet", "cnn", "coefficients", "in_resnet", "lambda_in_resnet", "resnet"]
+__all__ = [
+    "FourArms",
+    "PreResNet",
+    "ResNeXt29",
+    "architecture",
+    "cnn",
+    "coefficients",
+    "fold",
+    "four_arms",
+    "in_resnet",
+    "in_resnet_gating",
+    "in_resnet_gating_sig",
+    "in_resnet_sig",
+    "in_resnext29",
+    "lambda_in_resnet",
+    "lambda_in_resnext29",
+    "load",
+    "resnet",
+    "resnext29",
+    "save",
+]

@@ -1,52 +1,25 @@
 """The pre-activation CIFAR ResNet as a sequence of transitions and flows; what a flow is, the caller says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from dampode._checks import require_positive, require_positive_int, require_real
-from dampode.block import Transition
-from dampode.fields import PreActBasic
+from dampode._checks import require_instance, require_positive_int
+from dampode.block import DampedBlock, Transition
+from dampode.fields import Autonomous, Branch, PreActBasic, PreActBottleneck
+from dampode.models.trunk import (
+    CIFAR_MEAN,
+    CIFAR_STD,
+    MakeFlow,
+    Normalize,
+    initialize_convolutions,
+    require_image_sizes,
+    three_stages,
+)
 
-CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR_STD = (0.2023, 0.1994, 0.2010)
-
-MakeFlow = Callable[[nn.Module], nn.Module]
-"""Makes a shape-preserving layer out of a residual branch f."""
-MakeEntry = Callable[[PreActBasic, nn.Module], nn.Module]
+MakeEntry = Callable[[nn.Module, nn.Module], nn.Module]
 """Makes a stage's first layer out of its branch and the shortcut that fits it."""
-
-
-class Normalize(nn.Module):
-    """Pixels in [0, 1] to (x − mean) / std, a channel at a time: x (N, C, H, W) -> (N, C, H, W).
-
-    Args:
-        mean, std: one number a channel; std > 0.
-
-    Raises:
-        ValueError: mean and std differ in length, or a number is out of range; in forward, another channel count.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        if len(mean) != len(std):
-            raise ValueError(f"mean and std need one number a channel, got {len(mean)} and {len(std)}")
-        for m, s in zip(mean, std, strict=True):
-            require_real(m, "mean")
-            require_positive(s, "std")
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The normalized images."""
-        channels = len(self.mean)
-        if x.ndim != 4 or x.shape[1] != channels:
-            raise ValueError(f"the model takes images (N, {channels}, H, W), got shape {tuple(x.shape)}")
-        return (x - self.mean) / self.std
 
 
 def projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -68,11 +41,15 @@ class PreResNet(nn.Module):
     average pooling, linear. Convolutions start from N(0, 2 / (k² C_out)).
 
     Args:
-        depth: number of weighted layers, 6n + 2.
+        depth: number of weighted layers: 6n + 2 with basic blocks, 9n + 2 with bottlenecks.
         num_classes: at least 2.
-        flow: makes a shape-preserving layer out of a branch.
+        flow: makes a shape-preserving layer out of a branch and its channels.
         entry: makes a stage's first layer out of its branch and shortcut; `Transition` adds them.
-        width: channels of the first stage; the others have 2x and 4x.
+        block: the branch's class; None takes bottlenecks from depth 164 on and where only they fit, else basic blocks
+            (which are also taken where only they fit, as at depth 1202).
+        damp_first: whether an entry that keeps the shape is a flow as well: the first stage's, with basic blocks. A
+            factor on a projection would only be a factor on its weights, so a projection is never damped.
+        width: channels of the first stage's 3x3 convolutions; the others have 2x and 4x.
         in_channels: C of the images.
         mean, std: normalization, one number a channel.
 
@@ -89,49 +66,94 @@ class PreResNet(nn.Module):
         flow: MakeFlow,
         entry: MakeEntry = Transition,
         *,
+        block: Branch | None = None,
+        damp_first: bool = False,
         width: int = 16,
         in_channels: int = 3,
         mean: Sequence[float] = CIFAR_MEAN,
         std: Sequence[float] = CIFAR_STD,
     ) -> None:
         super().__init__()
-        for name, value in (("depth", depth), ("width", width), ("in_channels", in_channels)):
-            require_positive_int(value, name)
-        require_positive_int(num_classes, "num_classes")
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-        if len(mean) != in_channels:
-            raise ValueError(f"mean and std need one number a channel: in_channels is {in_channels}, got {len(mean)}")
-        n = blocks_per_stage(depth)
+        require_positive_int(depth, "depth")
+        require_instance(damp_first, bool, "damp_first")
+        require_image_sizes(num_classes, width, in_channels, mean)
+        branch, n = branch_and_blocks(depth, block)
+
+        def first(before: int, after: int, stride: int) -> nn.Module:
+            f, shortcut = branch(before, after, stride), projection(before, after, stride)
+            return flow(f, after) if damp_first and isinstance(shortcut, nn.Identity) else entry(f, shortcut)
+
+        def rest(channels: int) -> nn.Module:
+            return flow(branch(channels, channels), channels)
+
+        channels = branch.expansion * width
         self.normalize = Normalize(mean, std)
         self.stem = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
-        stages = []
-        channels = width
-        for stage, out_channels in enumerate((width, 2 * width, 4 * width)):
-            stride = 1 if stage == 0 else 2
-            first = entry(PreActBasic(channels, out_channels, stride), projection(channels, out_channels, stride))
-            rest = [flow(PreActBasic(out_channels, out_channels)) for _ in range(n - 1)]
-            stages.append(nn.Sequential(first, *rest))
-            channels = out_channels
-        self.stages = nn.Sequential(*stages)
-        self.norm = nn.BatchNorm2d(channels)
-        self.classifier = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.stages = three_stages(width, channels, n, first, rest)
+        self.norm = nn.BatchNorm2d(4 * channels)
+        self.classifier = nn.Linear(4 * channels, num_classes)
+        initialize_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes)."""
         x = self.stages(self.stem(self.normalize(x)))
-        pooled = torch.relu(self.norm(x)).mean((-2, -1))  # (N, 4 width)
+        pooled = torch.relu(self.norm(x)).mean((-2, -1))  # (N, C of the last stage)
         logits: Tensor = self.classifier(pooled)
         return logits
 
 
-def blocks_per_stage(depth: int) -> int:
-    """Return n of depth = 6n + 2 for basic blocks, or say which depths are nearest."""
-    n, rest = divmod(depth - 2, 6)
-    if n >= 1 and rest == 0:
-        return n
-    below, above = 6 * max(n, 1) + 2, 6 * (max(n, 0) + 1) + 2
-    raise ValueError(f"depth must be 6n + 2 with n >= 1, got {depth}; the nearest are {below} and {above}")
+def branch_and_blocks(depth: int, block: Branch | None) -> tuple[Branch, int]:
+    """The branch's class and the n blocks a stage that make up a depth.
+
+    Args:
+        depth: number of weighted layers, 3 n convolutions + 2.
+        block: the class asked for, or None for a choice by depth.
+
+    Returns:
+        The class, and n >= 1.
+
+    Raises:
+        ValueError: no n >= 1 gives the depth.
+        TypeError: block is no class.
+    """
+    if block is not None:
+        require_instance(block, type, "block", "pass a class such as fields.PreActBottleneck")
+    candidates: list[Branch] = [block] if block is not None else [PreActBasic, PreActBottleneck]
+    fitting = [branch for branch in candidates if _fits(depth, branch)]
+    if not fitting:
+        below = [d for d in range(depth - 1, 0, -1) if any(_fits(d, b) for b in candidates)][:1]
+        above = next(d for d in range(depth + 1, depth + 10**6) if any(_fits(d, b) for b in candidates))
+        rule = " or ".join(f"{3 * b.convolutions}n + 2" for b in candidates)
+        nearest = f"nearest are {below[0]} and {above}" if below else f"smallest is {above}"
+        raise ValueError(f"depth must be {rule} with n >= 1, got {depth}; the {nearest}")
+    branch = fitting[-1] if depth >= 164 else fitting[0]
+    return branch, (depth - 2) // (3 * branch.convolutions)
+
+
+def _fits(depth: int, branch: Branch) -> bool:
+    """Whether depth = 3 n convolutions + 2 for an n >= 1."""
+    return depth > 2 and (depth - 2) % (3 * branch.convolutions) == 0
+
+
+def layers(model: PreResNet) -> Iterator[tuple[str, nn.Sequential, int, nn.Module]]:
+    """Every entry and flow in order, as (name, stage, index in the stage, layer); a layer may be replaced meanwhile."""
+    for name, stage in model.stages.named_children():
+        assert isinstance(stage, nn.Sequential)
+        for index, layer in enumerate(list(stage.children())):
+            yield f"stages.{name}.{index}", stage, index, layer
+
+
+def branch_of(block: DampedBlock, name: str) -> nn.Sequential:
+    """The residual branch of a flow.
+
+    Args:
+        block: the flow.
+        name: what an error calls it.
+
+    Raises:
+        TypeError: its f depends on time or is no Sequential.
+    """
+    f = block.func.f.f if isinstance(block.func.f, Autonomous) else block.func.f
+    require_instance(f, nn.Sequential, f"f of {name}", "take a branch from dampode.fields")
+    assert isinstance(f, nn.Sequential)
+    return f

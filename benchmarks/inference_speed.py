@@ -1,0 +1,140 @@
+"""Inference of In-ResNet-110 on a CPU: eager as trained, and step by step to folded, channels_last, bf16, compiled.
+
+Every way is measured in the same run, one round after another, so that a machine that slows down slows all of them;
+the table shows medians, the spread (median absolute deviation) and the ratio to the eager damped network. Logits and
+classes are compared with the eager network's. ResNet-110, of the same convolutions, stands beside it: folded, In-ResNet
+should take its time. bf16 pays only where the CPU computes in it (the table names its vector instructions): AVX2 alone
+emulates it, at many times the cost of fp32.
+
+``--quick`` takes a shallow network and few rounds: it shows that the benchmark runs, and writes nothing.
+"""
+
+import argparse
+import os
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from copy import deepcopy
+
+os.environ.setdefault("TORCHINDUCTOR_FREEZING", "1")  # read when torch is imported
+
+import _report
+import torch
+from torch import Tensor, nn
+
+from dampode import models
+from dampode.models.arms import frozen, plain
+
+Run = Callable[[], Tensor]
+
+
+def settle(model: nn.Module, images: Tensor) -> None:
+    """Give batch norm statistics of its inputs, as training would."""
+    with torch.no_grad():
+        for _ in range(3):
+            model.train()(images)
+    model.eval()
+
+
+def eager(model: nn.Module, images: Tensor) -> Run:
+    return lambda: model(images)
+
+
+def fast(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Run:
+    """The model compiled with its weights frozen, in channels_last and a given dtype."""
+    network = torch.compile(model.to(dtype=dtype, memory_format=torch.channels_last))
+    batch = images.to(dtype=dtype, memory_format=torch.channels_last)
+    return lambda: network(batch)
+
+
+def ways(depth: int, width: int, images: Tensor) -> dict[str, Run]:
+    """Every way to infer, by name; the first is what the others are compared with."""
+    damped = models.in_resnet(depth, width=width)
+    settle(damped, images)
+    undamped = plain(damped)
+    settle(undamped, images)
+    return {
+        "In-ResNet, eager": eager(damped, images),
+        "ResNet, eager": eager(undamped, images),
+        "In-ResNet, folded, eager": eager(models.fold(damped), images),
+        "In-ResNet, compiled fp32": fast(frozen(damped), images, torch.float32),
+        "In-ResNet, folded, compiled fp32": fast(models.fold(damped), images, torch.float32),
+        "ResNet, compiled fp32": fast(deepcopy(undamped), images, torch.float32),
+        "In-ResNet, folded, compiled bf16": fast(models.fold(damped), images, torch.bfloat16),
+        "ResNet, compiled bf16": fast(deepcopy(undamped), images, torch.bfloat16),
+    }
+
+
+def measure(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every run in every round, the runs taking turns; two rounds beforehand warm up and compile."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for round_ in range(rounds + 2):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if round_ >= 2:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--depth", type=int, default=110)
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="a shallow network, three rounds, nothing written")
+    args = parser.parse_args()
+    if args.quick:
+        args.depth, args.batch, args.rounds = 14, 16, 3
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    images = torch.rand(args.batch, 3, 32, 32)
+
+    runs = ways(args.depth, args.width, images)
+    with torch.inference_mode():
+        logits = {name: run().float() for name, run in runs.items()}
+        seconds = measure(runs, args.rounds)
+
+    rows = []
+    first = next(iter(runs))
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        reference = logits["ResNet, eager" if name.startswith("ResNet") else first]
+        rows.append(
+            {
+                "way": name,
+                "n": len(times),
+                "median_s": median,
+                "spread_s": statistics.median(abs(t - median) for t in times),
+                "ratio": statistics.median(a / b for a, b in zip(seconds[first], times, strict=True)),
+                "images_per_s": args.batch / median,
+                "logits_off": ((logits[name] - reference).norm() / reference.norm()).item(),
+                "same_class": (logits[name].argmax(1) == reference.argmax(1)).float().mean().item(),
+            }
+        )
+
+    instructions = torch.backends.cpu.get_cpu_capability()
+    print(f"depth {args.depth}, width {args.width}, batch {args.batch}, {args.rounds} rounds")
+    print(f"{args.threads} threads, {instructions}")
+    print(f"{'':34}{'median ms':>10}{'spread':>8}{'ratio':>8}{'images/s':>10}{'logits off':>12}{'same class':>12}")
+    for row in rows:
+        print(
+            f"{row['way']:34}{1e3 * row['median_s']:10.1f}{1e3 * row['spread_s']:8.1f}{row['ratio']:8.2f}"
+            f"{row['images_per_s']:10.0f}{row['logits_off']:12.1e}{row['same_class']:12.1%}"
+        )
+    if not args.quick:
+        settings = {"depth": args.depth, "width": args.width, "batch": args.batch, "instructions": instructions}
+        command = shlex.join(["python", "benchmarks/inference_speed.py", *sys.argv[1:]])
+        path = _report.write(
+            "inference_speed", {**_report.provenance(command, args.seed), "settings": settings, "rows": rows}
+        )
+        print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()

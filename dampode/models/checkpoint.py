@@ -1,0 +1,118 @@
+"""Networks on disk: one safetensors file, with the architecture as JSON in its header. Nothing is ever unpickled."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from dampode._checks import require_instance
+
+HEADER = "architecture"
+
+
+def architecture(model: nn.Module) -> dict[str, str]:
+    """What a network is made of: every module's path -> its class and settings, parents first.
+
+    Args:
+        model: any module; its settings are what its ``extra_repr`` tells.
+
+    Returns:
+        A dictionary of strings, fit for JSON.
+    """
+    return {name or "model": f"{type(m).__name__}({m.extra_repr()})" for name, m in model.named_modules()}
+
+
+def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a network's state and architecture to one safetensors file.
+
+    The file appears whole or not at all: it is written under another name in the same folder, then renamed.
+
+    Args:
+        model: the network.
+        path: the file to write or replace; its folder exists.
+
+    Raises:
+        TypeError: model is not a module.
+        OSError: the file cannot be written.
+    """
+    require_instance(model, nn.Module, "model")
+    target = Path(path)
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    payload = to_bytes(state, {HEADER: json.dumps(architecture(model))})
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    partial = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.chmod(0o644)
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Read a file that `save` wrote into a network of the same architecture; the network changes only if all fits.
+
+    Args:
+        model: the network to fill, of the file's composition, shapes and dtypes, on any device.
+        path: the file.
+
+    Raises:
+        ValueError: the file is pickled, truncated or no checkpoint, or holds another architecture (the first key that
+            differs is named, with what the file has and what the model expects).
+        FileNotFoundError: there is no such file.
+    """
+    require_instance(model, nn.Module, "model")
+    described, state = _read(Path(path))
+    _require_same(described, architecture(model), path)
+    expected = {key: _form(value) for key, value in model.state_dict().items()}
+    _require_same({key: _form(value) for key, value in state.items()}, expected, path)
+    model.load_state_dict(state)
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The architecture and state of a file, or a worded error."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start == b"PK" or start[:1] == b"\x80":
+        raise ValueError(
+            f"{path} is pickled, as torch.save writes it; expected a safetensors file of dampode.models.save: "
+            "read it with torch.load(..., weights_only=True), load_state_dict, and save it anew"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(HEADER)
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is no complete safetensors file ({error}); it may have been cut short: copy or save it again"
+        ) from error
+    if header is None:
+        raise ValueError(
+            f"{path} has no {HEADER!r} in its header, so it was not written by dampode.models.save; "
+            "read it with safetensors.torch.load_file and load_state_dict"
+        )
+    return json.loads(header), state
+
+
+def _form(value: Tensor) -> str:
+    """Shape and dtype in words."""
+    return f"shape {tuple(value.shape)}, {value.dtype}"
+
+
+def _require_same(found: dict[str, str], expected: dict[str, str], path: str | os.PathLike[str]) -> None:
+    """Raise at the first key that is missing, left over or different."""
+    for key in [*expected, *found]:
+        here, there = found.get(key, "nothing"), expected.get(key, "nothing")
+        if here != there:
+            raise ValueError(
+                f"{path} holds another architecture: at {key!r} the model expects {there}, the file has {here}; "
+                "build the model with the arguments it was saved with"
+            )

@@ -1,0 +1,36 @@
+"""The damping coefficients of a network."""
+
+import torch
+from torch import nn
+
+from dampode.block import DampedBlock
+
+
+def coefficients(model: nn.Module) -> list[float]:
+    """The damping coefficients λ_n of a model, one a `DampedBlock` in order, after act.
+
+    Args:
+        model: a model whose damped blocks have one λ each.
+
+    Returns:
+        λ_n in the order of the blocks; empty where no block is damped.
+
+    Raises:
+        ValueError: a λ depends on the state or is not a single number.
+    """
+    values = []
+    for name, block in model.named_modules():
+        if not isinstance(block, DampedBlock):
+            continue
+        damping = block.func.damping
+        if damping.depends_on_state:
+            raise ValueError(
+                f"coefficients needs λ that does not depend on the state; the λ of {name} is gated: "
+                "evaluate its func.damping at a state instead"
+            )
+        state = next(block.parameters(), torch.zeros(()))
+        lam = damping(state.detach().new_zeros(()))
+        if lam.numel() != 1:
+            raise ValueError(f"coefficients needs one λ a block; the λ of {name} has shape {tuple(lam.shape)}")
+        values.append(lam.item())
+    return values

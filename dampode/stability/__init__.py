@@ -1,0 +1,5 @@
+"""Linear stability of damped networks."""
+
+from dampode.stability.spectrum import damped_eigenvalues
+
+__all__ = ["damped_eigenvalues"]

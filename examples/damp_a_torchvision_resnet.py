@@ -1,0 +1,97 @@
+"""Damp an ImageNet ResNet-50 built from torchvision's own blocks, its weights kept.
+
+Claims, each asserted below:
+
+- λ = 0 gives the undamped network's logits to the last bit.
+- Damping adds one parameter to each of the 12 blocks that keep the state's shape, and takes none of torchvision's away.
+- λ starting at 1e-3 moves the logits by about a percent, so that trained weights stay useful for fine-tuning.
+- One training step moves every λ and leaves it above 0, given a learning rate of its own: relu has no gradient at 0, so
+  a λ that starts small must not be thrown there by its first steps.
+
+Without arguments the weights are random and nothing is downloaded; ``--weights IMAGENET1K_V2`` loads torchvision's.
+"""
+
+import argparse
+from collections.abc import Callable
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.models import ResNet, resnet50
+from torchvision.models.resnet import Bottleneck
+
+from dampode import DampedBlock
+from dampode.damping import Constant, Damping, Learned
+from dampode.models import coefficients
+
+
+def branch(block: Bottleneck) -> nn.Sequential:
+    """Branch f of a torchvision bottleneck: all of it but the shortcut, the sum and the last ReLU."""
+    return nn.Sequential(
+        block.conv1,
+        block.bn1,
+        nn.ReLU(),
+        block.conv2,
+        block.bn2,
+        nn.ReLU(),
+        block.conv3,
+        block.bn3,
+    )
+
+
+def damp(network: ResNet, damping: Callable[[], Damping]) -> ResNet:
+    """A copy whose blocks relu(x + f(x)) are relu((1 − λ) x + f(x)); blocks that change the shape stay as they are."""
+    network = deepcopy(network)
+    for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
+        for i, block in enumerate(list(stage)):
+            if block.downsample is None:
+                stage[i] = nn.Sequential(DampedBlock(branch(block), damping()), nn.ReLU())
+    return network
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", help="torchvision's weights to download, such as IMAGENET1K_V2")
+    weights = parser.parse_args().weights
+
+    torch.manual_seed(0)
+    pretrained = resnet50(weights=weights)
+    plain = resnet50()
+    plain.load_state_dict(pretrained.state_dict())
+    images = torch.randn(4, 3, 64, 64)  # as torchvision's transforms leave them: mean 0, deviation 1
+
+    undamped = damp(plain, lambda: Constant(0.0))
+    with torch.no_grad():
+        expected = plain.eval()(images)
+        assert torch.equal(undamped.eval()(images), expected)
+    print("λ = 0: the undamped network's logits, bit for bit")
+
+    damped = damp(plain, lambda: Learned(1e-3, 1e-3))
+    lams = coefficients(damped)
+    assert len(lams) == 12
+    assert parameters(damped) == parameters(plain) + 12
+    print(f"{len(lams)} damped blocks, {parameters(damped):,} parameters ({parameters(plain):,} undamped)")
+
+    with torch.no_grad():
+        moved = damped.eval()(images) - expected
+    change = (moved.norm() / expected.norm()).item()
+    assert 0 < change < 0.05
+    print(f"λ = {lams[0]:g}: logits move by {100 * change:.2f} %")
+
+    small = [p for m in damped.modules() if isinstance(m, Damping) for p in m.parameters()]
+    rest = [p for p in damped.parameters() if all(p is not q for q in small)]
+    optimizer = torch.optim.SGD([{"params": rest}, {"params": small, "lr": 1e-5}], lr=1e-3, momentum=0.9)
+    F.cross_entropy(damped.train()(images), torch.arange(4)).backward()
+    optimizer.step()
+    after = coefficients(damped)
+    assert all(0 < b != a for a, b in zip(lams, after, strict=True))
+    print(f"after one step λ lies in [{min(after):.6f}, {max(after):.6f}]")
+
+
+if __name__ == "__main__":
+    main()
