@@ -23,7 +23,7 @@ class AdaptiveExponential(Integrator):
 
     The error of a step is estimated, with D the third difference of N across this step and the last, as
 
-        h 2φ_2(−hλ) [ |N(x⁺, t+h) − N_4| / 6 + |D| / 20 ],
+        h 2φ_2(−hλ) [ |N(x⁺, t+h) − N_4| / 6 + (1 − 0.8 φ_1(−hλ)) |D| / 20 ],
 
     and kept below atol + rtol |x| in root mean square over a sample: the first term sees how far the stages disagree,
     the second sees f(t), at whose times alone the stages cannot disagree. N(x⁺, t+h) is the next step's N_1, so an

@@ -84,8 +84,9 @@ class KrogstadStep(NamedTuple):
     """N at the last stage, (N, *S)."""
     slope: Tensor
     curve: Tensor
+    p1: Tensor
+    """φ_1(z), broadcast to x; φ_2(z) likewise."""
     p2: Tensor
-    """φ_2(z), broadcast to x."""
 
 
 def krogstad_step(remainder: Splitting, x: Tensor, n1: Tensor, times: tuple[Scalar, Scalar], h: Scalar) -> KrogstadStep:
@@ -116,7 +117,7 @@ def krogstad_step(remainder: Splitting, x: Tensor, n1: Tensor, times: tuple[Scal
     rise, bulge = n4 - n1, torch.add(n2 + n3, n1, alpha=-2)
     curve = 2 * (rise - bulge)
     slope = rise - curve
-    return KrogstadStep(torch.addcmul(torch.addcmul(free, hp2, slope), 2 * h * p3, curve), n4, slope, curve, p2)
+    return KrogstadStep(torch.addcmul(torch.addcmul(free, hp2, slope), 2 * h * p3, curve), n4, slope, curve, p1, p2)
 
 
 @dataclass(frozen=True)
