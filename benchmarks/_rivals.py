@@ -101,8 +101,8 @@ class Diffrax:
         self.solver = getattr(diffrax, solver)()
         self.stages = {"Tsit5": 6, "Kvaerno5": 7}[solver]
 
-    def prepare(self, problem: Problem, tol: float) -> tuple[Callable[[], np.ndarray], int, float]:
-        """Compile for a problem: a function to time, the most calls of f a sample, seconds to compile."""
+    def prepare(self, problem: Problem) -> tuple[Callable[[float], tuple[np.ndarray, int]], float]:
+        """Compile for a problem: tolerance -> (states, the most calls of f a sample), and the seconds to compile."""
         jax, jnp, diffrax = self.jax, self.jax.numpy, self.diffrax
         f = problem.func.f
         if not isinstance(f, ForcedMLP):
@@ -116,22 +116,26 @@ class Diffrax:
         def rhs(t, y, _):
             return -lam * y + weight * (jnp.tanh(y @ w1.T + b1 + jnp.sin(omega * t + phase)) @ w2.T + b2)
 
-        control = diffrax.PIDController(rtol=tol, atol=tol * floor(problem))
         times = jnp.asarray(problem.t.numpy())
+        x, small = jnp.asarray(problem.x.numpy()), floor(problem)
 
-        def one(y):
+        def one(y, tol):
+            control = diffrax.PIDController(rtol=tol, atol=tol * small)
             return diffrax.diffeqsolve(
                 diffrax.ODETerm(rhs), self.solver, times[0], times[-1], None, y,
                 saveat=diffrax.SaveAt(ts=times), stepsize_controller=control, max_steps=200_000, throw=False,
             )  # fmt: skip
 
-        x = jnp.asarray(problem.x.numpy())
         start = time.perf_counter()
-        compiled = jax.jit(jax.vmap(one)).lower(x).compile()
+        compiled = jax.jit(jax.vmap(one, (0, None))).lower(x, 1e-3).compile()
         seconds = time.perf_counter() - start
-        solution = compiled(x)
-        calls = self.stages * int(np.max(np.asarray(solution.stats["num_steps"])))
-        return lambda: np.swapaxes(np.asarray(compiled(x).ys.block_until_ready()), 0, 1), calls, seconds
+
+        def run(tol: float) -> tuple[np.ndarray, int]:
+            solution = compiled(x, tol)
+            steps = int(np.max(np.asarray(solution.stats["num_steps"])))
+            return np.swapaxes(np.array(solution.ys), 0, 1), self.stages * steps
+
+        return run, seconds
 
 
 def diffrax_solver(name: str) -> Diffrax | None:
