@@ -118,6 +118,7 @@ def test_coefficients_stay_on_the_shape_of_damping(monkeypatch):
     assert max(sizes) <= 3 * 4
 
 
+@pytest.mark.slow
 def test_a_compiled_solve_with_tensor_times():
     func, x, t = (
         DampedODEFunc(Forced(3), Constant(2.0)),
