@@ -5,6 +5,7 @@ from importlib.metadata import version
 from dampode import damping, data, functional, integrators, models, robustness, stability, weighting
 from dampode.block import DampedBlock, Transition
 from dampode.dynamics import DampedODEFunc
+from dampode.solve import odeint, solve
 
 __version__ = version("dampode")
 
@@ -18,7 +19,9 @@ __all__ = [
     "functional",
     "integrators",
     "models",
+    "odeint",
     "robustness",
+    "solve",
     "stability",
     "weighting",
 ]

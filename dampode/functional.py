@@ -32,23 +32,63 @@ def phi(k: int, z: Tensor) -> Tensor:
     """
     if k not in (0, 1, 2, 3):
         raise ValueError(f"phi is defined for k = 0, 1, 2, 3, got {k!r}")
+    _require_floating(z)
+    return _phis(z, k)[k]
+
+
+def phis(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """φ_0(z), φ_1(z), φ_2(z), φ_3(z) from one evaluation: what a step of a higher-order method needs.
+
+    Args:
+        z: floating tensor of any shape.
+
+    Returns:
+        The four functions, each of z's shape and dtype, as accurate as `phi`.
+
+    Raises:
+        TypeError: z is not a floating tensor.
+
+    Source: Hochbruck & Ostermann, Exponential integrators, Acta Numerica 2010, Sec. 2.
+    """
+    _require_floating(z)
+    p0, p1, p2, p3 = _phis(z, 3)
+    return p0, p1, p2, p3
+
+
+def _require_floating(z: Tensor) -> None:
     if not isinstance(z, Tensor) or not z.is_floating_point():
         raise TypeError(f"z must be a floating tensor, got {z.dtype if isinstance(z, Tensor) else type(z).__name__}")
+
+
+def _phis(z: Tensor, last: int) -> tuple[Tensor, ...]:
+    """φ_0 .. φ_last."""
     w = z if z.dtype in (torch.float32, torch.float64) else z.float()
-    if k == 0:
-        return torch.exp(w).to(z.dtype)
-    near = w.abs() < 1
-    small, large = torch.where(near, w, 0.0), torch.where(near, -1.0, w)
+    values = [torch.exp(w)]
+    if last > 0:
+        near = w.abs() < 1
+        small, large = torch.where(near, w, 0.0), torch.where(near, 1.0, w)
+        series = [_phi3_series(small)]
+        for k in (2, 1):
+            series.append(1 / math.factorial(k) + small * series[-1])
+        recurrence = torch.expm1(large) / large
+        for k in range(1, last + 1):
+            values.append(torch.where(near, series[3 - k], recurrence))
+            if k < last:
+                recurrence = (recurrence - 1 / math.factorial(k)) / large
+    return tuple(values) if w is z else tuple(v.to(z.dtype) for v in values)
 
-    last = 20 if w.dtype == torch.float64 else 12  # 1/(last + 1)! is below the rounding error
-    series = torch.full_like(small, 1 / math.factorial(last))
-    for n in range(last - 1, k - 1, -1):
-        series = series * small + 1 / math.factorial(n)
 
-    recurrence = torch.expm1(large) / large
-    for j in range(1, k):
-        recurrence = (recurrence - 1 / math.factorial(j)) / large
-    return torch.where(near, series, recurrence).to(z.dtype)
+def _phi3_series(s: Tensor) -> Tensor:
+    """Σ_{n<16} s^n / (n + 3)! for |s| <= 1, to 1e-16: Estrin's scheme on monic pairs, 19 operations instead of 30."""
+    terms, power = [s + (n + 4) for n in range(0, 16, 2)], s * s  # pair n is (n+4)! times c_n + c_{n+1} s
+    width = 2
+    while len(terms) > 1:
+        ratio = [math.factorial(4 + width * n) / math.factorial(4 + width * (n + 1)) for n in range(len(terms))]
+        terms = [torch.addcmul(terms[n], terms[n + 1], power, value=ratio[n]) for n in range(0, len(terms), 2)]
+        width *= 2
+        if len(terms) > 1:
+            power = power * power
+    return terms[0] / 24
 
 
 def damped_rhs(x: Tensor, lam: Scalar, weight: Scalar, fx: Tensor) -> Tensor:

@@ -16,7 +16,18 @@ import dampode
 from dampode import DampedBlock, DampedODEFunc
 from dampode.damping import Constant, Damping, Gated, Learned
 from dampode.fields import Autonomous
-from dampode.integrators import ExponentialEuler, FixedStep, Integrator, LinearizedEuler, TorchDiffEq
+from dampode.integrators import (
+    ETD2RK,
+    AdaptiveExponential,
+    ExponentialEuler,
+    FixedStep,
+    HochbruckOstermann3,
+    HochbruckOstermann4,
+    Integrator,
+    Krogstad4,
+    LinearizedEuler,
+    TorchDiffEq,
+)
 from dampode.weighting import one_plus, unit
 
 for found in pkgutil.walk_packages(dampode.__path__, "dampode."):
@@ -32,6 +43,11 @@ DAMPINGS = {
 INTEGRATORS = {
     ExponentialEuler: ExponentialEuler(),
     LinearizedEuler: LinearizedEuler(),
+    ETD2RK: ETD2RK(),
+    HochbruckOstermann3: HochbruckOstermann3(),
+    Krogstad4: Krogstad4(),
+    HochbruckOstermann4: HochbruckOstermann4(),
+    AdaptiveExponential: AdaptiveExponential(rtol=1e-9, atol=1e-10),
     TorchDiffEq: TorchDiffEq("dopri5", rtol=1e-9, atol=1e-10),
 }
 
@@ -168,6 +184,7 @@ def test_steps_must_be_a_positive_int(integrator, steps):
 @pytest.mark.parametrize("gated", [False, True])
 @every_fixed_step
 def test_compiles_in_one_graph(integrator, gated):
+    torch.compiler.reset()
     block = small_block(type(integrator)(steps=2), gated)
     x = torch.randn(4, 3)
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")

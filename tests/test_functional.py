@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from oracles import phi_derivative_mp, phi_mp
 from torch.autograd import gradcheck, gradgradcheck
 
-from dampode.functional import damped_rhs, exponential_step, linearized_step, phi
+from dampode.functional import damped_rhs, exponential_step, linearized_step, phi, phis
 
 POINTS = [0.0, *(s * m for m in (1e-300, 1e-12, 1e-6, 1e-3, 0.1, 0.5, 0.999999, 1.0, 1.5, 3.0, 30.0) for s in (-1, 1))]
 POINTS += [-1e2, -7.1e2, -1e3, -1e4, -1e5, -1e6]
@@ -133,3 +133,12 @@ def test_one_full_graph():
     compiled = torch.compile(lambda z: phi(3, z), fullgraph=True, backend="aot_eager")
     z = torch.linspace(-3, 3, 7, dtype=torch.float64)
     torch.testing.assert_close(compiled(z), phi(3, z))
+
+
+def test_phis_are_phi_for_every_k(dtype):
+    z = torch.tensor([0.0, -1e-12, -0.3, -1.0, -7.0, -1e6, 0.4, 30.0], dtype=dtype)
+    for k, value in enumerate(phis(z)):
+        assert torch.equal(value, phi(k, z))
+        assert value.dtype == dtype
+    with pytest.raises(TypeError, match="z must be a floating tensor"):
+        phis(torch.ones(2, dtype=torch.int))

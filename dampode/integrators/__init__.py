@@ -1,14 +1,24 @@
 """Integrators of the damped ODE: frozen dataclasses, called as integrator(func, x, t0, t1) -> x1."""
 
+from dampode.integrators.adaptive import AdaptiveExponential
 from dampode.integrators.base import FixedStep, IntegrationError, Integrator
 from dampode.integrators.euler import ExponentialEuler, LinearizedEuler
+from dampode.integrators.exponential_rk import ETD2RK, HochbruckOstermann3, HochbruckOstermann4, Krogstad4
+from dampode.integrators.solution import Solution, Status
 from dampode.integrators.torchdiffeq import TorchDiffEq
 
 __all__ = [
+    "ETD2RK",
+    "AdaptiveExponential",
     "ExponentialEuler",
     "FixedStep",
+    "HochbruckOstermann3",
+    "HochbruckOstermann4",
     "IntegrationError",
     "Integrator",
+    "Krogstad4",
     "LinearizedEuler",
+    "Solution",
+    "Status",
     "TorchDiffEq",
 ]

@@ -2,12 +2,16 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from dampode._checks import require_positive_int, require_real
 from dampode.dynamics import DampedODEFunc
+from dampode.functional import Scalar
+from dampode.integrators.solution import Solution, solution_of_batch
 
 
 class IntegrationError(RuntimeError):
@@ -21,6 +25,33 @@ class Integrator(ABC):
     @abstractmethod
     def __call__(self, func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> Tensor:
         """The state at t1 of the trajectory that is at x, (N, *S), at t0."""
+
+    def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
+        """The states at all ``times`` (T,), strictly monotonic: (T, N, *S), x first."""
+        clock: list[float] = times.tolist()
+        states = [x]
+        for t0, t1 in pairwise(clock):
+            states.append(self(func, states[-1], t0, t1))
+        return torch.stack(states)
+
+    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
+        """`trajectory` with its calls of f counted and a status per sample. One count serves the whole batch."""
+        calls = 0
+
+        def count(*_: object) -> None:
+            nonlocal calls
+            calls += 1
+
+        hook = func.f.register_forward_hook(count)
+        try:
+            xs = self.trajectory(func, x, times)
+        finally:
+            hook.remove()
+        return solution_of_batch(times, xs, calls, self._steps(times))
+
+    def _steps(self, times: Tensor) -> int:
+        """Steps that a solve at these times takes, -1 where only the integrator's library knows."""
+        return -1
 
 
 @dataclass(frozen=True)
@@ -45,7 +76,7 @@ class FixedStep(Integrator):
         require_positive_int(self.steps, "steps")
 
     @abstractmethod
-    def step(self, func: DampedODEFunc, x: Tensor, t: float, h: float) -> Tensor:
+    def step(self, func: DampedODEFunc, x: Tensor, t: Scalar, h: Scalar) -> Tensor:
         """One step from the state x at t to the state at t + h."""
 
     def __call__(self, func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> Tensor:
@@ -56,3 +87,17 @@ class FixedStep(Integrator):
         for n in range(self.steps):
             x = self.step(func, x, t0 + n * h, h)
         return x
+
+    def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
+        """The states at all ``times``, with ``steps`` steps from one to the next. Reads no values."""
+        states = [x]
+        for t0, t1 in pairwise(times.to(x).unbind()):
+            h = (t1 - t0) / self.steps
+            for n in range(self.steps):
+                x = self.step(func, x, t0 + n * h, h)
+            states.append(x)
+        return torch.stack(states)
+
+    def _steps(self, times: Tensor) -> int:
+        """``steps`` for every interval."""
+        return self.steps * (len(times) - 1)

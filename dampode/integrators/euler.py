@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
-from dampode.functional import exponential_step, linearized_step
+from dampode.functional import Scalar, exponential_step, linearized_step
 from dampode.integrators.base import FixedStep
 
 
@@ -21,7 +21,7 @@ class ExponentialEuler(FixedStep):
 
     order: ClassVar[int] = 1
 
-    def step(self, func: DampedODEFunc, x: Tensor, t: float, h: float) -> Tensor:
+    def step(self, func: DampedODEFunc, x: Tensor, t: Scalar, h: Scalar) -> Tensor:
         """One step, Eq. 8."""
         return exponential_step(x, *func.parts(t, x), h)
 
@@ -37,6 +37,6 @@ class LinearizedEuler(FixedStep):
 
     order: ClassVar[int] = 1
 
-    def step(self, func: DampedODEFunc, x: Tensor, t: float, h: float) -> Tensor:
+    def step(self, func: DampedODEFunc, x: Tensor, t: Scalar, h: Scalar) -> Tensor:
         """One step, Eqs. 12 and 14."""
         return linearized_step(x, *func.parts(t, x), h)

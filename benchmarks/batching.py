@@ -1,0 +1,96 @@
+"""One hard sample among 255 easy ones: a step size per sample against one that the batch shares.
+
+    python benchmarks/batching.py            prints a table, writes results/batching.json and .png
+    python benchmarks/batching.py --quick
+
+With steps of their own the easy samples' answers equal those they get without the hard one, to rounding, and they take
+as few steps. torchdiffeq's dopri5 shares its step: the hard sample's steps are everybody's, and moves their answers.
+"""
+
+import argparse
+import sys
+import time
+
+import matplotlib as mpl
+import torch
+from _fields import counted
+from _report import RESULTS, provenance, write
+
+from dampode import DampedODEFunc, odeint, solve
+from dampode.damping import Constant
+from dampode.fields import VectorField
+from dampode.integrators import AdaptiveExponential, TorchDiffEq
+
+TOL = 1e-5
+
+
+class Drive(VectorField):
+    """sin(x) + sin(ω t), ω a sample's own: the first component of the state, whose derivative is 0."""
+
+    def forward(self, t, x):
+        omega = x[:, :1]
+        wave = torch.sin(x[:, 1:]) + torch.sin(omega * t)
+        return torch.cat((torch.zeros_like(omega), wave), 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="32 samples")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    n = 32 if args.quick else 256
+    x = torch.randn(n, 9, dtype=torch.float64)
+    x[:, 0] = 1.0
+    x[0, 0] = 200.0
+    lam = torch.ones(9, dtype=torch.float64)
+    lam[0] = 0.0
+    func = DampedODEFunc(Drive(), Constant(lam))
+    t = torch.linspace(0.0, 5.0, 6, dtype=torch.float64)
+
+    with torch.no_grad():
+        start = time.perf_counter()
+        mixed = solve(func, x, t, AdaptiveExponential(TOL, TOL))
+        seconds = time.perf_counter() - start
+        easy = solve(func, x[1:], t, AdaptiveExponential(TOL, TOL))
+        kept: list[torch.Tensor] = []
+        calls, shared_seconds = counted(
+            func, lambda: kept.append(odeint(func, x, t, TorchDiffEq("dopri5", rtol=TOL, atol=TOL)))
+        )
+        shared_easy = odeint(func, x[1:], t, TorchDiffEq("dopri5", rtol=TOL, atol=TOL))
+        easy_calls, _ = counted(func, lambda: odeint(func, x[1:], t, TorchDiffEq("dopri5", rtol=TOL, atol=TOL)))
+    results = {
+        "a step size per sample": {
+            "easy samples' change by the hard one": (mixed.x[:, 1:] - easy.x).abs().max().item(),
+            "accepted steps, hard": int(mixed.accepted[0]),
+            "accepted steps, easy, median": float(mixed.accepted[1:].double().median()),
+            "accepted steps, easy without the hard one, median": float(easy.accepted.double().median()),
+            "seconds": seconds,
+        },
+        "a shared step size (torchdiffeq dopri5)": {
+            "easy samples' change by the hard one": (kept[0][:, 1:] - shared_easy).abs().max().item(),
+            "calls of f": calls,
+            "calls of f, easy without the hard one": easy_calls,
+            "seconds": shared_seconds,
+        },
+    }
+    for name, row in results.items():
+        print(f"\n{name}")
+        for key, value in row.items():
+            print(f"  {key:52} {value:.3g}")
+    command = " ".join(["python benchmarks/batching.py", *sys.argv[1:]])
+    write("batching", {**provenance(command, args.seed), "tolerance": TOL, "samples": n, "n": 1, "results": results})
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    _, ax = plt.subplots(figsize=(6, 3), layout="constrained")
+    ax.hist(mixed.accepted[1:].tolist(), bins=20, label="easy samples")
+    ax.axvline(int(mixed.accepted[0]), color="k", linestyle="--", label="the hard sample")
+    ax.set(xlabel="accepted steps", ylabel="samples", xscale="log")
+    ax.legend()
+    plt.savefig(RESULTS / "batching.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()

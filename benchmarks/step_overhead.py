@@ -1,0 +1,123 @@
+"""Microseconds a step of a solver costs above its calls of f: ours, torchdiffeq's and torchode's dopri5.
+
+    python benchmarks/step_overhead.py            prints a table, writes results/step_overhead.json and .png
+    python benchmarks/step_overhead.py --quick
+
+f is sin; the seconds of its calls alone, on the same states, are taken off. Rounds run all solvers in a new random
+order. Goal: eager, at most a fifth of torchdiffeq's dopri5. The compiled row is a fixed-step solve under
+torch.compile(fullgraph=True).
+"""
+
+import argparse
+import random
+import statistics
+import sys
+import time
+
+import matplotlib as mpl
+import torch
+from _fields import Problem, counted
+from _report import RESULTS, provenance, write
+from _rivals import ours, torchdiffeq_adaptive, torchode_dopri5
+
+from dampode import DampedODEFunc
+from dampode.damping import Constant
+from dampode.integrators import Krogstad4
+
+STAGES = {
+    "AdaptiveExponential": 4,
+    "torchdiffeq dopri5": 6,
+    "torchode dopri5": 6,
+    "Krogstad4": 4,
+    "Krogstad4, compiled": 4,
+}
+
+
+def fixed(compiled: bool):
+    """A solve of 50 fixed steps as a function of (problem, tolerance)."""
+
+    def solve(func, x):
+        return Krogstad4(steps=50)(func, x, 0.0, 10.0)
+
+    run = torch.compile(solve, fullgraph=True) if compiled else solve
+    return lambda problem, tol: run(problem.func, problem.x)
+
+
+def overhead(problem: Problem, solver, stages: int) -> float:
+    """Microseconds a step, one solve. The compiled solve's calls are those of the same solve in eager mode."""
+    start = time.perf_counter()
+    solver(problem, 1e-6)
+    total = time.perf_counter() - start
+    calls = CALLS[solver, problem.name]
+    start = time.perf_counter()
+    for _ in range(calls):
+        problem.func.f(problem.t[0], problem.x)
+    own = time.perf_counter() - start
+    return 1e6 * (total - own) / (calls / stages)
+
+
+CALLS: dict = {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few rounds, no compilation")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    rounds = 3 if args.quick else args.rounds
+    torch.manual_seed(args.seed)
+    order = random.Random(args.seed)
+    solvers = {
+        "AdaptiveExponential": ours,
+        "torchdiffeq dopri5": torchdiffeq_adaptive("dopri5"),
+        "torchode dopri5": torchode_dopri5(),
+        "Krogstad4": fixed(compiled=False),
+    }
+    if not args.quick:
+        solvers["Krogstad4, compiled"] = fixed(compiled=True)
+    solvers = {name: solver for name, solver in solvers.items() if solver is not None}
+    results: dict[str, dict] = {}
+    for name, shape in {"batch 8, d 8": (8, 8), "batch 1024, d 64": (1024, 64)}.items():
+        x = torch.randn(*shape, device=args.device)
+        t = torch.tensor([0.0, 10.0], device=args.device)
+        problem = Problem(name, DampedODEFunc(torch.sin, Constant(1.0)).to(args.device), x, t)
+        with torch.no_grad():
+            for label, solver in solvers.items():
+                CALLS[solver, name] = (
+                    200
+                    if label.startswith("Krogstad4")
+                    else counted(problem.func, lambda s=solver: s(problem, 1e-6))[0]  # noqa: B023
+                )
+                solver(problem, 1e-6)
+            samples: dict[str, list[float]] = {label: [] for label in solvers}
+            for _ in range(rounds):
+                for label in order.sample(list(solvers), len(solvers)):
+                    samples[label].append(overhead(problem, solvers[label], STAGES[label]))
+        results[name] = {
+            label: {"median us": statistics.median(s), "spread us": [min(s), max(s)], "n": len(s)}
+            for label, s in samples.items()
+        }
+        base = results[name]["torchdiffeq dopri5"]["median us"]
+        print(f"\n{name}: microseconds a step above the calls of f")
+        for label, row in results[name].items():
+            low, high = row["spread us"]
+            print(
+                f"{label:24} {row['median us']:9.0f}  ({low:.0f} to {high:.0f})  {row['median us'] / base:6.2f}x dopri5"
+            )
+    command = " ".join(["python benchmarks/step_overhead.py", *sys.argv[1:]])
+    write("step_overhead", {**provenance(command, args.seed), "device": args.device, "results": results})
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    _, axes = plt.subplots(1, len(results), figsize=(10, 3), layout="constrained")
+    for ax, (name, rows) in zip(axes, results.items(), strict=True):
+        ax.barh(list(rows), [row["median us"] for row in rows.values()])
+        ax.set(title=name, xlabel="µs a step above the calls of f")
+    plt.savefig(RESULTS / "step_overhead.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()

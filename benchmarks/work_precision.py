@@ -1,0 +1,250 @@
+"""Calls of f and seconds that an error along the whole trajectory costs, ours beside every rival in the same run.
+
+    python benchmarks/work_precision.py          under 12 minutes on two cores
+    python benchmarks/work_precision.py --quick  a minute, small batches
+
+Every problem is non-autonomous and starts away from its slow manifold. The error is the largest over all times of
+|x − x*| / |x*|, x* from AdaptiveExponential at 1e-8; each solver runs at its loosest tolerance, by half decades, that
+reaches the error (torchdiffeq's dopri5 starts at 1e-4 for λ >= 1e3, where stability and not the tolerance sets its
+steps). Seconds are medians over rounds in which all solvers run in a new random order. A solver that spends
+its budget of seconds a run without reaching an error has no number for it. Rivals that are not installed are listed as
+not measured. SciPy's methods solve one sample of the batch; diffrax has the MLP field, forward only, compiling apart.
+"""
+
+import argparse
+import math
+import random
+import statistics
+import sys
+import time
+import warnings
+
+import matplotlib as mpl
+import torch
+from _fields import Problem, conv, counted, error, mlp
+from _report import RESULTS, provenance, write
+from _rivals import Solver, diffrax_solver, floor, ours, scipy_one_sample, torchode_dopri5
+from _rivals import torchdiffeq_adaptive as adaptive
+from _rivals import torchdiffeq_fixed as fixed
+
+from dampode import odeint
+from dampode.integrators import AdaptiveExponential, IntegrationError
+from dampode.weighting import one_plus
+
+TARGETS = (1e-3, 1e-5, 1e-7)
+LADDER = [10.0 ** (-k / 2) for k in range(2, 20)]
+BACKWARD_CALLS = 1500  # beyond it a graph does not fit in memory
+
+
+def problems(quick: bool) -> list[tuple[str, Problem]]:
+    """Names and problems."""
+    batch, image = (16, 4) if quick else (256, 32)
+    lams = (0.0, 1e2) if quick else (0.0, 1.0, 10.0, 1e2, 1e3, 1e4)
+    cases = [(f"MLP, λ = {lam:g}, ρ = 1", mlp(lam, batch=batch)) for lam in lams]
+    spread = torch.logspace(-1, 4, 64, dtype=torch.float64)
+    cases.append(("MLP, λ from 0.1 to 1e4 by channel, ρ = 1", mlp(spread, batch=batch)))
+    stiff = (1e2,) if quick else (10.0, 1e2)
+    cases += [(f"MLP, λ = {lam:g}, ρ = 1 + λ", mlp(lam, one_plus, batch=batch)) for lam in stiff]
+    cases += [(f"conv, λ = {lam:g}, ρ = 1", conv(lam, batch=image)) for lam in ((1e2,) if quick else (1.0, 1e2, 1e4))]
+    return cases
+
+
+def solvers() -> dict[str, Solver]:
+    """Every solver on tensors."""
+    named = {
+        "AdaptiveExponential": ours,
+        "torchdiffeq dopri5": adaptive("dopri5"),
+        "torchdiffeq dopri8": adaptive("dopri8"),
+        "torchdiffeq bosh3": adaptive("bosh3"),
+        "torchdiffeq rk4": fixed("rk4", 4),
+        "torchdiffeq implicit_adams": fixed("implicit_adams", 4),
+        "SciPy Radau, one sample": scipy_one_sample("Radau"),
+        "SciPy LSODA, one sample": scipy_one_sample("LSODA"),
+    }
+    torchode = torchode_dopri5()
+    return named if torchode is None else {**named, "torchode dopri5": torchode}
+
+
+def climb(
+    problem: Problem, solver: Solver, exact: torch.Tensor, budget: float, ladder: list[float]
+) -> dict[float, dict]:
+    """The loosest tolerance for every target error, with its calls of f; stops when the budget is spent."""
+    reached: dict[float, dict] = {}
+    spent = 0.0
+    for tol in ladder:
+        kept: list[torch.Tensor] = []
+        try:
+            calls, seconds = counted(problem.func, lambda: kept.append(solver(problem, tol)), budget - spent)  # noqa: B023
+        except IntegrationError:
+            continue
+        except TimeoutError:
+            break
+        spent += seconds
+        got = error(kept[0], exact[:, : kept[0].shape[1]])
+        for target in TARGETS:
+            if got <= target and target not in reached:
+                reached[target] = {"tolerance": tol, "error": got, "calls": calls, "first run s": seconds}
+        if min(TARGETS) in reached or spent > budget:
+            break
+    return reached
+
+
+def backward(problem: Problem, solver: Solver, tol: float) -> None:
+    """Forward and backward to the parameters of f."""
+    solver(problem, tol)[-1].sum().backward()
+
+
+def measure(name: str, problem: Problem, args: argparse.Namespace, order: random.Random) -> dict[str, dict]:
+    """All solvers on one problem: {solver: {target: row}}."""
+    stiff = float(problem.func.damping(problem.x).max()) >= 1e3
+    with torch.no_grad():
+        tight = AdaptiveExponential(1e-8, 1e-8 * floor(problem))
+        exact = odeint(problem.func, problem.x, problem.t, tight)
+        rows = {
+            solver: climb(
+                problem,
+                run,
+                exact,
+                args.budget * (40 if solver in ("AdaptiveExponential", "torchdiffeq dopri5") else 1),
+                LADDER[6:] if solver == "torchdiffeq dopri5" and stiff else LADDER,
+            )
+            for solver, run in solvers().items()
+            if not ("SciPy" in solver and name.startswith("conv"))
+        }
+    timings: dict[tuple[str, float, str], list[float]] = {}
+    jobs = [(solver, target) for solver, found in rows.items() for target in found]
+    for turn in range(args.rounds):
+        for solver, target in order.sample(jobs, len(jobs)):
+            row, run = rows[solver][target], solvers()[solver]
+            if turn > 0 and row["first run s"] > args.budget / 10:
+                continue  # a long run is measured once
+            with torch.no_grad():
+                _, seconds = counted(problem.func, lambda: run(problem, row["tolerance"]))  # noqa: B023
+            timings.setdefault((solver, target, "forward s"), []).append(seconds)
+            if "SciPy" not in solver and row["calls"] <= BACKWARD_CALLS:
+                start = time.perf_counter()
+                backward(problem, run, row["tolerance"])
+                timings.setdefault((solver, target, "forward + backward s"), []).append(time.perf_counter() - start)
+    for (solver, target, kind), seconds in timings.items():
+        rows[solver][target][kind] = statistics.median(seconds)
+        rows[solver][target][f"{kind}, spread"] = [min(seconds), max(seconds)]
+        rows[solver][target][f"{kind}, n"] = len(seconds)
+    if name.startswith("MLP"):
+        rows.update(measure_diffrax(problem, exact, args))
+    return {solver: {f"{target:g}": row for target, row in found.items()} for solver, found in rows.items()}
+
+
+def measure_diffrax(problem: Problem, exact: torch.Tensor, args: argparse.Namespace) -> dict[str, dict]:
+    """Diffrax's solvers, jitted, on the MLP field."""
+    rows: dict[str, dict] = {}
+    for name in ("Tsit5", "Kvaerno5"):
+        solver = diffrax_solver(name)
+        if solver is None:
+            continue
+        found: dict[float, dict] = {}
+        run, compiling = solver.prepare(problem)
+        begun = time.perf_counter()
+        for tol in LADDER:
+            seconds = []
+            for _ in range(args.rounds):
+                start = time.perf_counter()
+                xs, calls = run(tol)
+                seconds.append(time.perf_counter() - start)
+                if seconds[-1] > args.budget / 10:
+                    break
+            got = error(torch.from_numpy(xs), exact)
+            for target in TARGETS:
+                if got <= target and target not in found:
+                    found[target] = {
+                        "tolerance": tol,
+                        "error": got,
+                        "calls": calls,
+                        "compile s": compiling,
+                        "forward s": statistics.median(seconds),
+                        "forward s, spread": [min(seconds), max(seconds)],
+                        "forward s, n": len(seconds),
+                    }
+            if min(TARGETS) in found or time.perf_counter() - begun > args.budget:
+                break
+        rows[f"diffrax {name}"] = found
+    return rows
+
+
+def table(name: str, rows: dict[str, dict]) -> None:
+    """Print one problem."""
+    print(f"\n{name}\n{'':34}" + "".join(f"{f'calls, s, s with gradient at {t:g}':>38}" for t in TARGETS))
+    for solver, found in rows.items():
+        cells = []
+        for target in TARGETS:
+            row = found.get(f"{target:g}")
+            cells.append(
+                "-"
+                if row is None
+                else f"{row['calls']}  {row.get('forward s', math.nan):.3f}  "
+                f"{row.get('forward + backward s', math.nan):.3f}"
+            )
+        print(f"{solver:34}" + "".join(f"{c:>38}" for c in cells), flush=True)
+
+
+def figure(results: dict[str, dict]) -> None:
+    """Calls of f for 1e-5 against λ, MLP, ρ = 1."""
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    lams = {f"MLP, λ = {lam:g}, ρ = 1": lam for lam in (0.0, 1.0, 10.0, 1e2, 1e3, 1e4)}
+    _, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    names = dict.fromkeys(solver for name in lams if name in results for solver in results[name])
+    for marker, solver in zip("oXsD^v<>P*p", names, strict=False):
+        for ax, kind in zip(axes, ("calls", "forward s"), strict=True):
+            points = [
+                (max(lam, 0.1), results[name][solver]["1e-05"][kind])
+                for name, lam in lams.items()
+                if "1e-05" in results.get(name, {}).get(solver, {}) and kind in results[name][solver]["1e-05"]
+            ]
+            if points:
+                ax.loglog(*zip(*points, strict=True), marker=marker, label=solver)
+    for ax, kind in zip(axes, ("calls of f", "forward seconds"), strict=True):
+        ax.set(xlabel="damping λ (λ = 0 drawn at 0.1)", ylabel=f"{kind} for a relative error of 1e-5")
+        ax.grid(alpha=0.3)
+    axes[0].legend(fontsize=7)
+    plt.savefig(RESULTS / "work_precision.png", dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--budget", type=float, default=2.0, help="seconds a solver and problem; ours and dopri5 get 40 times"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds, args.budget = 1, 1.0
+    warnings.filterwarnings("ignore", "Functional iteration did not converge")  # implicit_adams, where it fails
+    torch.manual_seed(args.seed)
+    order = random.Random(args.seed)
+    results = {}
+    for name, problem in problems(args.quick):
+        results[name] = measure(name, problem, args, order)
+        table(name, results[name])
+    wanted = {"torchode dopri5", "diffrax Tsit5", "diffrax Kvaerno5"}
+    missing = sorted(wanted - {solver for rows in results.values() for solver in rows})
+    print("\nnot measured:", ", ".join(missing) or "nothing")
+    command = " ".join(["python benchmarks/work_precision.py", *sys.argv[1:]])
+    write(
+        "work_precision",
+        {
+            **provenance(command, args.seed),
+            "rounds": args.rounds,
+            "budget s": args.budget,
+            "unit": "seconds, median over rounds; calls of f on the whole batch",
+            "not measured": missing,
+            "results": results,
+        },
+    )
+    figure(results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The adaptive exponential pair: Eq. 4 to a tolerance, with a step size of its own for every sample."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dampode._checks import require_instance, require_positive, require_positive_int, require_real, require_state
+from dampode.dynamics import DampedODEFunc
+from dampode.integrators.adaptive_loop import AdaptiveLoop
+from dampode.integrators.base import IntegrationError, Integrator
+from dampode.integrators.solution import Solution
+from dampode.integrators.step_control import Tolerance
+from dampode.integrators.stiffness import warn_if_stiff
+
+
+@dataclass(frozen=True)
+class AdaptiveExponential(Integrator):
+    """Krogstad's fourth-order exponential method with an error estimate and a step size per sample.
+
+    Damping is exact, so the step follows f and not λ: for ρ = 1 the calls of f hardly grow with λ. With ρ ~ λ the
+    vector field is as stiff as the damping, and an explicit method needs about ρ Lip(f) (t1 − t0) steps.
+
+    The error of a step is estimated, with D the third difference of N across this step and the last, as
+
+        h 2φ_2(−hλ) [ |N(x⁺, t+h) − N_4| / 6 + (1 − 0.8 φ_1(−hλ)) |D| / 20 ],
+
+    and kept below atol + rtol |x| in root mean square over a sample: the first term sees how far the stages disagree,
+    the second sees f(t), at whose times alone the stages cannot disagree. N(x⁺, t+h) is the next step's N_1, so an
+    accepted step costs four calls of f. At λ = 0 this is the classical Runge-Kutta method. Batch mates do not influence
+    one another: samples that are done are held, not dropped, and f always sees the whole batch.
+
+    Gradients flow through the accepted steps, to the state and to the parameters of f and λ; not to the times.
+
+    Args:
+        rtol, atol: tolerances relative to |x| and absolute, > 0.
+        max_steps: attempted steps a sample may take.
+        first_step: length of the first step, > 0; None estimates it from two calls of f.
+        progress: whether to show a tqdm bar of the slowest sample's time.
+
+    Raises:
+        ValueError, TypeError: a setting out of its range or of the wrong type.
+        IntegrationError: in a call: a sample failed; the words say which, at which time, and what to do.
+
+    Source: Krogstad 2005, Eq. 51; the estimate and the control are described above; PI control: Gustafsson 1991.
+    """
+
+    rtol: float = 1e-4
+    atol: float = 1e-6
+    max_steps: int = 100_000
+    first_step: float | None = None
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        require_positive(self.rtol, "rtol")
+        require_positive(self.atol, "atol")
+        require_positive_int(self.max_steps, "max_steps")
+        if self.first_step is not None:
+            require_positive(self.first_step, "first_step")
+        require_instance(self.progress, bool, "progress")
+
+    def __call__(self, func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> Tensor:
+        """The state at t1, (N, *S)."""
+        require_real(t0, "t0")
+        require_real(t1, "t1")
+        if t0 == t1:
+            return x
+        return self.trajectory(func, x, torch.tensor([t0, t1], dtype=torch.float64))[-1]
+
+    def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
+        """The states at all ``times``, or an IntegrationError where a sample fails."""
+        solution = self._run(func, x, times)
+        failure = solution.failure()
+        if failure is not None:
+            raise IntegrationError(failure)
+        return solution.x
+
+    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
+        """The states with statistics and a status per sample; warns where the method is out of its depth."""
+        solution = self._run(func, x, times)
+        warn_if_stiff(func, solution)
+        return solution
+
+    def _run(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
+        require_state(x)
+        if times.requires_grad:
+            raise ValueError("AdaptiveExponential gives no gradient with respect to t; pass t.detach()")
+        loop = AdaptiveLoop(func, x, times, Tolerance(self.rtol, self.atol))
+        return loop.run(self.max_steps, self.first_step, self.progress)

@@ -1,0 +1,96 @@
+"""Dense output of an exponential method: states inside accepted steps, at a step's own accuracy, without calls of f."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dampode.functional import phis
+
+
+class Segment(NamedTuple):
+    """An attempted step: what the state inside it needs."""
+
+    x: Tensor
+    n1: Tensor
+    slope: Tensor
+    curve: Tensor
+    lam: Tensor
+    h: Tensor
+    """Signed step, (N, 1, ..., 1), in x's dtype."""
+    end: Tensor
+    """Time since t0 after the attempt, |t − t0|, (N,); unchanged where it was rejected."""
+
+
+class DenseOutput:
+    """States at asked times, from the quadratic N ≈ N_1 + θ slope + θ² curve that a step used, θ in (0, 1].
+
+    x(t + θh) = e^{θz} x + θh [φ_1(θz) N_1 + θ φ_2(θz) slope + 2 θ² φ_3(θz) curve], z = −hλ: at θ = 1 the step itself,
+    uniformly of order 3 in between. Segments are kept for ``capacity`` steps and then evaluated together, so the cost
+    in Python does not grow with the number of times, and without gradients memory stays bounded.
+
+    Args:
+        x: initial state, (N, *S).
+        times: the asked times as |t − t0| > 0, increasing, (T,) float64.
+        capacity: segments kept.
+    """
+
+    def __init__(self, x: Tensor, times: Tensor, capacity: int = 64) -> None:
+        self._times = times
+        self._capacity = capacity
+        self._shape = (len(times), *x.shape)
+        self._segments: list[Segment] = []
+        self._start = torch.zeros(len(x), dtype=times.dtype, device=x.device)
+        self._rows: list[Tensor] = []
+        self._places: list[Tensor] = []
+        self._like = x
+
+    def add(self, segment: Segment) -> None:
+        """Keep a step."""
+        if len(self._times) == 0:
+            return
+        self._segments.append(segment)
+        if len(self._segments) == self._capacity:
+            self._evaluate()
+
+    def states(self) -> Tensor:
+        """The states at the asked times, (T, N, *S); NaN where no step came by."""
+        self._evaluate()
+        flat = self._like.new_full((self._shape[0] * self._shape[1], *self._shape[2:]), torch.nan)
+        if self._rows:
+            flat = flat.index_copy(0, torch.cat(self._places), torch.cat(self._rows))
+        return flat.reshape(self._shape)
+
+    def _evaluate(self) -> None:
+        """Turn the kept segments into states."""
+        segments, self._segments = self._segments, []
+        if not segments:
+            return
+        ends = torch.stack([s.end for s in segments], 1)  # (N, B)
+        begins = torch.cat((self._start[:, None], ends[:, :-1]), 1)
+        self._start = ends[:, -1]
+        asked = self._times.expand(len(ends), -1).contiguous()  # (N, T)
+        sample, place = ((asked > begins[:, :1]) & (asked <= ends[:, -1:])).nonzero(as_tuple=True)
+        if len(sample) == 0:
+            return
+        step = torch.searchsorted(ends, asked)[sample, place]
+        begin = begins[sample, step]
+        theta = (self._times[place] - begin) / (ends[sample, step] - begin)
+
+        def rows(values: list[Tensor]) -> Tensor:
+            return torch.stack(values)[step, sample]  # (M, *S)
+
+        x = rows([s.x for s in segments])
+        theta = theta.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+        length = theta * rows([s.h for s in segments])
+        e, p1, p2, p3 = phis(-length * rows([_per_sample(s.lam, s.x) for s in segments]))
+        state = torch.addcmul(e * x, length * p1, rows([s.n1 for s in segments]))
+        state = torch.addcmul(state, length * theta * p2, rows([s.slope for s in segments]))
+        self._rows.append(torch.addcmul(state, 2 * length * theta**2 * p3, rows([s.curve for s in segments])))
+        self._places.append(place * self._shape[1] + sample)
+
+
+def _per_sample(lam: Tensor, x: Tensor) -> Tensor:
+    """λ with x's batch dimension, (N, ...)."""
+    shape = (1,) * (x.ndim - lam.ndim) + lam.shape
+    return lam.reshape(shape).expand(len(x), *shape[1:])

@@ -1,0 +1,86 @@
+"""What a solve gives back: the trajectory, its statistics, and a status for every sample."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+
+class Status(Enum):
+    """How a sample's solve ended, in the words a user reads: what happened and what to do."""
+
+    SUCCESS = "the last time was reached"
+    MAX_STEPS = "max_steps were spent before the last time: raise max_steps, or loosen rtol and atol"
+    NOT_FINITE = (
+        "the state or f is NaN or infinite however short the step: check the initial state, and f after this time"
+    )
+    STEP_UNDERFLOW = (
+        "the step became too short to advance t: f is not smooth there, or the tolerance is below the dtype's "
+        "rounding error; loosen rtol and atol, or use float64"
+    )
+    NEGATIVE_DAMPING = "λ is negative or NaN: give the damping an activation with values >= 0"
+    OVERFLOW = (
+        "e^{λ|t1 − t0|} overflows the state's dtype: backwards in time damping amplifies; shorten the time span, lower "
+        "λ, or use float64"
+    )
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A trajectory and what it cost.
+
+    Where a sample's status is not SUCCESS, its states after ``reached`` are NaN.
+    """
+
+    t: Tensor
+    """The times asked for, (T,)."""
+    x: Tensor
+    """The states there, (T, N, *S), the initial state first."""
+    nfe: Tensor
+    """Calls of f that worked for the sample, (N,) int64. f always sees the whole batch."""
+    accepted: Tensor
+    """Accepted steps, (N,) int64; -1 where an integrator's library does not tell."""
+    rejected: Tensor
+    """Rejected steps, (N,) int64; -1 likewise."""
+    status: tuple[Status, ...]
+    """How each sample ended, N of them."""
+    reached: Tensor
+    """The time each sample reached, (N,) float64."""
+
+    def failure(self) -> str | None:
+        """The first failed sample, its time and the remedy in words; None where all samples succeeded."""
+        failed = [n for n, status in enumerate(self.status) if status is not Status.SUCCESS]
+        if not failed:
+            return None
+        n = failed[0]
+        return (
+            f"{len(failed)} of {len(self.status)} samples failed, the first at index {n}, at t = "
+            f"{self.reached[n].item():g}: {self.status[n].value}"
+        )
+
+
+def solution_of_batch(times: Tensor, xs: Tensor, calls: int, steps: int) -> Solution:
+    """The Solution of an integrator that steps the whole batch at once.
+
+    Args:
+        times: (T,).
+        xs: the states there, (T, N, *S).
+        calls: calls of f.
+        steps: steps taken, -1 where that is unknown.
+
+    Returns:
+        The statistics, the same for every sample; the status is NOT_FINITE where a state is.
+    """
+    finite = torch.isfinite(xs.detach()).reshape(*xs.shape[:2], -1).all(2)  # (T, N)
+    last = finite.long().cumprod(0).sum(0).sub(1).clamp(min=0)
+    like = torch.ones(xs.shape[1], dtype=torch.int64, device=xs.device)
+    return Solution(
+        t=times,
+        x=xs,
+        nfe=calls * like,
+        accepted=steps * like,
+        rejected=min(steps, 0) * like,
+        status=tuple(Status.SUCCESS if ok else Status.NOT_FINITE for ok in finite.all(0).tolist()),
+        reached=times.detach().to(device=xs.device, dtype=torch.float64)[last],
+    )

@@ -1,0 +1,53 @@
+"""The split of Eq. 4 that exponential methods step: x' = −λ_n x + N(x, t), λ_n frozen at the start of the step."""
+
+import torch
+from torch import Tensor
+
+from dampode._checks import require_broadcast, require_field_value
+from dampode.dynamics import DampedODEFunc
+from dampode.functional import Scalar
+
+
+class Splitting:
+    """N(x, t) = ρ(λ(x)) f(x, t) + (λ_n − λ(x)) x with λ_n = λ(x_n).
+
+    The sum −λ_n x + N is Eq. 4 for any λ_n, so a method keeps its classical order where λ depends on the state. Where
+    it does not, λ is computed once, here, and N = ρ f.
+
+    Args:
+        func: the damped vector field.
+        x: the state λ is frozen at, (N, *S).
+
+    Raises:
+        ValueError: λ does not broadcast to the state; in a call, f changes the state's shape or device.
+        TypeError: in a call, f changes the state's dtype outside autocast.
+
+    Source: Hochbruck & Ostermann, Exponential integrators, Acta Numerica 2010, Sec. 2.
+    """
+
+    def __init__(self, func: DampedODEFunc, x: Tensor) -> None:
+        lam = func.damping(x)
+        require_broadcast(lam, x, "λ")
+        self._func = func
+        self._frozen = not func.damping.depends_on_state
+        self._weight = func.weight(lam, x)
+        self.lam = lam
+        """λ_n, broadcast to x."""
+
+    def __call__(self, t: Scalar, x: Tensor) -> Tensor:
+        """N(x, t), (N, *S)."""
+        if self._frozen:
+            fx: Tensor = self._func.f(t, x)
+            require_field_value(x, fx)
+            return _weighted(self._weight, fx)
+        lam, weight, fx = self._func.parts(t, x)
+        return torch.addcmul(_weighted(weight, fx), self.lam - lam, x)
+
+    def at(self, x: Tensor) -> "Splitting":
+        """The same field split at another state: itself where λ does not depend on the state."""
+        return self if self._frozen else Splitting(self._func, x)
+
+
+def _weighted(weight: Scalar, fx: Tensor) -> Tensor:
+    """ρ f, without a pass over f where ρ is the number 1."""
+    return fx if isinstance(weight, float) and weight == 1.0 else weight * fx

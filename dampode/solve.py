@@ -1,0 +1,87 @@
+"""`odeint` and `solve`: a trajectory of the damped ODE at asked times, by any integrator."""
+
+import torch
+from torch import Tensor
+
+from dampode._checks import require_instance, require_state
+from dampode.dynamics import DampedODEFunc
+from dampode.integrators import AdaptiveExponential, IntegrationError, Integrator, Solution
+from dampode.integrators.solution import solution_of_batch
+
+
+def odeint(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = AdaptiveExponential()) -> Tensor:
+    """The states of dx/dt = −λ x + ρ(λ) f(x, t), Eq. 4, at the times t.
+
+    With a fixed-step integrator it reads no values under ``torch.compile`` and compiles whole; the values of t and
+    of the result are then not checked.
+
+    Args:
+        func: the damped vector field.
+        x0: state at t[0], (N, *S).
+        t: times, (T,), at least two, strictly increasing or strictly decreasing.
+        integrator: how to get from one time to the next. A fixed-step one takes its ``steps`` in every interval.
+
+    Returns:
+        The states, (T, N, *S), x0 first.
+
+    Raises:
+        ValueError: t is not as above, or the state is empty; f changes the state's shape.
+        TypeError: an argument of the wrong type or dtype; f changes the state's dtype.
+        IntegrationError: a sample did not reach the last time; the words say which, when, and what to do.
+
+    Source: Yang et al. 2020, Eq. 4; the argument order is torchdiffeq's.
+    """
+    _require(func, x0, t, integrator)
+    xs = integrator.trajectory(func, x0, t)
+    if not torch.compiler.is_compiling() and not bool(torch.isfinite(xs).all()):
+        raise IntegrationError(str(solution_of_batch(t, xs, 0, 0).failure()))
+    return xs
+
+
+def solve(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = AdaptiveExponential()) -> Solution:
+    """`odeint` with statistics, and a status per sample in the place of an error.
+
+    Args:
+        func: the damped vector field.
+        x0: state at t[0], (N, *S).
+        t: times, (T,), at least two, strictly increasing or strictly decreasing.
+        integrator: how to get from one time to the next.
+
+    Returns:
+        The states, the calls of f, the steps and the status of every sample. An integrator that steps the whole batch
+        at once gives every sample the same counts.
+
+    Raises:
+        ValueError, TypeError: as in `odeint`.
+        IntegrationError: torchdiffeq gave up, which it does for the whole batch.
+
+    Warns:
+        StiffnessWarning: an explicit method is out of its depth, with the measured ρ|J|/λ.
+
+    Source: Yang et al. 2020, Eq. 4.
+    """
+    _require(func, x0, t, integrator)
+    return integrator.solve(func, x0, t)
+
+
+def _require(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator) -> None:
+    """Raise unless the arguments of a solve are sound."""
+    require_instance(func, DampedODEFunc, "func", "wrap f in DampedODEFunc(f, damping)")
+    require_instance(integrator, Integrator, "integrator", "take one from dampode.integrators")
+    require_state(x0)
+    require_instance(t, Tensor, "t", "use torch.tensor or torch.linspace")
+    if not t.is_floating_point():
+        raise TypeError(f"t must be floating, got dtype {t.dtype}; convert it with t.double()")
+    if t.ndim != 1 or len(t) < 2:
+        raise ValueError(f"t must be (T,) with at least two times, got shape {tuple(t.shape)}")
+    if torch.compiler.is_compiling():
+        return
+    if not bool(torch.isfinite(t).all()):
+        raise ValueError(f"t must be finite, got {t.tolist()}")
+    step = t.diff()
+    if not bool((step > 0).all() | (step < 0).all()):
+        first = int(torch.nonzero(step * (step.sum().sign() or 1) <= 0)[0])
+        raise ValueError(
+            f"t must increase strictly or decrease strictly, got t[{first}] = {t[first].item():g} and "
+            f"t[{first + 1}] = {t[first + 1].item():g}; sort it and drop repeated times"
+        )
