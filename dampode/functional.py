@@ -30,29 +30,32 @@ def phi(k: int, z: Tensor) -> Tensor:
 
     Source: Hochbruck & Ostermann, Exponential integrators, Acta Numerica 2010, Sec. 2.
     """
-    if k not in (0, 1, 2, 3):
+    if isinstance(k, bool) or not isinstance(k, int) or k not in (0, 1, 2, 3):
         raise ValueError(f"phi is defined for k = 0, 1, 2, 3, got {k!r}")
     _require_floating(z)
     return _phis(z, k)[k]
 
 
-def phis(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """φ_0(z), φ_1(z), φ_2(z), φ_3(z) from one evaluation: what a step of a higher-order method needs.
+def phis(z: Tensor, last: int = 3) -> tuple[Tensor, ...]:
+    """φ_0(z), .., φ_last(z) from one evaluation: what a step of a higher-order method needs.
 
     Args:
         z: floating tensor of any shape.
+        last: largest index, 3 or 4.
 
     Returns:
-        The four functions, each of z's shape and dtype, as accurate as `phi`.
+        The functions, each of z's shape and dtype, as accurate as `phi`.
 
     Raises:
+        ValueError: last is neither 3 nor 4.
         TypeError: z is not a floating tensor.
 
     Source: Hochbruck & Ostermann, Exponential integrators, Acta Numerica 2010, Sec. 2.
     """
+    if last not in (3, 4):
+        raise ValueError(f"phis is defined for last = 3 and 4, got {last!r}")
     _require_floating(z)
-    p0, p1, p2, p3 = _phis(z, 3)
-    return p0, p1, p2, p3
+    return _phis(z, last)
 
 
 def _require_floating(z: Tensor) -> None:
@@ -67,28 +70,33 @@ def _phis(z: Tensor, last: int) -> tuple[Tensor, ...]:
     if last > 0:
         near = w.abs() < 1
         small, large = torch.where(near, w, 0.0), torch.where(near, 1.0, w)
-        series = [_phi3_series(small)]
-        for k in (2, 1):
+        top = max(last, 3)
+        series = [_series(small, top)]
+        for k in range(top - 1, 0, -1):
             series.append(1 / math.factorial(k) + small * series[-1])
         recurrence = torch.expm1(large) / large
         for k in range(1, last + 1):
-            values.append(torch.where(near, series[3 - k], recurrence))
+            values.append(torch.where(near, series[top - k], recurrence))
             if k < last:
                 recurrence = (recurrence - 1 / math.factorial(k)) / large
     return tuple(values) if w is z else tuple(v.to(z.dtype) for v in values)
 
 
-def _phi3_series(s: Tensor) -> Tensor:
-    """Σ_{n<16} s^n / (n + 3)! for |s| <= 1, to 1e-16: Estrin's scheme on monic pairs, 19 operations instead of 30."""
-    terms, power = [s + (n + 4) for n in range(0, 16, 2)], s * s  # pair n is (n+4)! times c_n + c_{n+1} s
+def _series(s: Tensor, k: int) -> Tensor:
+    """φ_k(s), k >= 3, as Σ_{n<16} s^n / (n + k)! for |s| <= 1, to 1e-16: Estrin's scheme on monic pairs.
+
+    19 operations where Horner's scheme has 30.
+    """
+    first = k + 1
+    terms, power = [s + (n + first) for n in range(0, 16, 2)], s * s  # pair n is (n+k+1)! times c_n + c_{n+1} s
     width = 2
     while len(terms) > 1:
-        ratio = [math.factorial(4 + width * n) / math.factorial(4 + width * (n + 1)) for n in range(len(terms))]
+        ratio = [math.factorial(first + width * n) / math.factorial(first + width * (n + 1)) for n in range(len(terms))]
         terms = [torch.addcmul(terms[n], terms[n + 1], power, value=ratio[n]) for n in range(0, len(terms), 2)]
         width *= 2
         if len(terms) > 1:
             power = power * power
-    return terms[0] / 24
+    return terms[0] / math.factorial(first)
 
 
 def damped_rhs(x: Tensor, lam: Scalar, weight: Scalar, fx: Tensor) -> Tensor:

@@ -1,13 +1,16 @@
 import pytest
 import torch
 from oracles import Forced, dop853
+from scipy.integrate import solve_ivp
 from torch import nn
 
 from dampode import DampedBlock, DampedODEFunc, odeint, solve
 from dampode.damping import Constant, Damping, Gated, Learned
 from dampode.fields import VectorField
+from dampode.functional import phis
 from dampode.integrators import AdaptiveExponential, IntegrationError, Status
 from dampode.integrators.dense_output import DenseOutput, Segment
+from dampode.integrators.step_control import History, cubic, no_history
 from dampode.weighting import one_plus, unit
 
 TIGHT = AdaptiveExponential(rtol=1e-9, atol=1e-12)
@@ -41,6 +44,15 @@ class Raw(Damping):
 
     def forward(self, x):
         return self.value.to(x)
+
+
+class Falling(Damping):
+    """λ(x) = 0.2 − |x|, which a growing state makes negative."""
+
+    depends_on_state = True
+
+    def forward(self, x):
+        return 0.2 - x.abs()
 
 
 # accuracy ------------------------------------------------------------------------------------------------------
@@ -142,13 +154,42 @@ def test_dense_output_is_of_order_three(lam):
     assert torch.tensor(errors[0] / errors[1]).log2() > 3.0  # h^4 locally where λh is small, h^3/λ where it is large
 
 
+def test_dense_output_integrates_its_cubic():
+    """x' = −λ x + N(θ), the cubic given, against SciPy's DOP853 at three times inside the step."""
+    x, n1, slope, curve, cubic = torch.randn(5, 1, 3, dtype=torch.float64).unbind()
+    lam, h = torch.tensor([0.0, 1.0, 40.0], dtype=torch.float64), 0.7
+
+    def rhs(t, y):
+        s = t / h
+        n = n1 + s * (slope + cubic / 2) + s**2 * (curve - 1.5 * cubic) + s**3 * cubic
+        return (n - lam * torch.from_numpy(y)).numpy()[0]
+
+    times = [0.1, 0.4, 0.7]
+    exact = solve_ivp(rhs, (0, h), x[0].numpy(), method="DOP853", rtol=1e-12, atol=1e-13, t_eval=times).y.T
+    dense = DenseOutput(x, torch.tensor(times, dtype=torch.float64))
+    step = torch.full((1, 1), h, dtype=torch.float64)
+    dense.add(Segment(x, n1, slope, curve, cubic, lam, step, step.reshape(-1)))
+    torch.testing.assert_close(dense.states()[:, 0], torch.from_numpy(exact.copy()), rtol=1e-9, atol=1e-10)
+
+
+def test_cubic_is_the_third_derivative_of_n():
+    """N(t) = t³ sampled by two steps of different lengths: D = h³ N‴ / 6 = h³; and none behind the first step."""
+
+    def curve(t, h):
+        return torch.tensor([[2 * (t**3 - 2 * (t + h / 2) ** 3 + (t + h) ** 3)]], dtype=torch.float64)
+
+    h = torch.tensor([[0.5]], dtype=torch.float64)
+    past = History(curve(1.0, 0.2), torch.tensor([[0.2]], dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64))
+    torch.testing.assert_close(cubic(curve(1.2, 0.5), h, past), h**3)
+    first = no_history(torch.ones(1, 1, dtype=torch.float64), h)
+    assert torch.equal(cubic(curve(1.2, 0.5), h, first), torch.zeros(1, 1, dtype=torch.float64))
+
+
 def test_dense_output_meets_the_step_at_its_end():
     x, n1, slope, curve = torch.randn(4, 2, 3, dtype=torch.float64).unbind()
-    from dampode.functional import phis
-
     h, lam = torch.full((2, 1), 0.3, dtype=torch.float64), torch.tensor([0.0, 1.0, 9.0], dtype=torch.float64)
     dense = DenseOutput(x, torch.tensor([0.3], dtype=torch.float64))
-    dense.add(Segment(x, n1, slope, curve, lam, h, h.reshape(-1)))
+    dense.add(Segment(x, n1, slope, curve, torch.zeros_like(x), lam, h, h.reshape(-1)))
     e, p1, p2, p3 = phis(-lam * h)
     torch.testing.assert_close(dense.states()[0], e * x + h * (p1 * n1 + p2 * slope + 2 * p3 * curve))
 
@@ -316,10 +357,7 @@ def test_negative_damping_is_named_per_sample():
     func = DampedODEFunc(torch.sin, Raw(torch.tensor([[1.0], [-1.0]])))
     s = solve(func, torch.ones(2, 1), torch.tensor([0.0, 1.0]))
     assert s.status == (Status.SUCCESS, Status.NEGATIVE_DAMPING)
-    gate = Gated(1, act=lambda d: 0.2 - d.abs())
-    nn.init.ones_(gate.gate.weight)
-    nn.init.zeros_(gate.gate.bias)
-    s = solve(DampedODEFunc(lambda x: torch.ones_like(x), gate), torch.zeros(1, 1), torch.tensor([0.0, 1.0]))
+    s = solve(DampedODEFunc(torch.ones_like, Falling()), torch.zeros(1, 1), torch.tensor([0.0, 1.0]))
     assert s.status == (Status.NEGATIVE_DAMPING,)
 
 

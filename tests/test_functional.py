@@ -140,5 +140,9 @@ def test_phis_are_phi_for_every_k(dtype):
     for k, value in enumerate(phis(z)):
         assert torch.equal(value, phi(k, z))
         assert value.dtype == dtype
+    expected = np.array([float(phi_mp(4, p)) for p in z.tolist()])
+    np.testing.assert_allclose(phis(z, 4)[4].double().numpy(), expected, rtol=1e-14 if dtype == torch.float64 else 2e-6)
+    with pytest.raises(ValueError, match="last = 3 and 4, got 5"):
+        phis(z, 5)
     with pytest.raises(TypeError, match="z must be a floating tensor"):
         phis(torch.ones(2, dtype=torch.int))

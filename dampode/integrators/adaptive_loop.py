@@ -13,6 +13,7 @@ from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import (
     History,
     Tolerance,
+    cubic,
     error_estimate,
     first_step,
     no_history,
@@ -133,8 +134,13 @@ class AdaptiveLoop:
         self.accepted, self.attempts = self.accepted + (ok & active), self.attempts + active
         if any_ok:
             signed = (self.sign * h).to(self.x.dtype)
-            self.dense.add(Segment(self.x, self.n1, step.slope, step.curve, self.split.lam, signed, tau.reshape(-1)))
-            self._accept(step, split, n1, History(step.curve.detach(), h, ratio.clamp(min=1e-4)), ok, all_ok)
+            if self.dense.wanted:
+                bend = cubic(step.curve, h, self.past)
+                self.dense.add(
+                    Segment(self.x, self.n1, step.slope, step.curve, bend, self.split.lam, signed, tau.reshape(-1))
+                )
+            curve = step.curve if self.dense.wanted else step.curve.detach()
+            self._accept(step, split, n1, History(curve, h, ratio.clamp(min=1e-4)), ok, all_ok)
             self.tau = tau
         if any_stuck:
             self._fail(stuck, finite, split, ok)

@@ -15,6 +15,7 @@ class Segment(NamedTuple):
     n1: Tensor
     slope: Tensor
     curve: Tensor
+    cubic: Tensor
     lam: Tensor
     h: Tensor
     """Signed step, (N, 1, ..., 1), in x's dtype."""
@@ -23,11 +24,15 @@ class Segment(NamedTuple):
 
 
 class DenseOutput:
-    """States at asked times, from the quadratic N ≈ N_1 + θ slope + θ² curve that a step used, θ in (0, 1].
+    """States at asked times, from N ≈ N_1 + θ (slope + D/2) + θ² (curve − 3D/2) + θ³ D over a step, θ in (0, 1].
 
-    x(t + θh) = e^{θz} x + θh [φ_1(θz) N_1 + θ φ_2(θz) slope + 2 θ² φ_3(θz) curve], z = −hλ: at θ = 1 the step itself,
-    uniformly of order 3 in between. Segments are kept for ``capacity`` steps and then evaluated together, so the cost
-    in Python does not grow with the number of times, and without gradients memory stays bounded.
+    The quadratic N_1 + θ slope + θ² curve is the step's own; D = h³ N‴/6, from the last step's curvature, adds
+    D θ (θ − 1/2) (θ − 1), which leaves its nodes where they are. With z = −hλ,
+    x(t + θh) = e^{θz} x + θh [φ_1(θz) N_1 + θ φ_2(θz) (slope + D/2) + 2θ² φ_3(θz) (curve − 3D/2) + 6θ³ φ_4(θz) D]:
+    at θ = 1 the step itself, to the tolerance; uniformly of order 3 in between.
+
+    Segments are kept for ``capacity`` steps and then evaluated together, so the cost in Python does not grow with the
+    number of times, and without gradients memory stays bounded.
 
     Args:
         x: initial state, (N, *S).
@@ -36,6 +41,8 @@ class DenseOutput:
     """
 
     def __init__(self, x: Tensor, times: Tensor, capacity: int = 64) -> None:
+        self.wanted = len(times) > 0
+        """Whether any time is asked for: else no step has to be kept."""
         self._times = times
         self._capacity = capacity
         self._shape = (len(times), *x.shape)
@@ -47,8 +54,6 @@ class DenseOutput:
 
     def add(self, segment: Segment) -> None:
         """Keep a step."""
-        if len(self._times) == 0:
-            return
         self._segments.append(segment)
         if len(self._segments) == self._capacity:
             self._evaluate()
@@ -83,10 +88,13 @@ class DenseOutput:
         x = rows([s.x for s in segments])
         theta = theta.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
         length = theta * rows([s.h for s in segments])
-        e, p1, p2, p3 = phis(-length * rows([_per_sample(s.lam, s.x) for s in segments]))
+        e, p1, p2, p3, p4 = phis(-length * rows([_per_sample(s.lam, s.x) for s in segments]), 4)
+        cubic = rows([s.cubic for s in segments])
         state = torch.addcmul(e * x, length * p1, rows([s.n1 for s in segments]))
-        state = torch.addcmul(state, length * theta * p2, rows([s.slope for s in segments]))
-        self._rows.append(torch.addcmul(state, 2 * length * theta**2 * p3, rows([s.curve for s in segments])))
+        state = torch.addcmul(state, length * theta * p2, rows([s.slope for s in segments]) + cubic / 2)
+        curve = torch.add(rows([s.curve for s in segments]), cubic, alpha=-1.5)
+        state = torch.addcmul(state, 2 * length * theta**2 * p3, curve)
+        self._rows.append(torch.addcmul(state, 6 * length * theta**3 * p4, cubic))
         self._places.append(place * self._shape[1] + sample)
 
 

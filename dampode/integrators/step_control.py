@@ -10,6 +10,7 @@ from dampode.integrators.exponential_rk import KrogstadStep
 from dampode.integrators.splitting import Splitting
 
 ORDER = 4  # the estimate of one step is O(h^4)
+GROWTH = 10.0  # of a step's length, at most
 
 
 class Tolerance(NamedTuple):
@@ -46,7 +47,7 @@ def error_estimate(step: KrogstadStep, n5: Tensor, h: Tensor, past: History) -> 
     """|x⁺ − x(t+h)| of a step, h 2φ_2 [ |N_5 − N_4| / 6 + w |D| / 20 ], O(h^4).
 
     N_4 and N_5 = N(x⁺, t+h) sit at one time, so their difference sees how far the stages disagree and is blind to f(t).
-    D = h³ N‴ / 6 sees f(t): it is the change of N's curvature since the last step. Its weight w = 1 − 0.8 φ_1 is 0.2 at
+    D = h³ N‴ / 6 (`cubic`) sees f(t). Its weight w = 1 − 0.8 φ_1 is 0.2 at
     z = 0, where the step integrates a cubic N exactly and only dense output does not, and 1 where λh is large.
 
     Args:
@@ -59,12 +60,33 @@ def error_estimate(step: KrogstadStep, n5: Tensor, h: Tensor, past: History) -> 
         The estimate, (N, *S), >= 0.
     """
     dtype = n5.dtype
-    grown = (h / past.h).clamp_(max=10.0)
+    grown, change = _change_of_curve(step.curve, h, past)
     weight = h * grown / (1 + grown) * (1 / 15)
-    change = torch.addcmul(step.curve, (grown * grown).to(dtype), past.curve, value=-1)
     stages = (n5 - step.n4).abs_().mul_((h * (1 / 3)).to(dtype))
     stiff = (1 - 0.8 * step.p1).clamp_(min=0.2)
-    return torch.addcmul(stages, weight.to(dtype) * stiff, change.abs_()).mul_(step.p2)
+    return torch.addcmul(stages, weight.to(dtype) * stiff, change.abs()).mul_(step.p2)
+
+
+def cubic(curve: Tensor, h: Tensor, past: History) -> Tensor:
+    """D = h³ N‴ / 6 over a step, from the change of N's curvature since the last one; 0 where there is none to compare.
+
+    Args:
+        curve: θ² coefficient of N over the step, (N, *S).
+        h: its length, (N, 1, ..., 1) float64.
+        past: the last accepted step.
+
+    Returns:
+        D, (N, *S).
+    """
+    grown, change = _change_of_curve(curve, h, past)
+    weight = torch.where(grown < GROWTH, 2 / 3 * grown / (1 + grown), 0.0)
+    return weight.to(curve.dtype) * change
+
+
+def _change_of_curve(curve: Tensor, h: Tensor, past: History) -> tuple[Tensor, Tensor]:
+    """The ratio of h to the last step's length, and the θ² coefficient less the one that the last step gives."""
+    grown = torch.where(h > 0, h / past.h, 0.0).clamp(max=GROWTH)  # samples that are done have lengths 0 and 0
+    return grown, torch.addcmul(curve, (grown * grown).to(curve.dtype), past.curve, value=-1)
 
 
 def step_factor(ratio: Tensor, ok: Tensor, past: History) -> Tensor:
@@ -81,7 +103,7 @@ def step_factor(ratio: Tensor, ok: Tensor, past: History) -> Tensor:
     Source: Gustafsson 1991; Hairer & Wanner, Solving ODEs II, Sec. IV.2.
     """
     safe = ratio.nan_to_num(1e8, 1e8).clamp_(1e-8, 1e8)
-    accepted = (0.9 * safe ** (-0.7 / ORDER) * past.ratio ** (0.4 / ORDER)).clamp_(0.2, 10.0)
+    accepted = (0.9 * safe ** (-0.7 / ORDER) * past.ratio ** (0.4 / ORDER)).clamp_(0.2, GROWTH)
     return torch.where(ok, accepted, (0.9 * safe ** (-1 / ORDER)).clamp_(0.1, 0.9))
 
 
