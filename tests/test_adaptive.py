@@ -2,7 +2,6 @@ import pytest
 import torch
 from oracles import Forced, dop853
 from scipy.integrate import solve_ivp
-from torch import nn
 
 from dampode import DampedBlock, DampedODEFunc, odeint, solve
 from dampode.damping import Constant, Damping, Gated, Learned
