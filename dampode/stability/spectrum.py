@@ -146,7 +146,7 @@ def spectral_norm(func: Field, x: Tensor, t: float = 0.0) -> float:
 def _search(
     operator: JacobianOperator, k: int, which: str, subspace: int, tol: float, max_restarts: int, seed: int
 ) -> NDArray[Any]:
-    """k eigenvalues by ARPACK with their residuals checked; a seeded start makes the result repeatable."""
+    """The k extreme eigenvalues by ARPACK with their residuals checked; a seeded start makes the result repeatable."""
     start = np.random.default_rng(seed).standard_normal(operator.shape[0]).astype(operator.dtype)
     scale = float(np.linalg.norm(operator.matvec(start)))
     if scale == 0.0:  # J = 0, which ARPACK refuses
