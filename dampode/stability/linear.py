@@ -10,7 +10,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dampode._checks import require_field_value, require_instance, require_state
+from dampode._checks import require_field_value, require_real, require_state
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import VectorField
 
@@ -147,8 +147,9 @@ def jacobian(func: Field, x: Tensor, t: float = 0.0) -> Tensor:
         TypeError: func is not callable, or x is no floating tensor.
     """
     require_sample(x)
-    require_instance(t, int | float, "t")
+    require_real(t, "t")
     fn = at_time(func, t)
     with torch.no_grad():
         require_field_value(x, fn(x))
-    return torch.func.jacrev(fn)(x.detach()).detach().reshape(x.numel(), x.numel()).cpu()
+    rows: Tensor = torch.func.jacrev(fn)(x.detach())
+    return rows.detach().reshape(x.numel(), x.numel()).cpu()

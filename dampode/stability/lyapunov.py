@@ -72,11 +72,10 @@ def lyapunov_exponents(
     for n in range(steps):
         now = t0 + n * h
 
-        def advance(y: Tensor, now: float = now) -> Tensor:
-            return integrator(damped, y, now, now + h)
-
-        with torch.no_grad():
-            moved, carried = torch.func.jvp(advance, (x.repeat(k, *[1] * (x.ndim - 1)),), (tangents,))
+        with torch.no_grad(), forward_ad.dual_level():
+            dual = forward_ad.make_dual(x.repeat(k, *[1] * (x.ndim - 1)), tangents)
+            moved, tangent = forward_ad.unpack_dual(integrator(damped, dual, now, now + h))
+        carried = torch.zeros_like(moved) if tangent is None else tangent
         tangents, stretched = _reorthonormalize(carried)
         x = moved[:1]
         if not bool(torch.isfinite(x).all() & torch.isfinite(stretched).all()):
@@ -174,7 +173,8 @@ def _require_count(k: int, d: int) -> None:
 def _orthonormal(k: int, x: Tensor, seed: int) -> Tensor:
     """Random orthonormal tangents, (k, *S)."""
     draws = torch.randn(x.numel(), k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return torch.linalg.qr(draws).Q.T.reshape(k, *x.shape[1:]).to(x)
+    q, _ = torch.linalg.qr(draws)
+    return q.T.reshape(k, *x.shape[1:]).to(x)
 
 
 def _reorthonormalize(tangents: Tensor) -> tuple[Tensor, Tensor]:

@@ -126,7 +126,7 @@ def log_norm(func: Field, x: Tensor, t: float = 0.0) -> float:
     require_sample(x)
     if x.numel() <= DENSE:
         j = jacobian(func, x, t)
-        return torch.linalg.eigvalsh((j + j.T) / 2).max().item()
+        return float(torch.linalg.eigvalsh((j + j.T) / 2).max())
     operator = JacobianOperator(at_time(func, t), x)
     return _symmetric(operator, lambda v: (operator.matvec(v) + operator.rmatvec(v)) / 2, x)
 
@@ -138,7 +138,7 @@ def spectral_norm(func: Field, x: Tensor, t: float = 0.0) -> float:
     """
     require_sample(x)
     if x.numel() <= DENSE:
-        return torch.linalg.matrix_norm(jacobian(func, x, t), 2).item()
+        return float(torch.linalg.matrix_norm(jacobian(func, x, t), 2))
     operator = JacobianOperator(at_time(func, t), x)
     return math.sqrt(max(_symmetric(operator, lambda v: operator.rmatvec(operator.matvec(v)), x), 0.0))
 
