@@ -13,6 +13,7 @@ from torch import nn
 from dampode import DampedBlock, DampedODEFunc, stability
 from dampode.damping import Constant, Gated
 from dampode.fields import PreActBasic
+from dampode.integrators import TorchDiffEq
 from dampode.stability import (
     JacobianOperator,
     critical_damping,
@@ -24,6 +25,7 @@ from dampode.stability import (
     spectral_abscissa,
     spectral_norm,
     spectral_radius,
+    spectrum,
 )
 from dampode.weighting import one_plus, unit
 
@@ -136,12 +138,10 @@ def test_results_are_detached_and_repeatable():
     assert all(p.grad is None for p in block.parameters())
 
 
-def test_a_missed_eigenvalue_is_found_and_said():
+def test_a_missed_eigenvalue_is_found_and_said(monkeypatch):
     """A first search that answers with eigenvalues from the middle of the spectrum stands in for a miss."""
     func, a = linear(torch.diag(torch.linspace(-1, 1, 200, dtype=torch.float64)))
     x = torch.zeros(1, 200, dtype=torch.float64)
-    from dampode.stability import spectrum
-
     real_search, calls = spectrum._search, []
 
     def blind(operator, k, which, subspace, *rest, **named):
@@ -150,8 +150,8 @@ def test_a_missed_eigenvalue_is_found_and_said():
             np.array([0.25 + 0j] * k) if len(calls) == 1 else real_search(operator, k, which, subspace, *rest, **named)
         )
 
-    with pytest.MonkeyPatch.context() as patch, pytest.warns(stability.MissedEigenvalueWarning, match="missed"):
-        patch.setattr(spectrum, "_search", blind)
+    monkeypatch.setattr(spectrum, "_search", blind)
+    with pytest.warns(stability.MissedEigenvalueWarning, match="missed"):
         found = eigenvalues(func, x, k=2)
     torch.testing.assert_close(found, rightmost(a, 2), rtol=0, atol=1e-7)
     assert calls == [60, 120, 120]
@@ -253,8 +253,6 @@ def test_nonlinear_trajectories_separate_no_faster_than_the_log_norm_of_their_se
     generator = torch.Generator().manual_seed(seed)
     pair = torch.randn(2, 3, generator=generator, dtype=torch.float64)
     start, h, steps, mu = (pair[0] - pair[1]).norm().item(), 0.05, 12, -math.inf
-    from dampode.integrators import TorchDiffEq
-
     with torch.no_grad():
         for n in range(steps):
             now = n * h

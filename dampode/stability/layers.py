@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dampode._checks import require_instance, require_positive, require_positive_int, require_state
-from dampode.block import DampedBlock
+from dampode.block import DampedBlock, Transition
 from dampode.dynamics import DampedODEFunc
 from dampode.stability.damped import damped_eigenvalues
 from dampode.stability.linear import require_eval, require_sample
@@ -18,10 +18,10 @@ from dampode.stability.spectrum import log_norm, spectral_abscissa, spectral_nor
 
 @dataclass(frozen=True)
 class ErrorPropagation:
-    """An error's norms before and after each of L flows, for N samples; detached and on the CPU.
+    """An error's norms before and after each of L blocks, for N samples; detached and on the CPU.
 
     Args:
-        names: the flows, in the order they run.
+        names: the blocks, flows and transitions, in the order they run.
         before, after: ‖δx_n‖ and ‖δx_{n+1}‖, (L, N).
         state_before, state_after: ‖x_n‖ and ‖x_{n+1}‖ of the undisturbed run, (L, N).
     """
@@ -44,20 +44,20 @@ class ErrorPropagation:
 
     @property
     def relative_growth(self) -> Tensor:
-        """The factor by which a flow multiplies ‖δx‖ / ‖x‖, (L, N)."""
+        """The factor by which a block multiplies ‖δx‖ / ‖x‖, (L, N)."""
         return self.growth * self.state_before / self.state_after
 
 
 def error_propagation(model: nn.Module, x: Tensor, delta: Tensor) -> ErrorPropagation:
-    """Run a network on x and on x + δ, and measure the difference at every flow.
+    """Run a network on x and on x + δ, and measure the difference at every block, flow or transition.
 
     Args:
-        model: a network with `DampedBlock` layers, in eval mode.
+        model: a network with `DampedBlock` or `Transition` layers, in eval mode; a plain ResNet is one too.
         x: inputs, (N, *S).
         delta: perturbations, (N, *S), none of them 0.
 
     Raises:
-        ValueError: shapes differ, a value is not finite, a δ is 0, batch norm trains, or no layer is a `DampedBlock`.
+        ValueError: shapes differ, a value is not finite, a δ is 0, batch norm trains, or no layer is a block.
     """
     require_state(x)
     require_instance(delta, Tensor, "delta")
@@ -67,17 +67,17 @@ def error_propagation(model: nn.Module, x: Tensor, delta: Tensor) -> ErrorPropag
         raise ValueError("x and delta must be finite, got NaN or infinite entries")
     if bool((delta.flatten(1).abs().amax(1) == 0).any()):
         raise ValueError("no delta may be 0, got one without an entry other than 0; growth is a ratio to its norm")
-    clean, moved = _flows(model, x), _flows(model, x + delta)
+    clean, moved = _blocks(model, x), _blocks(model, x + delta)
 
     def norms(pairs: Iterator[Tensor]) -> Tensor:
         return torch.stack([value.flatten(1).norm(dim=1).cpu() for value in pairs])
 
     return ErrorPropagation(
-        tuple(flow.name for flow in clean),
+        tuple(ran.name for ran in clean),
         norms(b.x - a.x for a, b in zip(clean, moved, strict=True)),
         norms(b.out - a.out for a, b in zip(clean, moved, strict=True)),
-        norms(flow.x for flow in clean),
-        norms(flow.out for flow in clean),
+        norms(ran.x for ran in clean),
+        norms(ran.out for ran in clean),
     )
 
 
@@ -156,34 +156,44 @@ def layer_report(model: nn.Module, x: Tensor, *, eps: float = 2 / 255, draws: in
     require_sample(x)
     require_positive(eps, "eps")
     require_positive_int(draws, "draws")
-    flows = _flows(model, x)
+    blocks = _blocks(model, x)
+    if not any(isinstance(ran.block, DampedBlock) for ran in blocks):
+        raise ValueError("the model must have DampedBlock layers, got none; wrap its residual branches in DampedBlock")
     signs = torch.randint(0, 2, (draws, *x.shape[1:]), generator=torch.Generator().manual_seed(seed)).to(x) * 2 - 1
     random = error_propagation(model, x.expand_as(signs), eps * signs)
     random_growth = random.after.square().mean(1).sqrt() / random.before.square().mean(1).sqrt()
     adversarial = error_propagation(model, x, eps * _towards_runner_up(model, x))
     return LayerReport(
         tuple(
-            _row(flow, random_growth[n].item(), adversarial.growth[n].item(), adversarial.relative_error[n].item())
-            for n, flow in enumerate(flows)
+            _row(
+                ran.name,
+                ran.block,
+                ran.x,
+                random_growth[n].item(),
+                adversarial.growth[n].item(),
+                adversarial.relative_error[n].item(),
+            )
+            for n, ran in enumerate(blocks)
+            if isinstance(ran.block, DampedBlock)
         )
     )
 
 
 @dataclass(frozen=True)
-class _Flow:
-    """A flow as it ran: its name and module, the state that entered and the one that left."""
+class _Ran:
+    """A block as it ran: its name and module, the state that entered and the one that left."""
 
     name: str
-    block: DampedBlock
+    block: nn.Module
     x: Tensor
     out: Tensor
 
 
-def _flows(model: nn.Module, x: Tensor) -> list[_Flow]:
-    """Every `DampedBlock` of a model in the order they run on x."""
+def _blocks(model: nn.Module, x: Tensor) -> list[_Ran]:
+    """Every `DampedBlock` and `Transition` of a model in the order they run on x."""
     require_instance(model, nn.Module, "model")
     require_eval(model)
-    ran: list[_Flow] = []
+    ran: list[_Ran] = []
     with _watching(model, ran), torch.no_grad():
         model(x)
     if not ran:
@@ -192,15 +202,14 @@ def _flows(model: nn.Module, x: Tensor) -> list[_Flow]:
 
 
 @contextmanager
-def _watching(model: nn.Module, ran: list[_Flow]) -> Iterator[None]:
-    """Note every flow that runs."""
+def _watching(model: nn.Module, ran: list[_Ran]) -> Iterator[None]:
+    """Note every block that runs."""
     handles = []
     for name, module in model.named_modules():
-        if isinstance(module, DampedBlock):
+        if isinstance(module, DampedBlock | Transition):
 
             def note(block: nn.Module, args: tuple[Tensor, ...], out: Tensor, name: str = name) -> None:
-                assert isinstance(block, DampedBlock)
-                ran.append(_Flow(name, block, args[0].detach().clone(), out.detach().clone()))
+                ran.append(_Ran(name, block, args[0].detach().clone(), out.detach().clone()))
 
             handles.append(module.register_forward_hook(note))
     try:
@@ -210,9 +219,11 @@ def _watching(model: nn.Module, ran: list[_Flow]) -> Iterator[None]:
             handle.remove()
 
 
-def _row(flow: _Flow, random: float, adversarial: float, relative_error: float) -> LayerRow:
-    """One flow's numbers."""
-    func, x, t0 = flow.block.func, flow.x, flow.block.t_span[0]
+def _row(
+    name: str, block: DampedBlock, x: Tensor, random: float, adversarial: float, relative_error: float
+) -> LayerRow:
+    """One flow's numbers, at the state x that enters it."""
+    func, t0 = block.func, block.t_span[0]
     lam = func.damping(x).detach()
     plain = spectral_abscissa(func.f, x, t0), log_norm(func.f, x, t0)
     if lam.numel() == 1 and not func.damping.depends_on_state:
@@ -220,14 +231,14 @@ def _row(flow: _Flow, random: float, adversarial: float, relative_error: float) 
     else:
         damped = spectral_abscissa(func, x, t0), log_norm(func, x, t0)
     return LayerRow(
-        name=flow.name,
+        name=name,
         dimension=x.numel(),
         lam=lam.mean().item(),
         abscissa=damped[0],
         abscissa_undamped=plain[0],
         log_norm=damped[1],
         log_norm_undamped=plain[1],
-        gain=spectral_norm(flow.block, x),
+        gain=spectral_norm(block, x),
         growth_random=random,
         growth_adversarial=adversarial,
         relative_error_adversarial=relative_error,

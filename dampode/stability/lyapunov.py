@@ -72,10 +72,11 @@ def lyapunov_exponents(
     for n in range(steps):
         now = t0 + n * h
 
-        with torch.no_grad(), forward_ad.dual_level():
-            dual = forward_ad.make_dual(x.repeat(k, *[1] * (x.ndim - 1)), tangents)
-            moved, tangent = forward_ad.unpack_dual(integrator(damped, dual, now, now + h))
-        carried = torch.zeros_like(moved) if tangent is None else tangent
+        def advance(y: Tensor, now: float = now) -> Tensor:
+            return integrator(damped, y, now, now + h)
+
+        states = x.repeat(k, *[1] * (x.ndim - 1))
+        moved, carried = torch.autograd.functional.jvp(advance, states, tangents)
         tangents, stretched = _reorthonormalize(carried)
         x = moved[:1]
         if not bool(torch.isfinite(x).all() & torch.isfinite(stretched).all()):
@@ -173,11 +174,12 @@ def _require_count(k: int, d: int) -> None:
 def _orthonormal(k: int, x: Tensor, seed: int) -> Tensor:
     """Random orthonormal tangents, (k, *S)."""
     draws = torch.randn(x.numel(), k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    q, _ = torch.linalg.qr(draws)
-    return q.T.reshape(k, *x.shape[1:]).to(x)
+    tangents, _ = _reorthonormalize(draws.T.reshape(k, *x.shape[1:]))
+    return tangents.to(x)
 
 
 def _reorthonormalize(tangents: Tensor) -> tuple[Tensor, Tensor]:
     """Orthonormal tangents of the same spans, (k, *S), and log |R_ii|, (k,) in float64 on the CPU."""
     q, r = torch.linalg.qr(tangents.flatten(1).T)
-    return q.T.reshape(tangents.shape), r.diagonal().abs().double().log().cpu()
+    renewed: Tensor = q.T.reshape(tangents.shape)
+    return renewed, r.diagonal().abs().double().log().cpu()
