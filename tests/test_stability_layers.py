@@ -37,11 +37,12 @@ def test_the_rows_are_the_numbers_of_the_flows(make):
     assert [row.name for row in report.rows] == ["stages.0.1", "stages.1.1", "stages.2.1"]
     np.testing.assert_allclose([row.lam for row in report.rows], models.coefficients(model), rtol=1e-12)
     states = []
-    for module in model.modules():
-        if isinstance(module, DampedBlock):
-            module.register_forward_hook(lambda m, args, out: states.append((m, args[0])))
+    flows = [module for module in model.modules() if isinstance(module, DampedBlock)]
+    handles = [m.register_forward_hook(lambda m, args, out: states.append((m, args[0]))) for m in flows]
     with torch.no_grad():
         model(x)
+    for handle in handles:
+        handle.remove()
     for row, (block, state) in zip(report.rows, states, strict=True):
         assert row.dimension == state.numel()
         undamped, damped = jacobian(block.func.f, state), jacobian(block.func, state)
