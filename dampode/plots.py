@@ -9,6 +9,8 @@ from torch import Tensor
 from dampode.stability import StabilityRegion, damped_eigenvalues
 from dampode.weighting import Weighting
 
+GROWTH = r"$\|\delta x_{n+1}\| \,/\, \|\delta x_n\|$"
+
 
 def accuracy_curves(ax: Axes, x: Sequence[float], curves: Mapping[str, Sequence[Sequence[float]]], xlabel: str) -> Axes:
     """Accuracy against the strength of a perturbation, mean over seeds with a band of one standard deviation.
@@ -92,18 +94,20 @@ def stability_region(ax: Axes, region: StabilityRegion, title: str, nu: Tensor |
     return ax
 
 
-def growth_by_layer(ax: Axes, curves: Mapping[str, Sequence[float]], ylabel: str = "‖δx_{n+1}‖ / ‖δx_n‖") -> Axes:
-    """A factor of growth a flow, on a logarithmic axis, with the line at 1 between decay and growth.
+def growth_by_layer(ax: Axes, curves: Mapping[str, Sequence[float]], ylabel: str = GROWTH) -> Axes:
+    """A factor of growth a layer, on a logarithmic axis, with the line at 1 between decay and growth.
 
     Args:
         ax: where to draw.
-        curves: per name, one positive number a flow.
+        curves: per name, one positive number a layer.
         ylabel: what they are.
     """
     for name, values in curves.items():
         ax.plot(range(1, len(values) + 1), values, marker="o", markersize=3, label=name)
     ax.axhline(1, color="gray", linewidth=0.8, linestyle="--")
-    ax.set(xlabel="flow n", ylabel=ylabel, yscale="log")
+    ax.set(xlabel="layer n", ylabel=ylabel, yscale="log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}")
     ax.grid(alpha=0.3, which="both")
     ax.legend(frameon=False, fontsize="small")
     return ax

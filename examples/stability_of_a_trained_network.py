@@ -8,8 +8,8 @@ Claims, each asserted below:
 
 - Eq. 18 holds at a trained flow: the damped field's abscissa and log-norm are the undamped field's less λ.
 - α <= μ₂ in every flow, and no measured error grows faster than the block's largest singular value allows.
-- critical_damping is where a trained flow turns stable at its state: the measured abscissa is positive with a tenth less
-  λ and negative with a tenth more.
+- critical_damping is where a trained flow turns stable at its state: the measured abscissa is positive with a tenth
+  less λ and negative with a tenth more.
 - The damped network and its fold, a plain network, have one function and one relative error, but other ‖δx‖: what batch
   norm makes vacuous.
 """
