@@ -312,3 +312,19 @@ def test_no_convergence_brings_what_converged():
     with pytest.raises(stability.ConvergenceError, match="of 6 eigenvalues converged in 1 restart") as caught:
         eigenvalues(func, torch.zeros(1, 400, dtype=torch.float64), k=6, subspace=8, max_restarts=1)
     assert isinstance(caught.value.best, torch.Tensor)
+
+
+def test_a_guard_that_does_not_converge_brings_what_it_was_to_guard(monkeypatch):
+    func, a = linear(matrix(80))
+    real_search, calls = spectrum._search, []
+
+    def failing(*args, **named):
+        calls.append(named["seed"])
+        if len(calls) > 1:
+            raise stability.ConvergenceError("no luck")
+        return real_search(*args, **named)
+
+    monkeypatch.setattr(spectrum, "_search", failing)
+    with pytest.raises(stability.ConvergenceError, match=r"guards against a miss did not: no luck") as caught:
+        eigenvalues(func, torch.zeros(1, 80, dtype=torch.float64), k=3)
+    torch.testing.assert_close(caught.value.best, rightmost(a, 3), rtol=0, atol=1e-7)

@@ -54,8 +54,9 @@ def eigenvalues(
         (k,) complex, by descending real part; detached and on the CPU.
 
     Raises:
-        ValueError: k or subspace does not fit D, which is none of the four; what `JacobianOperator` refuses.
-        ConvergenceError: not all k converged (those that did are in ``best``), or a residual is too large.
+        ValueError: k or subspace does not fit D, ``which`` is another word; what `JacobianOperator` refuses.
+        ConvergenceError: not all k converged (those that did are in ``best``), the second search did not, or a
+            residual is too large.
 
     Source: Lehoucq, Sorensen & Yang 1998, ARPACK users' guide.
     """
@@ -80,7 +81,13 @@ def eigenvalues(
 
     found = _search(operator, k, which, subspace, tol, max_restarts, seed=0)
     larger = min(d, 2 * subspace)
-    control = _search(operator, 1, which, larger, max(tol, 1e-3), max_restarts, seed=1)
+    try:
+        control = _search(operator, 1, which, larger, max(tol, 1e-3), max_restarts, seed=1)
+    except ConvergenceError as error:
+        raise ConvergenceError(
+            f"{k} eigenvalues converged, but the second search that guards against a miss did not: {error}",
+            _sorted(torch.from_numpy(found)),
+        ) from None
     extent = _extent(which)
     if extent(control).max() > extent(found).max() + max(1e-2, 10 * tol) * np.abs(found).max():
         warnings.warn(
