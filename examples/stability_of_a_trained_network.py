@@ -108,7 +108,7 @@ def main() -> None:
 
     figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
     plots.spectrum_shift(axes[0, 0], nu, lam, unit).set_title("last stage's first flow: Eq. 18's shift")
-    plots.growth_by_layer(axes[0, 1], growth).set_title("random errors, by flow")
+    plots.growth_by_layer(axes[0, 1], growth).set_title("random errors, transitions included")
     rows = reports["learned"].rows
     plots.growth_by_layer(
         axes[1, 0],
