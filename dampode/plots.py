@@ -5,10 +5,19 @@ from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
+<<<<<<< HEAD
 from matplotlib.ticker import MaxNLocator
 
 MARKERS = "osD^vP*X"
 """One a model, so that a figure is legible without color."""
+=======
+from torch import Tensor
+
+from dampode.stability import StabilityRegion, damped_eigenvalues
+from dampode.weighting import Weighting
+
+GROWTH = r"$\|\delta x_{n+1}\| \,/\, \|\delta x_n\|$"
+>>>>>>> stability
 
 
 def accuracy_curves(ax: Axes, x: Sequence[float], curves: Mapping[str, Sequence[Sequence[float]]], xlabel: str) -> Axes:
@@ -50,4 +59,64 @@ def coefficients_by_layer(ax: Axes, curves: Mapping[str, Sequence[Sequence[float
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="damped layer n", ylabel="λ_n after training")
     ax.legend(frameon=False)
+    return ax
+
+
+def spectrum_shift(ax: Axes, nu: Tensor, lam: float, rho: Weighting) -> Axes:
+    """Eigenvalues before and after damping, with the shift ν -> ρ(λ) ν − λ of Eq. 18 drawn as lines.
+
+    Args:
+        ax: where to draw.
+        nu: eigenvalues ν of ∂f/∂x, complex.
+        lam: damping λ >= 0.
+        rho: the weight function.
+    """
+    before = nu.flatten().numpy()
+    after = damped_eigenvalues(nu, lam, rho).flatten().numpy()
+    ax.plot([before.real, after.real], [before.imag, after.imag], color="gray", linewidth=0.5, alpha=0.6)
+    ax.scatter(before.real, before.imag, s=14, facecolors="none", edgecolors="tab:red", label="ν, undamped", zorder=2)
+    ax.scatter(after.real, after.imag, s=10, color="tab:blue", label=f"ρ(λ) ν − λ, λ = {lam:.3g}", zorder=3)
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set(xlabel="real part", ylabel="imaginary part")
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def stability_region(ax: Axes, region: StabilityRegion, title: str, nu: Tensor | None = None) -> Axes:
+    """Where a step keeps perturbations bounded, |R| <= 1, over w = h ρ ν; a dashed line bounds the equation's own.
+
+    Args:
+        ax: where to draw; draw several side by side for several z or integrators.
+        region: the region as data.
+        title: what stands above.
+        nu: points w = h ρ ν to mark, complex.
+    """
+    re, im, modulus = region.re.numpy(), region.im.numpy(), region.amplification.abs().numpy()
+    ax.contourf(re, im, modulus, levels=[0, 0.25, 0.5, 0.75, 1], cmap="Blues_r", alpha=0.8)
+    ax.contour(re, im, modulus, levels=[1], colors="tab:blue", linewidths=1.5)
+    ax.axvline(region.z, color="black", linewidth=0.8, linestyle="--")  # the equation is stable for Re w < hλ
+    if nu is not None:
+        ax.scatter(nu.real.numpy(), nu.imag.numpy(), s=8, color="tab:red", zorder=3)
+    ax.set(xlabel="Re hρν", ylabel="Im hρν", title=title, aspect="equal")
+    ax.grid(alpha=0.3)
+    return ax
+
+
+def growth_by_layer(ax: Axes, curves: Mapping[str, Sequence[float]], ylabel: str = GROWTH) -> Axes:
+    """A factor of growth a layer, on a logarithmic axis, with the line at 1 between decay and growth.
+
+    Args:
+        ax: where to draw.
+        curves: per name, one positive number a layer.
+        ylabel: what they are.
+    """
+    for name, values in curves.items():
+        ax.plot(range(1, len(values) + 1), values, marker="o", markersize=3, label=name)
+    ax.axhline(1, color="gray", linewidth=0.8, linestyle="--")
+    ax.set(xlabel="layer n", ylabel=ylabel, yscale="log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}")
+    ax.grid(alpha=0.3, which="both")
+    ax.legend(frameon=False, fontsize="small")
     return ax

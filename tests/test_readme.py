@@ -13,7 +13,7 @@ def test_the_table_is_the_measured_one():
     assert measured in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/getting_started.md", "docs/extending.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/getting_started.md", "docs/extending.md", "docs/stability.md"])
 def test_code_on_the_pages_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
     assert blocks

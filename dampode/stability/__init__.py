@@ -1,5 +1,47 @@
-"""Linear stability of damped networks."""
+"""Stability of damped networks: spectra, equilibria, exponents, stability regions, and a report by layer."""
 
-from dampode.stability.spectrum import damped_eigenvalues
+from dampode.stability.damped import DampingCondition, critical_damping, damped_eigenvalues, damping_condition
+from dampode.stability.equilibrium import Equilibrium, find_equilibrium, is_asymptotically_stable
+from dampode.stability.layers import ErrorPropagation, LayerReport, LayerRow, error_propagation, layer_report
+from dampode.stability.linear import ConvergenceError, JacobianOperator, jacobian
+from dampode.stability.lyapunov import LayerExponents, layer_exponents, lyapunov_exponents
+from dampode.stability.regions import StabilityRegion, largest_stable_step, stability_function, stability_region
+from dampode.stability.spectrum import (
+    MissedEigenvalueWarning,
+    eigenvalues,
+    log_norm,
+    spectral_abscissa,
+    spectral_norm,
+    spectral_radius,
+)
 
-__all__ = ["damped_eigenvalues"]
+__all__ = [
+    "ConvergenceError",
+    "DampingCondition",
+    "Equilibrium",
+    "ErrorPropagation",
+    "JacobianOperator",
+    "LayerExponents",
+    "LayerReport",
+    "LayerRow",
+    "MissedEigenvalueWarning",
+    "StabilityRegion",
+    "critical_damping",
+    "damped_eigenvalues",
+    "damping_condition",
+    "eigenvalues",
+    "error_propagation",
+    "find_equilibrium",
+    "is_asymptotically_stable",
+    "jacobian",
+    "largest_stable_step",
+    "layer_exponents",
+    "layer_report",
+    "log_norm",
+    "lyapunov_exponents",
+    "spectral_abscissa",
+    "spectral_norm",
+    "spectral_radius",
+    "stability_function",
+    "stability_region",
+]

@@ -1,0 +1,155 @@
+"""A field at one sample, and its Jacobian as a SciPy operator that never forms the matrix."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dampode._checks import require_field_value, require_real, require_state
+from dampode.dynamics import DampedODEFunc
+from dampode.fields import VectorField
+
+Field = DampedODEFunc | VectorField | Callable[[Tensor], Tensor]
+"""What this room analyses: a damped field, a `VectorField`, or any callable of the state alone, a block included."""
+
+Map = Callable[[Tensor], Tensor]
+
+
+class ConvergenceError(RuntimeError):
+    """An iteration that ended early: what happened and what to do; ``best`` is the best result so far, or None."""
+
+    def __init__(self, message: str, best: Tensor | None = None) -> None:
+        super().__init__(message)
+        self.best = best
+
+
+def at_time(func: Field, t: float) -> Map:
+    """The field at a fixed time, as a function of the state alone.
+
+    Raises:
+        TypeError: func is not callable.
+        ValueError: func holds batch norm in train mode, whose value depends on the batch and changes by the call.
+    """
+    if not callable(func):
+        raise TypeError(f"func must be a field or a callable of the state, got {type(func).__name__}")
+    if isinstance(func, nn.Module):
+        require_eval(func)
+    if not isinstance(func, DampedODEFunc | VectorField):
+        return func
+    timed = func
+
+    def fixed(x: Tensor) -> Tensor:
+        fx: Tensor = timed(t, x)
+        return fx
+
+    return fixed
+
+
+def require_eval(module: nn.Module) -> None:
+    """Raise unless every batch norm of a module is in eval mode."""
+    for name, part in module.named_modules():
+        if isinstance(part, _BatchNorm) and (part.training or not part.track_running_stats):
+            raise ValueError(
+                f"batch norm must use its running statistics here, got {name or 'a layer'} in train mode: its value at "
+                "one sample would depend on the batch; call .eval() first"
+            )
+
+
+def require_sample(x: Any, name: str = "x") -> None:
+    """Raise unless ``x`` is one finite float32 or float64 sample (1, *S). Reads values."""
+    require_state(x)
+    if len(x) != 1:
+        raise ValueError(f"{name} must be one sample (1, *S), got a batch of {len(x)}; pass {name}[i : i + 1]")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name} must be float32 or float64, got {x.dtype}; convert it with .float() or .double()")
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError(f"{name} must be finite, got a state with NaN or infinite entries")
+
+
+class JacobianOperator(LinearOperator):  # type: ignore[misc]
+    """∂fn/∂x at one sample as a SciPy LinearOperator (D, D): products Jᵀu by vjp, and Jv by the vjp of u -> Jᵀu.
+
+    The matrix is never formed. fn is evaluated once, here; a product then costs one or two backward passes, and memory
+    is that of one evaluation with its graph. (torch.func.linearize is about as fast a product, but takes a second to
+    trace; torch.func.jvp runs fn anew each time, several times slower with batch norm.)
+
+    Args:
+        fn: a callable of the state alone that keeps its shape; autograd must be able to differentiate it twice.
+        x: one sample, (1, *S), float32 or float64.
+
+    Raises:
+        ValueError: x is a batch or not finite, fn changes its shape or is not finite there, or batch norm trains.
+        TypeError: fn is not callable, or x is no floating tensor.
+
+    Source: `scipy.sparse.linalg.LinearOperator`; the double-vjp trick: J. Townsend 2017, "A new trick for calculating
+    Jacobian vector products".
+    """
+
+    def __init__(self, fn: Map, x: Tensor) -> None:
+        require_sample(x)
+        fn = at_time(fn, 0.0)
+        with torch.enable_grad():
+            self._x = x.detach().clone().requires_grad_()
+            self._fx = fn(self._x)
+            require_field_value(self._x, self._fx)
+            self._u = torch.zeros_like(self._x, requires_grad=True)
+            self._transposed = self._pull(self._fx, self._x, self._u, create_graph=True)
+        if not bool(torch.isfinite(self._fx).all()):
+            raise ValueError("the field must be finite at x, got NaN or infinite entries of f(x); check x and f there")
+        d = x.numel()
+        super().__init__(np.float64 if x.dtype == torch.float64 else np.float32, (d, d))
+
+    def _matvec(self, v: NDArray[Any]) -> NDArray[Any]:
+        """J v."""
+        return self._array(self._pull(self._transposed, self._u, self._tensor(v)))
+
+    def _rmatvec(self, v: NDArray[Any]) -> NDArray[Any]:
+        """Jᵀ v."""
+        return self._array(self._pull(self._fx, self._x, self._tensor(v)))
+
+    def _pull(self, y: Tensor, x: Tensor, v: Tensor, create_graph: bool = False) -> Tensor:
+        """(∂y/∂x)ᵀ v; zero where y does not depend on x."""
+        if not y.requires_grad:
+            return torch.zeros_like(x)
+        (pulled,) = torch.autograd.grad(
+            y, x, v, retain_graph=True, create_graph=create_graph, allow_unused=True, materialize_grads=True
+        )
+        return pulled
+
+    def _tensor(self, v: NDArray[Any]) -> Tensor:
+        """A vector (D,) or (D, 1) in the state's shape, dtype and place."""
+        return torch.as_tensor(np.array(v, dtype=self.dtype)).to(self._x.device).view(self._x.shape)
+
+    def _array(self, v: Tensor) -> NDArray[Any]:
+        """A state as a vector (D,)."""
+        array: NDArray[Any] = v.detach().reshape(-1).cpu().numpy()
+        return array
+
+
+def jacobian(func: Field, x: Tensor, t: float = 0.0) -> Tensor:
+    """The Jacobian ∂func/∂x at one sample, formed whole: for small D only.
+
+    Args:
+        func: a damped field, a `VectorField`, or a callable of the state alone.
+        x: one sample, (1, *S), D numbers.
+        t: depth time.
+
+    Returns:
+        (D, D), row i the gradient of component i; detached and on the CPU.
+
+    Raises:
+        ValueError: x is a batch or not finite, func changes its shape, or batch norm trains.
+        TypeError: func is not callable, or x is no floating tensor.
+    """
+    require_sample(x)
+    require_real(t, "t")
+    fn = at_time(func, t)
+    with torch.no_grad():
+        require_field_value(x, fn(x))
+    rows: Tensor = torch.func.jacrev(fn)(x.detach())
+    return rows.detach().reshape(x.numel(), x.numel()).cpu()

@@ -1,0 +1,233 @@
+"""Equilibria, Lyapunov exponents, stability regions."""
+
+import cmath
+import math
+
+import pytest
+import torch
+from oracles import Forced
+from torch import nn
+
+from dampode import DampedBlock, DampedODEFunc
+from dampode.damping import Constant
+from dampode.integrators import ExponentialEuler, Integrator, LinearizedEuler, TorchDiffEq
+from dampode.stability import (
+    ConvergenceError,
+    eigenvalues,
+    find_equilibrium,
+    is_asymptotically_stable,
+    largest_stable_step,
+    layer_exponents,
+    lyapunov_exponents,
+    stability_function,
+    stability_region,
+)
+from dampode.weighting import one_plus, unit
+
+LINEAR = torch.tensor([[-10.0, 10, 0], [28, -1, 0], [0, 0, -8 / 3]], dtype=torch.float64)
+PRODUCTS = torch.tensor([[0.0, 0, 0], [0, 0, -1], [0, 1, 0]], dtype=torch.float64)  # of a (a, b, c)
+
+
+def lorenz(x):
+    return x @ LINEAR.T + (x[:, :1] * x) @ PRODUCTS.T
+
+
+# equilibria ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rho", [unit, one_plus])
+@pytest.mark.parametrize("lam", [0.5, 2.0, 1e4])
+def test_the_equilibrium_of_a_linear_field_is_the_solution(lam, rho):
+    a = torch.randn(20, 20, dtype=torch.float64) / 10
+    b = torch.randn(20, dtype=torch.float64)
+    found = find_equilibrium(DampedODEFunc(lambda x: x @ a.T + b, Constant(lam), rho), torch.randn(1, 20).double())
+    weight = float(rho(lam))
+    exact = torch.linalg.solve(lam * torch.eye(20, dtype=torch.float64) - weight * a, weight * b)
+    assert found.converged
+    assert found.message == ""
+    torch.testing.assert_close(found.x[0], exact, rtol=1e-7, atol=1e-7)
+
+
+def test_newton_finishes_what_fixed_point_steps_cannot():
+    """A zero of slope 5, which every fixed-point step leaves."""
+    found = find_equilibrium(
+        lambda x: 5 * (x - 1) + (x - 1) ** 3, torch.tensor([[1.4]]).double(), window=0, start_steps=3
+    )
+    assert found.converged
+    assert found.x.item() == pytest.approx(1, abs=1e-9)
+    assert found.iterations > 1
+
+
+def test_no_equilibrium_is_an_answer_with_the_best_state():
+    found = find_equilibrium(lambda x: x**2 + 1, torch.tensor([[3.0]]).double())
+    assert not found.converged
+    assert "may have no equilibrium" in found.message
+    assert found.residual == pytest.approx(((found.x**2 + 1) / (1 + found.x.abs())).item())
+    assert found.residual < 10 / 4
+
+
+def test_stability_is_judged_at_the_damped_fields_own_equilibrium():
+    """f = 2 tanh(x) − 1 at λ = 0 and λ = 3: different equilibria, and the other field's is refused."""
+    f = lambda x: 2 * torch.tanh(x) - 1  # noqa: E731
+    x0 = torch.tensor([[0.4]], dtype=torch.float64)
+    plain, damped = DampedODEFunc(f, Constant(0.0)), DampedODEFunc(f, Constant(3.0))
+    at_plain, at_damped = find_equilibrium(plain, x0), find_equilibrium(damped, x0)
+    assert at_plain.converged
+    assert at_damped.converged
+    assert (at_plain.x - at_damped.x).abs().item() > 0.1
+    assert is_asymptotically_stable(plain, at_plain.x) is False
+    assert is_asymptotically_stable(damped, at_damped.x) is True
+    with pytest.raises(ValueError, match="equilibrium of this field"):
+        is_asymptotically_stable(damped, at_plain.x)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_the_axis_is_undecided(sign):
+    """A rotation with ±x³ is unstable or stable, and its linearization cannot tell."""
+    rotation = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
+    field = lambda x: x @ rotation + sign * x**3  # noqa: E731
+    assert is_asymptotically_stable(field, torch.zeros(1, 2, dtype=torch.float64)) is None
+
+
+def test_equilibrium_bad_input():
+    with pytest.raises(ValueError, match="one sample"):
+        find_equilibrium(Forced(3), torch.zeros(2, 3).double())
+    with pytest.raises(ValueError, match="finite"):
+        find_equilibrium(Forced(3), torch.full((1, 3), math.inf).double())
+    with pytest.raises(ValueError, match="keep the state's shape"):
+        find_equilibrium(lambda x: x.sum(1, keepdim=True), torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="train mode"):
+        find_equilibrium(nn.BatchNorm1d(3), torch.zeros(1, 3))
+
+
+# Lyapunov exponents --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("integrator", [TorchDiffEq("rk4"), LinearizedEuler(4), ExponentialEuler(4)])
+def test_a_linear_systems_exponents_are_its_real_parts(integrator):
+    a = torch.diag(torch.tensor([0.3, -0.2, -1.0], dtype=torch.float64))
+    a[0, 1], a[1, 2] = 2.0, -1.0
+    func = DampedODEFunc(lambda x: x @ a.T, Constant(0.4))
+    got = lyapunov_exponents(func, torch.randn(1, 3).double(), 30.0, 3, 0.1, settle=15.0, integrator=integrator)
+    steps = stability_function(integrator, 0.1 * 0.4, a.diagonal() / 0.4).abs().log() / 0.1  # of the discrete flow
+    torch.testing.assert_close(got, steps, rtol=0, atol=1e-3)
+    torch.testing.assert_close(got, torch.tensor([-0.1, -0.6, -1.4], dtype=torch.float64), rtol=0, atol=3e-2)
+
+
+def test_lorenz_exponents_add_up_to_the_divergence():
+    got = lyapunov_exponents(lorenz, torch.tensor([[1.0, 1.0, 20.0]]).double(), 6.0, 3, 0.02, settle=1.0)
+    assert got.sum().item() == pytest.approx(-41 / 3, abs=5e-3)
+
+
+@pytest.mark.slow
+def test_lorenz_exponents():
+    got = lyapunov_exponents(lorenz, torch.tensor([[1.0, 1.0, 20.0]]).double(), 110.0, 3, 0.025, settle=10.0)
+    torch.testing.assert_close(got, torch.tensor([0.9056, 0.0, -14.57], dtype=torch.float64), rtol=0, atol=0.05)
+    assert got.sum().item() == pytest.approx(-13.667, abs=1e-2)
+
+
+def test_exponents_of_layers_are_those_of_the_products_of_their_jacobians():
+    flows = [DampedBlock(nn.Linear(4, 4), Constant(0.3)).double() for _ in range(3)]
+    model = nn.Sequential(nn.Linear(5, 4).double(), flows[0], nn.Tanh(), flows[1], flows[2]).eval()
+    x = torch.randn(1, 5, dtype=torch.float64)
+    got = layer_exponents(model, x, 4)
+    assert got.names == ("1", "3", "4")
+    assert got.exponents.shape == (3, 4)
+    for n, flow in enumerate(flows):  # all of the state's directions: their volume grows by the determinant
+        j = 0.7 * torch.eye(4, dtype=torch.float64) + flow.func.f.f.weight
+        assert got.exponents[n].sum().item() == pytest.approx(torch.linalg.det(j).abs().log().item(), abs=1e-9)
+    one = layer_exponents(model, x, 1)
+    tangent = torch.func.jvp(model, (x,), (_first_tangent(x),))[1]
+    assert one.through.item() == pytest.approx(tangent.norm().log().item(), abs=1e-9)
+
+
+def _first_tangent(x):
+    draws = torch.randn(x.numel(), 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return (draws / draws.norm() * torch.sign(torch.linalg.qr(draws).R[0, 0])).T
+
+
+def test_exponents_bad_input():
+    x = torch.zeros(1, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match="k must be at most"):
+        lyapunov_exponents(Forced(3), x, 1.0, 4)
+    with pytest.raises(ValueError, match="t1 must be above"):
+        lyapunov_exponents(Forced(3), x, 1.0, settle=2.0)
+    with pytest.raises(ValueError, match="one sample"):
+        lyapunov_exponents(Forced(3), x.repeat(2, 1), 1.0)
+    with pytest.raises(ConvergenceError, match="left the finite numbers") as caught:
+        lyapunov_exponents(lambda x: x**3, x + 3, 5.0, dt=0.1, integrator=LinearizedEuler())
+    assert caught.value.best.shape == (1,)
+    with pytest.raises(ValueError, match="must have DampedBlock layers"):
+        layer_exponents(nn.Linear(3, 3).double(), x)
+
+
+# regions -------------------------------------------------------------------------------------------------------
+
+Z = torch.tensor([[0.0], [0.4], [3.0]], dtype=torch.float64)
+MU = torch.tensor([0.0, 0.9, -0.3 + 1j, 2j], dtype=torch.complex128)
+
+
+def test_amplification_of_the_papers_steps():
+    torch.testing.assert_close(stability_function(LinearizedEuler(), Z, MU), 1 - Z + Z * MU)
+    exact = torch.exp(-Z) + (1 - torch.exp(-Z)) * MU
+    torch.testing.assert_close(stability_function(ExponentialEuler(), Z, MU), exact)
+
+
+def test_amplification_of_torchdiffeqs_methods():
+    w = Z * (MU - 1)
+    torch.testing.assert_close(stability_function(TorchDiffEq("euler"), Z, MU), 1 + w)
+    torch.testing.assert_close(stability_function(TorchDiffEq("rk4"), Z, MU), 1 + w + w**2 / 2 + w**3 / 6 + w**4 / 24)
+    adaptive = stability_function(TorchDiffEq("dopri5", rtol=1e-8, atol=1e-10), Z, MU)
+    torch.testing.assert_close(adaptive, torch.exp(w), rtol=0, atol=1e-5)
+
+
+def concrete(base):
+    return [kind for child in base.__subclasses__() for kind in [child, *concrete(child)]]
+
+
+@pytest.mark.parametrize("kind", [k for k in concrete(Integrator) if not getattr(k, "__abstractmethods__", ())])
+def test_every_integrator_has_a_stability_function_near_the_exact_one(kind):
+    """At small z every consistent step is close to e^{z(μ − 1)}, whatever the class; new classes are found here."""
+    z, mu = 0.02, 0.3 + 0.8j
+    got = stability_function(kind(), z, mu)
+    assert got.dtype == torch.complex128
+    assert abs(got.item() - cmath.exp(z * (mu - 1))) < 1e-3
+
+
+def test_the_region_as_data():
+    region = stability_region(LinearizedEuler(), 0.5, points=81)
+    assert region.amplification.shape == region.stable.shape == (81, 81)
+    w = region.re + 1j * region.im[:, None]
+    clear = ((w + 0.5).abs() - 1).abs() > 1e-6
+    assert torch.equal(region.stable[clear], ((w + 0.5).abs() < 1)[clear])  # the unit disc around z − 1
+    assert stability_region(ExponentialEuler(), 2.0, points=41).stable.sum() > 0
+
+
+def test_the_largest_stable_step():
+    assert largest_stable_step(LinearizedEuler(), -1.5, 0.5) == pytest.approx(1.0, rel=1e-8)
+    assert largest_stable_step(LinearizedEuler(), 0.5, 2.0, one_plus) == pytest.approx(4.0, rel=1e-8)
+    assert largest_stable_step(TorchDiffEq("rk4"), -1.0, 0.0) == pytest.approx(2.785293563405, rel=1e-6)
+    assert largest_stable_step(ExponentialEuler(), torch.tensor([0.9, -0.8 + 0.1j]), 1.0) == math.inf
+    assert largest_stable_step(LinearizedEuler(), torch.tensor([-1.0, 0.6]), 0.5) == 0.0  # the equation is unstable
+    half = largest_stable_step(LinearizedEuler(steps=2), -1.5, 0.5)
+    assert half == pytest.approx(2.0, rel=1e-8)
+
+
+def test_the_largest_step_holds_on_a_network_field():
+    """Beyond it a linear field's trajectory grows; below it it decays."""
+    a = -torch.eye(6).double() + torch.randn(6, 6, dtype=torch.float64) / 4
+    func = DampedODEFunc(lambda x: x @ a.T, Constant(0.7))
+    nu = eigenvalues(lambda x: x @ a.T, torch.zeros(1, 6).double(), k=None)
+    h = largest_stable_step(LinearizedEuler(), nu, 0.7)
+    x = torch.randn(1, 6, dtype=torch.float64)
+    assert LinearizedEuler(400)(func, x, 0.0, 400 * 0.97 * h).norm() < 0.1 * x.norm()
+    assert LinearizedEuler(400)(func, x, 0.0, 400 * 1.03 * h).norm() > 10 * x.norm()
+
+
+def test_regions_bad_input():
+    with pytest.raises(ValueError, match="λ must be at least 0"):
+        stability_function(LinearizedEuler(), -1.0, 0.5)
+    with pytest.raises(TypeError, match="integrator must be of type Integrator"):
+        stability_function("euler", 1.0, 0.5)
+    with pytest.raises(ValueError, match="re must increase"):
+        stability_region(LinearizedEuler(), 1.0, re=(1.0, -1.0))
