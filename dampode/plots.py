@@ -5,19 +5,15 @@ from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
-<<<<<<< HEAD
 from matplotlib.ticker import MaxNLocator
-
-MARKERS = "osD^vP*X"
-"""One a model, so that a figure is legible without color."""
-=======
 from torch import Tensor
 
 from dampode.stability import StabilityRegion, damped_eigenvalues
 from dampode.weighting import Weighting
 
+MARKERS = "osD^vP*X"
+"""One a model, so that a figure is legible without color."""
 GROWTH = r"$\|\delta x_{n+1}\| \,/\, \|\delta x_n\|$"
->>>>>>> stability
 
 
 def accuracy_curves(ax: Axes, x: Sequence[float], curves: Mapping[str, Sequence[Sequence[float]]], xlabel: str) -> Axes:
