@@ -13,7 +13,13 @@ def test_the_table_is_the_measured_one():
     assert measured in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/getting_started.md", "docs/extending.md", "docs/stability.md"])
+PAGES = [
+    "README.md",
+    *(f"docs/{p}.md" for p in ("getting_started", "choosing_an_integrator", "stability", "extending")),
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_code_on_the_pages_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
     assert blocks
