@@ -67,7 +67,8 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_ctrl_c_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     code = """
-        import sys; sys.path.insert(0, sys.argv[2])
+        import signal, sys; sys.path.insert(0, sys.argv[2])
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell would have it ignored
         from pathlib import Path
         from test_training import net, tiny
         from dampode.training import Recipe, fit
@@ -76,12 +77,15 @@ def test_ctrl_c_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     path = tmp_path / "run.pt"
     tests = os.path.dirname(__file__)
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), path, tests], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    process.wait(60)
+    try:
+        deadline = time.monotonic() + 120
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    finally:
+        process.kill()
     assert len(training.load_checkpoint(path)["history"]["loss"]) >= 1
 
 
