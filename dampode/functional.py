@@ -156,7 +156,8 @@ def linearized_step(x: Tensor, lam: Scalar, weight: Scalar, fx: Tensor, h: Scala
 
     Source: Yang et al. 2020, Eqs. 11, 12, 14.
     """
-    kept, gain = (1 - lam * h) * x, h * weight
+    kept, gain = 1 - lam * h, h * weight
     if isinstance(gain, Tensor):
-        return torch.addcmul(kept, gain, fx)
-    return torch.add(kept, fx, alpha=gain)  # a plain number costs no pass over fx, backward included
+        return torch.addcmul(kept * x, gain, fx)
+    driven = fx if gain == 1 else gain * fx  # ρ = 1 and h = 1, a layer of the paper, is one pass over the state
+    return torch.addcmul(driven, x, kept) if isinstance(kept, Tensor) else torch.add(driven, x, alpha=kept)
