@@ -1,7 +1,7 @@
 """Calls of f and seconds that an error along the whole trajectory costs, ours beside every rival in the same run.
 
-    python benchmarks/work_precision.py          under 12 minutes on two cores
-    python benchmarks/work_precision.py --quick  a minute, small batches
+    python benchmarks/work_precision.py          half an hour on two quiet cores
+    python benchmarks/work_precision.py --quick  a few minutes, small batches
 
 Every problem is non-autonomous and starts away from its slow manifold. The error is the largest over all times of
 |x − x*| / |x*|, x* from AdaptiveExponential at 1e-8; each solver runs at its loosest tolerance, by half decades, that
