@@ -1,0 +1,50 @@
+"""Figures of ensembles."""
+
+from collections.abc import Mapping
+from itertools import cycle
+
+from matplotlib.axes import Axes
+
+from dampode.robustness import EnsembleGain
+
+HATCHES = ("", "//", "..", "xx", "--", "oo")
+"""One a model, so that bars are legible without color."""
+
+
+def ensemble_gains(ax: Axes, gains: Mapping[str, EnsembleGain]) -> Axes:
+    """What ensembles gain over their mean member, in percentage points, as the paper's Figs. 3, 7 and 8.
+
+    A line at a bar's end is one standard error to either side.
+
+    Args:
+        ax: where to draw.
+        gains: per model name, all of the same kinds of images.
+
+    Raises:
+        ValueError: no gains, or gains of different kinds of images.
+    """
+    kinds = {tuple(row.name for row in gain.rows) for gain in gains.values()}
+    if len(kinds) != 1:
+        raise ValueError(f"gains must be of the same kinds of images, at least one, got {sorted(kinds)}")
+    (names,) = kinds
+    width = 0.8 / len(gains)
+    for k, (hatch, (model, gain)) in enumerate(zip(cycle(HATCHES), gains.items(), strict=False)):
+        ax.bar(
+            [i + (k - (len(gains) - 1) / 2) * width for i in range(len(names))],
+            [100 * row.gain for row in gain.rows],
+            width,
+            yerr=[100 * row.error for row in gain.rows],
+            label=model,
+            hatch=hatch,
+            edgecolor="black",
+            linewidth=0.8,
+            alpha=0.7,
+            error_kw={"linewidth": 1, "capsize": 3},
+        )
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.set_xticks(range(len(names)), names)
+    ax.set_ylabel("gain over the mean single model (points)")
+    ax.grid(alpha=0.3, axis="y")
+    ax.set_axisbelow(True)
+    ax.legend(frameon=False)
+    return ax

@@ -1,0 +1,97 @@
+"""Figures of landscapes around images."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from scipy import ndimage
+
+from dampode.plots.networks import MARKERS
+from dampode.robustness import Landscape
+
+ALONG, ACROSS = "FGSM direction, in 1/255", "orthogonal direction, in 1/255"
+
+
+def loss_along_attack(ax: Axes, landscapes: Mapping[str, Landscape]) -> Axes:
+    """The loss along each model's own FGSM direction, as the paper's Figs. 2 (a) and (d).
+
+    Of several images the mean is drawn, with a band of one standard error.
+
+    Args:
+        ax: where to draw.
+        landscapes: per model name.
+    """
+    for marker, (name, landscape) in zip(cycle(MARKERS), landscapes.items(), strict=False):
+        loss = landscape.line.numpy()  # (N, A)
+        mean = loss.mean(0)
+        error = loss.std(0) / math.sqrt(len(loss)) if len(loss) > 1 else 0.0
+        every = max(1, len(landscape.along) // 10)
+        (line,) = ax.plot(landscape.along, mean, marker=marker, markersize=5, markevery=every, label=name)
+        ax.fill_between(landscape.along, mean - error, mean + error, color=line.get_color(), alpha=0.15, linewidth=0)
+    ax.axvline(0, color="gray", linewidth=0.8, linestyle="--")
+    ax.set(xlabel=ALONG, ylabel="cross entropy")
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False)
+    return ax
+
+
+def predictions_around(ax: Axes, landscape: Landscape, classes: Sequence[str] | None = None) -> Axes:
+    """The predicted class around one image, as the paper's Figs. 2 (b), (c), (e) and (f).
+
+    The true class is white, every other one shaded; borders are lines, regions carry their class, a cross marks the
+    image.
+
+    Args:
+        ax: where to draw.
+        landscape: of one image; take one by ``landscape.image(n)``.
+        classes: names to write; numbers by default.
+
+    Raises:
+        ValueError: the landscape has several images, or an axis of one point.
+    """
+    if len(landscape.labels) != 1 or min(len(landscape.along), len(landscape.across)) < 2:
+        raise ValueError(
+            f"one image with at least 2 x 2 points is needed, got {tuple(landscape.prediction.shape)}; "
+            "take one by landscape.image(n)"
+        )
+    grid = landscape.prediction[0].T.numpy()  # (B, A), a to the right
+    at_image = np.zeros_like(grid, dtype=bool)  # a label must not stand on the cross
+    at_image[np.abs(landscape.across).argmin(), np.abs(landscape.along).argmin()] = True
+    label = int(landscape.labels[0])
+    palette = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
+    tints = np.array([0.5 + 0.5 * np.array(to_rgb(color)) for color in palette])
+    colors = np.where((grid == label)[..., None], 1.0, tints[grid % len(tints)])
+    ax.pcolormesh(landscape.along, landscape.across, colors, shading="nearest", rasterized=True)
+    for k in np.unique(grid):
+        inside = grid == k
+        if not inside.all():
+            ax.contour(landscape.along, landscape.across, inside, levels=[0.5], colors="black", linewidths=0.8)
+        for row, column in _middles(inside & ~at_image):
+            ax.text(
+                landscape.along[column],
+                landscape.across[row],
+                classes[k] if classes else str(k),
+                ha="center",
+                va="center",
+                fontweight="bold" if k == label else "normal",
+            )
+    ax.plot(0, 0, marker="+", color="black", markersize=9)
+    ax.set(xlabel=ALONG, ylabel=ACROSS, aspect="equal")
+    return ax
+
+
+def _middles(inside: np.ndarray) -> list[tuple[int, int]]:
+    """Of each connected region of at least 1 % of the grid, the point farthest from its border."""
+    regions, count = ndimage.label(inside)
+    middles = []
+    for region in range(1, count + 1):
+        mask = regions == region
+        if mask.mean() >= 0.01:
+            depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+            row, column = np.unravel_index(depth.argmax(), depth.shape)
+            middles.append((int(row), int(column)))
+    return middles

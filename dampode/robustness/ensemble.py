@@ -1,0 +1,97 @@
+"""Several classifiers as one, Sec. 4.6."""
+
+import math
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dampode._checks import require_instance
+
+Combine = Literal["softmax", "logits", "votes"]
+
+
+def combined(logits: Tensor, combine: Combine = "softmax") -> Tensor:
+    """Scores of an ensemble from the logits z_m of its M members.
+
+    - softmax: log (1/M) Σ_m softmax(z_m), the log of the mean probability
+    - logits: (1/M) Σ_m z_m
+    - votes: log (v_k + 1) / (M + K), v_k the number of members whose largest logit is class k; the 1 keeps a class
+      without votes finite, and of classes with as many votes the lowest leads
+
+    Each is valid input of a cross entropy. Votes are constant almost everywhere: they have no gradient.
+
+    Args:
+        logits: z, (M, N, K).
+        combine: "softmax", "logits" or "votes".
+
+    Returns:
+        Scores, (N, K).
+
+    Source: Yang et al. 2020, Sec. 4.6.
+    """
+    members, _, classes = logits.shape
+    if combine == "logits":
+        return logits.mean(0)
+    if combine == "votes":
+        votes = F.one_hot(logits.argmax(-1), classes).sum(0).to(logits.dtype)
+        return ((votes + 1) / (members + classes)).log()
+    return logits.log_softmax(-1).logsumexp(0) - math.log(members)
+
+
+class Ensemble(nn.Module):
+    """A classifier made of classifiers: `combined` of their logits.
+
+    It can be attacked and evaluated as any one model. By votes it has no gradient, and a forward pass that would need
+    one is refused: attack the softmax ensemble of the same members instead, and let votes classify what it finds.
+
+    Args:
+        members: classifiers of pixels with the same classes, on one device. The ensemble is in training mode if one of
+            them is.
+        combine: "softmax", "logits" or "votes".
+
+    Raises:
+        ValueError: no members, members on several devices, or no such way to combine; in forward, members of different
+            classes, or a gradient asked of votes.
+        TypeError: members is no list or tuple of modules.
+    """
+
+    def __init__(self, members: list[nn.Module] | tuple[nn.Module, ...], combine: Combine = "softmax") -> None:
+        super().__init__()
+        require_instance(members, (list, tuple), "members", "give one model as [model]")
+        if not members:
+            raise ValueError("an ensemble needs at least one member, got none")
+        for member in members:
+            require_instance(member, nn.Module, "a member")
+        require_combine(combine)
+        self.members = nn.ModuleList(members)
+        self.combine: Combine = combine
+        self.training = any(member.training for member in members)
+        devices = {str(tensor.device) for tensor in [*self.parameters(), *self.buffers()]}
+        if len(devices) > 1:
+            raise ValueError(f"members must be on one device, got {', '.join(sorted(devices))}; move them with .to")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores, (N, K), of pixels (N, C, H, W)."""
+        if self.combine == "votes" and x.requires_grad and torch.is_grad_enabled():
+            raise ValueError('votes have no gradient: attack Ensemble(members, "softmax") and transfer what it finds')
+        return combined(self.logits(x), self.combine)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The members' logits, (M, N, K), of pixels (N, C, H, W)."""
+        outputs = [member(x) for member in self.members]
+        shapes = {tuple(output.shape) for output in outputs}
+        if len(shapes) > 1:
+            raise ValueError(f"members must have the same classes, got logits of shapes {sorted(shapes)}")
+        return torch.stack(outputs)
+
+    def extra_repr(self) -> str:
+        """How the members are combined."""
+        return f"combine={self.combine!r}"
+
+
+def require_combine(combine: str) -> None:
+    """Raise unless ``combine`` is one of the ways to combine."""
+    if combine not in get_args(Combine):
+        raise ValueError(f'combine must be "softmax", "logits" or "votes", got {combine!r}')

@@ -1,0 +1,174 @@
+"""The loss and the predictions around an image, along its FGSM direction and one across, Fig. 2."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dampode._checks import require_positive_int, require_real
+from dampode.robustness.attacks import _losses_and_gradient, _require_attackable
+from dampode.robustness.evaluate import evaluating
+
+UNIT = 1 / 255
+"""Length of one unit of a landscape's axes, in pixels of [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """Loss and predictions on a grid around N images; detached and on the CPU.
+
+    Args:
+        along: coordinates a in the FGSM direction, in units of 1/255, (A,).
+        across: coordinates b in the direction orthogonal to it, in units of 1/255, (B,); one of them is 0.
+        labels: the true classes, (N,).
+        loss: cross entropy at each point, (N, A, B).
+        prediction: predicted class at each point, (N, A, B).
+    """
+
+    along: tuple[float, ...]
+    across: tuple[float, ...]
+    labels: Tensor
+    loss: Tensor
+    prediction: Tensor
+
+    @property
+    def line(self) -> Tensor:
+        """The loss in the FGSM direction itself, b = 0: (N, A)."""
+        return self.loss[:, :, self.across.index(0)]
+
+    @property
+    def right(self) -> Tensor:
+        """Share of each image's grid that is classified right, (N,), float64."""
+        return (self.prediction == self.labels[:, None, None]).double().mean((1, 2))
+
+    def image(self, n: int) -> "Landscape":
+        """The landscape of image n alone."""
+        return Landscape(
+            self.along, self.across, self.labels[n : n + 1], self.loss[n : n + 1], self.prediction[n : n + 1]
+        )
+
+    def to_json(self) -> str:
+        """The whole landscape, axes in units of 1/255."""
+        return json.dumps(
+            {
+                "along": self.along,
+                "across": self.across,
+                "labels": self.labels.tolist(),
+                "loss": self.loss.tolist(),
+                "prediction": self.prediction.tolist(),
+            },
+            allow_nan=False,
+        )
+
+
+def landscape(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    along: Sequence[float],
+    across: Sequence[float] = (0.0,),
+    seed: int = 0,
+    batch_size: int = 500,
+) -> Landscape:
+    """Loss and prediction at clip(x + (a d + b r) / 255, 0, 1), d the model's FGSM direction, r orthogonal to it.
+
+    d = sign(∂L/∂x), as in Eq. 19, so that at a >= 0, b = 0 stands the FGSM image of radius ε = a/255. r is drawn from
+    the sign vectors orthogonal to d: a unit of either axis moves every pixel value by 1/255, before the clip to what is
+    an image. The same seed gives every model the same draw; d, and with it r, is each model's own.
+
+    Args:
+        model: classifier of pixels; in eval mode for the call.
+        x: pixels in [0, 1], clean or corrupted, (N, C, H, W).
+        y: labels, (N,).
+        along: coordinates a, increasing, in units of 1/255.
+        across: coordinates b, increasing, in units of 1/255, 0 among them; the default leaves the line alone.
+        seed: seed of r.
+        batch_size: points of the grids, of all images together, a forward pass.
+
+    Raises:
+        ValueError: pixels outside [0, 1], labels that do not fit, coordinates that do not increase or lack the 0, an
+            image whose gradient is 0, or a loss that is not finite.
+
+    Source: Yang et al. 2020, Sec. 4.3 and Fig. 2, where neither r's scale nor a clip is told.
+    """
+    a, b = _coordinates(along, "along"), _coordinates(across, "across")
+    if 0 not in b:
+        raise ValueError(f"across must hold 0, the FGSM direction itself, got {b}")
+    require_positive_int(batch_size, "batch_size")
+    with evaluating(model):
+        d = fgsm_direction(model, x, y)
+        r = orthogonal_direction(d, seed)
+        steps_a, steps_b = (torch.tensor(t, dtype=x.dtype, device=x.device).view(-1, 1, 1, 1) for t in (a, b))
+        losses, predictions = [], []
+        for points in torch.arange(len(x) * len(a) * len(b), device=x.device).split(batch_size):
+            n, i, j = points // (len(a) * len(b)), points // len(b) % len(a), points % len(b)
+            moved = (x[n] + UNIT * (steps_a[i] * d[n] + steps_b[j] * r[n])).clamp(0, 1)
+            with torch.no_grad():
+                logits = model(moved)
+            losses.append(F.cross_entropy(logits, y[n], reduction="none").cpu())
+            predictions.append(logits.argmax(1).cpu())
+    shape = (len(x), len(a), len(b))
+    loss, prediction = torch.cat(losses).view(shape), torch.cat(predictions).view(shape)
+    if not bool(torch.isfinite(loss).all()):
+        raise ValueError("the loss must be finite on the whole grid, got NaN or infinite; look at the model's logits")
+    return Landscape(a, b, y.cpu(), loss, prediction)
+
+
+def fgsm_direction(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The direction d = sign(∂L/∂x) of Eq. 19.
+
+    Args:
+        model: classifier of pixels, in eval mode.
+        x: pixels in [0, 1], (N, C, H, W).
+        y: labels, (N,).
+
+    Returns:
+        -1, 0 or 1, (N, C, H, W).
+
+    Raises:
+        ValueError: as `fgsm`, or an image's gradient is 0 everywhere.
+    """
+    _require_attackable(model, x, y, 0.0)
+    d = _losses_and_gradient(model, x, y)[1].sign()
+    flat = (d == 0).flatten(1).all(1)
+    if bool(flat.any()):
+        raise ValueError(f"an FGSM direction needs a gradient, which is 0 at images {flat.nonzero()[:, 0].tolist()}")
+    return d
+
+
+def orthogonal_direction(d: Tensor, seed: int = 0) -> Tensor:
+    """A random sign vector r with <r, d> = 0 exactly, for each image.
+
+    A random half of the entries of r agrees with d, the other half opposes it. Where d is 0, r's sign is free; one
+    entry of r is 0 if d has an odd number of others.
+
+    Args:
+        d: -1, 0 or 1, (N, C, H, W).
+        seed: seed of the draw, which does not depend on the device.
+
+    Returns:
+        -1, 0 or 1, (N, C, H, W).
+    """
+    u = torch.rand(d.shape, generator=torch.Generator().manual_seed(seed)).to(d.device).flatten(1)
+    signs = d.flatten(1)
+    support = signs != 0
+    rank = torch.where(support, u, 2.0).argsort(1).argsort(1)  # d's nonzero entries come first, in random order
+    half = support.sum(1, keepdim=True) // 2
+    balanced = (rank < half).to(d.dtype) - ((rank >= half) & (rank < 2 * half)).to(d.dtype)
+    free = torch.where(u < 0.5, -1.0, 1.0).to(d.dtype)
+    return torch.where(support, balanced * signs, free).view_as(d)
+
+
+def _coordinates(values: Sequence[float], name: str) -> tuple[float, ...]:
+    """The coordinates of an axis: finite and increasing."""
+    for value in values:
+        require_real(value, f"a coordinate of {name}")
+    coordinates = tuple(float(value) for value in values)
+    if not coordinates or any(low >= high for low, high in pairwise(coordinates)):
+        raise ValueError(f"{name} must hold increasing coordinates, at least one, got {coordinates}")
+    return coordinates
