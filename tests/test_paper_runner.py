@@ -1,0 +1,303 @@
+"""The runner of the paper's rows: resumes, never recomputes, never mixes, and refuses what it cannot trust."""
+
+import json
+import signal
+from dataclasses import replace
+from itertools import product
+
+import measure
+import pytest
+import run
+import settings
+import store
+import torch
+import work
+from jobs import Job, jobs_of
+from rows import ROWS
+from settings import CODE, SCALES, TEXT, Scale
+
+from dampode import training
+from dampode.data import ImageData, pixels
+from dampode.robustness import pgd
+
+TOY = Scale("toy", narrow=8, epochs=2, attacked_images=8)
+ROW = replace(ROWS["lambda_in_resnet-110"], depth=14)
+
+
+def toy_images():
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(48) % 3
+    x = torch.randint(0, 120, (48, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    x += (60 * y).to(torch.uint8).view(-1, 1, 1, 1)
+    return ImageData("toy", x[:32], y[:32], x[32:], y[32:], 10)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _toy_settings():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "STEPS", 2)
+        patch.setattr(work, "CHANCE", -1.0)  # two steps of training do not lift a network above chance
+        yield
+
+
+@pytest.fixture(scope="module")
+def images():
+    return toy_images()
+
+
+def job(seeds=(0,), protocol=TEXT, scale=TOY, row=ROW):
+    return Job(row, "cifar10", seeds, protocol, scale)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, images):
+    """Folders and the result of one job run without interruption."""
+    folder = tmp_path_factory.mktemp("finished")
+    result = work.complete(job(), images, folder / "out", folder / "results", "command")
+    return folder / "out", folder / "results", result
+
+
+def numbers(result):
+    return {key: result[key] for key in ("accuracy", "coefficients", "loss", "failed")}
+
+
+def no_work(*args, **kwargs):
+    raise AssertionError("computed again")
+
+
+def test_a_result_says_all(finished):
+    out, results, result = finished
+    assert set(result["accuracy"]) == set(measure.KEYS)
+    assert [len(result["accuracy"][kind]) for kind in measure.NOISES] == [5] * 4
+    assert len(result["coefficients"]) == 3
+    assert len(result["loss"]) == TOY.epochs
+    assert result["config"]["protocol"]["alpha"] == 2
+    assert result["config"]["recipe"]["epochs"] == 2
+    assert result["provenance"]["command"] == "command"
+    assert {p.name for p in results.iterdir()} == {"lambda_in_resnet-110_cifar10_toy_text_seed0.json"}
+    assert not list(out.glob("*.partial.json"))
+
+
+def test_nothing_is_computed_twice(finished, images, monkeypatch):
+    out, results, result = finished
+    monkeypatch.setattr(training, "fit", no_work)
+    monkeypatch.setattr(work, "measure", no_work)
+    before = store_bytes(results)
+    assert work.complete(job(), images, out, results, "another command") == result
+    assert store_bytes(results) == before
+
+
+def store_bytes(folder):
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+def test_interrupted_training_and_measuring_end_in_the_same_numbers(finished, images, tmp_path, monkeypatch):
+    fit, accuracy = training.fit, measure.accuracy
+
+    def stops_after_an_epoch(model, data, recipe, **keywords):
+        class Stops(settings.Augmentation):
+            calls = 0
+
+            def __call__(self, x, generator):
+                Stops.calls += 1
+                if Stops.calls == 2:  # one batch an epoch
+                    raise run.OutOfTime
+                return TEXT.augmentation(x, generator)
+
+        return fit(model, replace(data, augmentation=Stops()), recipe, **keywords)
+
+    monkeypatch.setattr(training, "fit", stops_after_an_epoch)
+    with pytest.raises(run.OutOfTime):
+        work.complete(job(), images, tmp_path / "out", tmp_path / "results", "")
+    assert not list((tmp_path / "results").glob("*.json"))
+    monkeypatch.setattr(training, "fit", fit)
+
+    calls = []
+
+    def stops_at_the_fifth(*arguments):
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise run.OutOfTime
+        return accuracy(*arguments)
+
+    monkeypatch.setattr(measure, "accuracy", stops_at_the_fifth)
+    with pytest.raises(run.OutOfTime):
+        work.complete(job(), images, tmp_path / "out", tmp_path / "results", "")
+    half = store.read_for(work.partial(job(), tmp_path / "out"), job())
+    assert list(half["accuracy"]) == ["acc", "acc attacked"]  # the first noise takes five calls
+    monkeypatch.setattr(measure, "accuracy", lambda *a: calls.append(a) or accuracy(*a))
+    calls.clear()
+    result = work.complete(job(), images, tmp_path / "out", tmp_path / "results", "")
+    assert len(calls) == 4 * 5 + 9
+    assert numbers(result) == numbers(finished[2])
+
+
+def test_scales_and_protocols_have_files_of_their_own_and_never_mix(finished, images, tmp_path):
+    cells = product(ROWS.values(), (0, 1), (TEXT, CODE), SCALES.values())
+    stems = {Job(row, "cifar10", (seed,), protocol, scale).stem for row, seed, protocol, scale in cells}
+    assert len(stems) == len(ROWS) * 2 * 2 * len(SCALES)
+    out, results, _ = finished
+    before = store_bytes(results)
+    for other, setting in (
+        (replace(TOY, epochs=3), "recipe.epochs was 2, now it is 3"),
+        (replace(TOY, attacked_images=9), "scale.attacked_images was 8, now it is 9"),
+    ):
+        with pytest.raises(ValueError, match=f"{setting}; results are never mixed"):
+            work.complete(job(scale=other), images, out, results, "")
+    with pytest.raises(ValueError, match=r"protocol\.alpha was 2.0, now it is 3.0"):
+        work.complete(job(protocol=replace(TEXT, alpha=3.0)), images, out, results, "")
+    with pytest.raises(ValueError, match="must be of this run"):  # the checkpoint alone
+        work.complete(job(scale=replace(TOY, epochs=3)), images, out, tmp_path, "")
+    assert store_bytes(results) == before
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "truncated or damaged"),
+        (lambda text: text.replace('"command": "command"', '"command": "other"'), "was edited after it was written"),
+        (lambda text: text.replace('"version": 1', '"version": 0'), "must be of version 1, got version 0"),
+        (lambda text: '{"acc": 1}', "must be a result with"),
+    ],
+)
+def test_a_file_that_cannot_be_trusted_is_refused_and_kept(finished, images, tmp_path, monkeypatch, harm, message):
+    path = tmp_path / f"{job().stem}.json"
+    path.write_text(harm((finished[1] / path.name).read_text()))
+    before = store_bytes(tmp_path)
+    monkeypatch.setattr(training, "fit", no_work)
+    with pytest.raises(ValueError, match=message):
+        work.complete(job(), images, finished[0], tmp_path, "")
+    with pytest.raises(ValueError, match=message):
+        store.read_all(tmp_path)
+    assert store_bytes(tmp_path) == before
+
+
+def test_two_results_of_one_cell_are_refused(finished, tmp_path):
+    text = (finished[1] / f"{job().stem}.json").read_text()
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json and .*b\.json are two results of one cell"):
+        store.read_all(tmp_path)
+
+
+def test_a_result_is_never_written_over(tmp_path):
+    store.write(tmp_path / "a.json", job().config, {"x": 1})
+    before = store_bytes(tmp_path)
+    with pytest.raises(FileExistsError, match="is not overwritten"):
+        store.write(tmp_path / "a.json", job().config, {"x": 2})
+    assert store_bytes(tmp_path) == before
+    assert json.loads((tmp_path / "a.json").read_text())["x"] == 1
+
+
+def arguments(tmp_path, minutes=None):
+    return run.Args("next", minutes=minutes, out=tmp_path / "out", device="cpu")
+
+
+def test_a_budget_too_short_for_an_epoch_is_said_and_changes_nothing(images, tmp_path, monkeypatch, capsys):
+    def stops(*arguments, **keywords):
+        signal.raise_signal(signal.SIGALRM)
+
+    monkeypatch.setattr(run, "load", lambda job, args: images)
+    monkeypatch.setattr(training, "fit", stops)
+    with pytest.raises(ValueError, match=r"--minutes 5 is too short for one epoch of lambda_in"):
+        run.run([job()], arguments(tmp_path, 5.0), tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_short_budgets_add_up(finished, images, tmp_path, monkeypatch, capsys):
+    epochs = []
+    fit = training.fit
+
+    def stops_in_the_second_epoch(model, data, recipe, **keywords):
+        class Stops(settings.Augmentation):
+            def __call__(self, x, generator):
+                epochs.append(1)
+                if len(epochs) == 2:
+                    signal.raise_signal(signal.SIGALRM)
+                return TEXT.augmentation(x, generator)
+
+        return fit(model, replace(data, augmentation=Stops()), recipe, **keywords)
+
+    monkeypatch.setattr(run, "load", lambda job, args: images)
+    monkeypatch.setattr(training, "fit", stops_in_the_second_epoch)
+    run.run([job()], arguments(tmp_path, 5.0), tmp_path / "results")
+    assert "minutes are over in lambda_in_resnet-110_cifar10_toy_text_seed0" in capsys.readouterr().out
+    run.run([job(), job()], arguments(tmp_path), tmp_path / "results")
+    assert len(epochs) == 3  # the first, the one cut short, and that one again
+    (result,) = store.read_all(tmp_path / "results")
+    assert numbers(result) == numbers(finished[2])
+
+
+def test_a_job_that_another_process_has_is_passed_over(images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(work, "complete", no_work)
+    with work.claimed(job(), tmp_path / "out") as ours:
+        assert ours
+        run.run([job()], arguments(tmp_path), tmp_path / "results")
+    assert "another process is at it" in capsys.readouterr().out
+
+
+def test_an_ensemble_is_of_its_members(finished, images):
+    out, results, _ = finished
+    with pytest.raises(ValueError, match=r"seed1\.json is not there; run"):
+        work.complete(job((0, 1)), images, out, results, "")
+    work.complete(job((1,)), images, out, results, "")
+    result = work.complete(job((0, 1)), images, out, results, "")
+    assert result["members"] == [0, 1]
+    members = [work.trained(job((seed,)), images, out)[0].eval() for seed in (0, 1)]
+    x = pixels(images.x_test)
+    with torch.no_grad():
+        right = sum(m(x).softmax(1) for m in members).argmax(1) == images.y_test
+    assert result["accuracy"]["acc"] == right.double().mean().item()
+    work.checkpoint(job((1,)), out).unlink()
+    (results / f"{job((0, 1)).stem}.json").unlink()
+    with pytest.raises(ValueError, match=r"seed1\.pt is not there"):
+        work.complete(job((0, 1)), images, out, results, "")
+
+
+def test_an_ensemble_of_failed_runs_has_failed(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(work, "CHANCE", 10.0)
+    for seed in (0, 1):
+        work.complete(job((seed,)), images, tmp_path, tmp_path / "results", "")
+    result = work.complete(job((0, 1)), images, tmp_path, tmp_path / "results", "")
+    assert (result["failed"], result["members"], result["accuracy"]) == (True, [], {})
+
+
+def test_a_run_that_diverges_is_a_failed_result(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(work, "trained", lambda *a: (None, training.History([2.0, float("nan")], True)))
+    result = work.complete(job(), images, tmp_path, tmp_path, "")
+    assert result["failed"]
+    assert result["accuracy"] == {}
+    assert result["loss"] == [2.0]
+
+
+def test_the_protocols_part_where_they_say(images):
+    x = pixels(images.x_test)
+    model = ROW.build(10, TEXT, TOY).eval()
+    plain, standardized = (measure.noise_file(x, "gaussian", protocol) for protocol in (TEXT, CODE))
+    normal = torch.cat([model.normalize(noisy) for noisy in standardized])
+    torch.testing.assert_close(normal.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(normal.std((0, 2, 3)), torch.ones(3))
+    assert all(bool(((noisy * 255).round() / 255 == noisy).all()) for noisy in plain)
+    far = measure.perturb("pgd", model, x, images.y_test, 4, CODE, torch.Generator().manual_seed(0))
+    near = measure.perturb("pgd", model, x, images.y_test, 4, TEXT, torch.Generator().manual_seed(0))
+    assert 4 / 255 + 1e-3 < (far - x).abs().max() <= 8 / 255 + 1e-6
+    assert (near - x).abs().max() <= 4 / 255 + 1e-6
+    start = torch.Generator().manual_seed(0)
+    same = pgd(model, x, images.y_test, 4 / 255, steps=2, keep="last", generator=start)
+    assert torch.equal(near, same)
+    starts = {p.name: ROWS["in_resnet-110"].build(10, p, SCALES["small"]) for p in (TEXT, CODE)}
+    anchors = {name: next(m.anchor for m in net.modules() if hasattr(m, "anchor")) for name, net in starts.items()}
+    assert anchors == {"text": 0.0, "code": 1.0}
+
+
+def test_next_runs_the_core_seed_by_seed():
+    jobs = jobs_of("next", ("cifar10", "cifar100"), (0, 1), TEXT, SCALES["full"])
+    assert [j.stem.split("_cifar10")[0] for j in jobs[:3]] == ["resnet-110", "in_resnet-110", "lambda_in_resnet-110"]
+    assert [j.seeds for j in jobs[:14]] == [(0,)] * 7 + [(1,)] * 7
+    assert len({j.stem for j in jobs}) == len(jobs)
+    assert len(jobs_of("next", ("cifar10",), (0, 1, 2), TEXT, SCALES["small"])) == 21
+    with pytest.raises(ValueError, match="has nothing on cifar100"):
+        jobs_of("table5", ("cifar100",), (0,), TEXT, SCALES["full"])
+    with pytest.raises(ValueError, match="none twice"):
+        jobs_of("table6", ("cifar10",), (0, 0), TEXT, SCALES["full"])
