@@ -78,6 +78,12 @@ def require_labels(y: Any, n: int) -> None:
         raise ValueError(f"labels must be at least 0, got {y.min().item()}")
 
 
+def require_labels_below(y: Tensor, classes: int) -> None:
+    """Raise unless every label is a class of the model's."""
+    if int(y.max()) >= classes:
+        raise ValueError(f"labels must lie in [0, {classes}), the model's classes, got {int(y.max())}")
+
+
 def require_field_value(x: Tensor, fx: Any) -> None:
     """Raise unless f(x, t) has x's shape, device and, outside autocast, dtype. Reads no values."""
     if not isinstance(fx, Tensor):

@@ -14,7 +14,7 @@ import math
 import platform
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -27,7 +27,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 import tyro
-from torch import nn
+from torch import Tensor, nn
 
 import dampode
 from dampode import data, models, plots, robustness, training
@@ -80,6 +80,16 @@ class Args:
 
 
 @dataclass(frozen=True)
+class Accuracies:
+    """Accuracies in [0, 1] over n images: clean, at severities 1 to 5, and at each radius, (ε, accuracy)."""
+
+    n: int
+    clean: float
+    gaussian_noise: list[float]
+    fgsm: list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
 class Run:
     """One trained model, measured."""
 
@@ -89,7 +99,7 @@ class Run:
     final_loss: float | None
     """none where it is not finite"""
     coefficients: list[float]
-    report: robustness.Report
+    report: Accuracies
 
 
 def build(name: Model, images: data.ImageData, args: Args) -> nn.Module:
@@ -150,10 +160,17 @@ def run(name: Model, seed: int, images: data.ImageData, args: Args) -> Run:
         label=f"{name}, seed {seed}",
     )
     x, y = data.pixels(images.x_test), images.y_test
-    report = robustness.evaluate(model, x, y, eps=[e / 255 for e in args.eps], seed=seed)
+    report = measure(model.eval(), x, y, args.eps, seed)
     coefficients = models.coefficients(model) if name in ("in_resnet", "lambda_in_resnet") else []
     loss = None if history.diverged else history.loss[-1]
     return Run(name, seed, history.diverged, loss, coefficients, report)
+
+
+def measure(model: nn.Module, x: Tensor, y: Tensor, radii: Sequence[float], seed: int) -> Accuracies:
+    eps, fgsm = [e / 255 for e in radii], {"FGSM": robustness.FGSM()}
+    found = robustness.evaluate(model, x, y, eps=eps, attacks=fgsm, noises=["gaussian_noise"], seed=seed)
+    noise = [found.column("gaussian_noise", severity).accuracy for severity in range(1, 6)]
+    return Accuracies(found.n, found.clean, noise, [(e, found.column("FGSM", e).accuracy) for e in eps])
 
 
 def table(runs: list[Run], args: Args) -> str:

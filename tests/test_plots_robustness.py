@@ -26,7 +26,7 @@ def bowl(images=2):
 
 def gain(*values):
     rows = tuple(GainRow(name, (0.5,), 0.5 + v, v, 0.01) for name, v in zip(("clean", "FGSM"), values, strict=True))
-    return EnsembleGain(100, "softmax", rows)
+    return EnsembleGain(100, True, rows)
 
 
 def test_gains_are_drawn_in_points_with_errors(ax):
@@ -36,7 +36,7 @@ def test_gains_are_drawn_in_points_with_errors(ax):
     assert [label.get_text() for label in ax.get_xticklabels()] == ["clean", "FGSM"]
     segments = ax.containers[0].lines[2][0].get_segments()
     np.testing.assert_allclose([s[1, 1] - s[0, 1] for s in segments], [2, 2])
-    other = EnsembleGain(100, "softmax", gain(0.1, 0.2).rows[:1])
+    other = EnsembleGain(100, True, gain(0.1, 0.2).rows[:1])
     with pytest.raises(ValueError, match="same kinds of images"):
         plots.ensemble_gains(ax, {"a": gain(0.1, 0.2), "b": other})
 

@@ -42,7 +42,7 @@ def ensemble_gains(ax: Axes, gains: Mapping[str, EnsembleGain]) -> Axes:
             error_kw={"linewidth": 1, "capsize": 3},
         )
     ax.axhline(0, color="black", linewidth=0.8)
-    ax.set_xticks(range(len(names)), names)
+    ax.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names])
     ax.set_ylabel("gain over the mean single model (points)")
     ax.grid(alpha=0.3, axis="y")
     ax.set_axisbelow(True)

@@ -1,18 +1,18 @@
-"""Adversarial attacks in L∞ on pixels in [0, 1]."""
+"""Adversarial attacks in L∞ along the gradient, on pixels in [0, 1]."""
 
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dampode._checks import require_labels, require_nonnegative, require_positive, require_positive_int
-from dampode.robustness.noise import require_pixels
+from dampode._checks import require_nonnegative, require_positive, require_positive_int
+from dampode.robustness.classifier import margins, predict, predict_and_differentiate, require_attackable
 
-Keep = Literal["strongest", "last"]
+Keep = Literal["strongest", "first", "last"]
+"""Which iterate of an attack an example keeps, see `ifgsm`."""
 
 
-def fgsm(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+def fgsm(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, batch_size: int = 500) -> Tensor:
     """The fast gradient sign method, Eq. 19: x' = clip(x + ε sign(∂L/∂x), 0, 1), L the summed cross entropy.
 
     Args:
@@ -20,17 +20,22 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
         eps: radius ε >= 0 in pixel units, such as 2/255.
+        batch_size: images a forward pass.
 
     Returns:
         The perturbed pixels in [0, 1], |x' − x| <= ε.
 
     Raises:
-        ValueError: ε is negative, pixels lie outside [0, 1], labels do not fit, or the model is in training mode.
+        ValueError: ε is negative, pixels lie outside [0, 1], labels do not fit, the model is in training mode, or a
+            logit is not finite.
+        TypeError: pixels are not float32 or float64, or labels not int64.
 
     Source: Yang et al. 2020, Eq. 19; Goodfellow et al. 2015.
     """
-    _require_attackable(model, x, y, eps)
-    _, gradient = _losses_and_gradient(model, x, y)
+    require_nonnegative(eps, "eps")
+    require_positive_int(batch_size, "batch_size")
+    require_attackable(model, x, y)
+    _, gradient = predict_and_differentiate(model, x, y, batch_size)
     return (x + eps * gradient.sign()).clamp(0, 1)
 
 
@@ -43,6 +48,7 @@ def ifgsm(
     alpha: float = 2 / 255,
     steps: int = 20,
     keep: Keep = "strongest",
+    batch_size: int = 500,
 ) -> Tensor:
     """Iterated FGSM, Eq. 20: x_{m+1} = Clip_{x, ε}{x_m + α sign(∂L/∂x_m)}, x_0 = x, also clipped to [0, 1].
 
@@ -53,20 +59,24 @@ def ifgsm(
         eps: radius ε >= 0 in pixel units.
         alpha: step α > 0 in pixel units.
         steps: number of iterations M.
-        keep: "strongest" returns each example's iterate of the largest loss, since with α close to 2ε the iteration
-            can oscillate; "last" returns x_M, as the paper does.
+        keep: "strongest" returns each example's iterate of the largest margin, max_{j≠y} z_j − z_y over logits z,
+            since with α close to 2ε the iteration can oscillate. "first" returns its first misclassified iterate, and
+            the strongest where there is none: the same examples are broken at a fraction of the cost, for a broken
+            one leaves the batch. "last" returns x_M, as the paper does.
+        batch_size: images a forward pass.
 
     Returns:
         The perturbed pixels in [0, 1], |x' − x| <= ε.
 
     Raises:
-        ValueError: a setting is out of range, pixels lie outside [0, 1], or the model is in training mode.
+        ValueError: a setting is out of range, or as in `fgsm`.
+        TypeError: as in `fgsm`.
 
     Source: Yang et al. 2020, Eq. 20; Kurakin et al. 2017.
     """
-    _require_attackable(model, x, y, eps)
-    _require_iteration(alpha, steps, keep)
-    return _ascend(model, x, x, y, eps, alpha, steps, keep)[0]
+    _require_iteration(eps, alpha, steps, keep, batch_size)
+    require_attackable(model, x, y)
+    return _ascend(model, x, x, y, eps, alpha, steps, keep, batch_size)[0]
 
 
 def pgd(
@@ -80,6 +90,7 @@ def pgd(
     restarts: int = 1,
     keep: Keep = "strongest",
     generator: torch.Generator | None = None,
+    batch_size: int = 500,
 ) -> Tensor:
     """Projected gradient descent: `ifgsm` from a random start x_0 = clip(x + δ, 0, 1), δ ~ U[−ε, ε] elementwise.
 
@@ -92,72 +103,119 @@ def pgd(
         eps: radius ε >= 0 in pixel units.
         alpha: step α > 0 in pixel units.
         steps: number of iterations.
-        restarts: random starts; of their results each example keeps the one of the largest loss.
-        keep: which iterate a start gives, as in `ifgsm`.
-        generator: source of the starts, on x's device.
+        restarts: random starts; of their results each example keeps the one of the largest margin.
+        keep: which iterate a start gives, as in `ifgsm`; with "first", a broken example starts no more.
+        generator: source of the starts, on x's device. They are drawn for all images at once, so that they do not
+            depend on ``batch_size`` or on what breaks.
+        batch_size: images a forward pass.
 
     Returns:
         The perturbed pixels in [0, 1], |x' − x| <= ε.
 
     Raises:
-        ValueError: a setting is out of range, pixels lie outside [0, 1], or the model is in training mode.
+        ValueError: a setting is out of range, or as in `fgsm`.
+        TypeError: as in `fgsm`.
 
     Source: Yang et al. 2020, Sec. 4.2; Madry et al. 2018.
     """
-    _require_attackable(model, x, y, eps)
-    _require_iteration(alpha, steps, keep)
+    _require_iteration(eps, alpha, steps, keep, batch_size)
     require_positive_int(restarts, "restarts")
-    best, best_loss = x, torch.full(x.shape[:1], -torch.inf, dtype=x.dtype, device=x.device)
+    require_attackable(model, x, y)
+    best, strength = x.clone(), x.new_full(x.shape[:1], -torch.inf)
     for _ in range(restarts):
-        delta = eps * (2 * torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - 1)
-        found, loss = _ascend(model, x, (x + delta).clamp(0, 1), y, eps, alpha, steps, keep)
-        best, best_loss = _stronger(found, loss, best, best_loss)
+        start = (x + _uniform(x, eps, generator)).clamp(0, 1)
+        going = (strength < 0) if keep == "first" else torch.ones_like(strength, dtype=torch.bool)
+        if not bool(going.any()):
+            break
+        found, reached = _ascend(model, x[going], start[going], y[going], eps, alpha, steps, keep, batch_size)
+        stronger = reached > strength[going]
+        chosen = going.nonzero().squeeze(1)[stronger]
+        best[chosen], strength[chosen] = found[stronger], reached[stronger]
     return best
 
 
+def recentered_pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    alpha: float = 1 / 255,
+    steps: int = 20,
+    generator: torch.Generator | None = None,
+    batch_size: int = 500,
+) -> Tensor:
+    """The PGD of the paper authors' public code, for comparison with numbers obtained by it: |x' − x| <= 2ε.
+
+    Its ball is centered on the random start x + δ, which is not clipped, and its last iterate is kept. α is that of
+    the code's last version; the paper says 2/255. For a robustness figure take `pgd`.
+
+    Args:
+        model: classifier of pixels, in eval mode.
+        x: pixels in [0, 1], (N, C, H, W).
+        y: labels, (N,).
+        eps: radius ε >= 0 of the start, and of the ball around it.
+        alpha: step α > 0 in pixel units.
+        steps: number of iterations.
+        generator: source of the starts, on x's device.
+        batch_size: images a forward pass.
+
+    Returns:
+        The perturbed pixels in [0, 1], up to 2ε from x.
+
+    Raises:
+        ValueError, TypeError: as in `pgd`.
+
+    Source: test_pgd.py of the public code of Yang et al. 2020.
+    """
+    _require_iteration(eps, alpha, steps, "last", batch_size)
+    require_attackable(model, x, y)
+    start = x + _uniform(x, eps, generator)
+    return _ascend(model, start, start, y, eps, alpha, steps, "last", batch_size)[0]
+
+
+def _uniform(x: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
+    """Draws from U[−ε, ε], one an element of x."""
+    return eps * (2 * torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - 1)
+
+
 def _ascend(
-    model: nn.Module, x: Tensor, start: Tensor, y: Tensor, eps: float, alpha: float, steps: int, keep: Keep
+    model: nn.Module,
+    center: Tensor,
+    start: Tensor,
+    y: Tensor,
+    eps: float,
+    alpha: float,
+    steps: int,
+    keep: Keep,
+    batch_size: int,
 ) -> tuple[Tensor, Tensor]:
-    """Eq. 20 from any start: the iterate to keep and its loss, (N,)."""
-    lowest, highest = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
-    loss, gradient = _losses_and_gradient(model, start, y)
-    current, best, best_loss = start, start, loss
-    for _ in range(steps):
-        current = (current + alpha * gradient.sign()).clamp(lowest, highest)
-        loss, gradient = _losses_and_gradient(model, current, y)
-        best, best_loss = _stronger(current, loss, best, best_loss)
-    return (best, best_loss) if keep == "strongest" else (current, loss)
+    """Eq. 20 in the ball around a center, from any start: the iterate to keep and its margin, (N,)."""
+    lowest, highest = (center - eps).clamp(0, 1), (center + eps).clamp(0, 1)
+    kept, strength = start.clone(), start.new_full(start.shape[:1], -torch.inf)
+    going = torch.arange(len(start), device=start.device)  # the examples still worked on
+    current = start
+    for left in range(steps, -1, -1):
+        if left:
+            logits, gradient = predict_and_differentiate(model, current, y[going], batch_size)
+        else:
+            logits, gradient = predict(model, current, batch_size), current
+        margin = margins(logits, y[going])
+        better = (margin > strength[going]) | (keep == "last")
+        kept[going[better]], strength[going[better]] = current[better], margin[better]
+        if keep == "first":
+            sound = margin < 0
+            going, current, gradient = going[sound], current[sound], gradient[sound]
+        if not left or not len(going):
+            break
+        current = (current + alpha * gradient.sign()).clamp(lowest[going], highest[going])
+    return kept, strength
 
 
-def _stronger(x: Tensor, loss: Tensor, best: Tensor, best_loss: Tensor) -> tuple[Tensor, Tensor]:
-    """Of two results, each example's with the larger loss."""
-    wins = loss > best_loss
-    return torch.where(wins.view(-1, *[1] * (x.ndim - 1)), x, best), torch.where(wins, loss, best_loss)
-
-
-def _losses_and_gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropy of each example, (N,), and the gradient of their sum with respect to x."""
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        losses = F.cross_entropy(model(leaf), y, reduction="none")
-        (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-    return losses.detach(), gradient
-
-
-def _require_attackable(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> None:
+def _require_iteration(eps: float, alpha: float, steps: int, keep: str, batch_size: int) -> None:
     require_nonnegative(eps, "eps")
-    require_pixels(x)
-    require_labels(y, len(x))
-    if model.training:
-        raise ValueError("an attack needs the model in eval mode, got training mode; call model.eval()")
-    with torch.no_grad():
-        classes = model(x[:1]).shape[-1]
-    if int(y.max()) >= classes:
-        raise ValueError(f"labels must lie in [0, {classes}), the model's classes, got {int(y.max())}")
-
-
-def _require_iteration(alpha: float, steps: int, keep: str) -> None:
     require_positive(alpha, "alpha")
     require_positive_int(steps, "steps")
-    if keep not in ("strongest", "last"):
-        raise ValueError(f'keep must be "strongest" or "last", got {keep!r}')
+    require_positive_int(batch_size, "batch_size")
+    if keep not in ("strongest", "first", "last"):
+        raise ValueError(f'keep must be "strongest", "first" or "last", got {keep!r}')

@@ -47,8 +47,8 @@ class Ensemble(nn.Module):
     one is refused: attack the softmax ensemble of the same members instead, and let votes classify what it finds.
 
     Args:
-        members: classifiers of pixels with the same classes, on one device. The ensemble is in training mode if one of
-            them is.
+        members: classifiers of pixels with the same classes, on one device. Where all of them are in eval mode, so is
+            the ensemble.
         combine: "softmax", "logits" or "votes".
 
     Raises:
@@ -67,7 +67,8 @@ class Ensemble(nn.Module):
         require_combine(combine)
         self.members = nn.ModuleList(members)
         self.combine: Combine = combine
-        self.training = any(member.training for member in members)
+        if not any(module.training for member in members for module in member.modules()):
+            self.eval()
         devices = {str(tensor.device) for tensor in [*self.parameters(), *self.buffers()]}
         if len(devices) > 1:
             raise ValueError(f"members must be on one device, got {', '.join(sorted(devices))}; move them with .to")

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dampode._checks import require_positive_int, require_real
-from dampode.robustness.attacks import _losses_and_gradient, _require_attackable
-from dampode.robustness.evaluate import evaluating
+from dampode.robustness.classifier import evaluating, predict, predict_and_differentiate, require_attackable
 
 UNIT = 1 / 255
 """Length of one unit of a landscape's axes, in pixels of [0, 1]."""
@@ -92,7 +91,7 @@ def landscape(
 
     Raises:
         ValueError: pixels outside [0, 1], labels that do not fit, coordinates that do not increase or lack the 0, an
-            image whose gradient is 0, or a loss that is not finite.
+            image whose gradient is 0, or a logit that is not finite.
 
     Source: Yang et al. 2020, Sec. 4.3 and Fig. 2, where neither r's scale nor a clip is told.
     """
@@ -101,31 +100,28 @@ def landscape(
         raise ValueError(f"across must hold 0, the FGSM direction itself, got {b}")
     require_positive_int(batch_size, "batch_size")
     with evaluating(model):
-        d = fgsm_direction(model, x, y)
+        d = fgsm_direction(model, x, y, batch_size)
         r = orthogonal_direction(d, seed)
         steps_a, steps_b = (torch.tensor(t, dtype=x.dtype, device=x.device).view(-1, 1, 1, 1) for t in (a, b))
         losses, predictions = [], []
         for points in torch.arange(len(x) * len(a) * len(b), device=x.device).split(batch_size):
             n, i, j = points // (len(a) * len(b)), points // len(b) % len(a), points % len(b)
             moved = (x[n] + UNIT * (steps_a[i] * d[n] + steps_b[j] * r[n])).clamp(0, 1)
-            with torch.no_grad():
-                logits = model(moved)
+            logits = predict(model, moved, batch_size)
             losses.append(F.cross_entropy(logits, y[n], reduction="none").cpu())
             predictions.append(logits.argmax(1).cpu())
     shape = (len(x), len(a), len(b))
-    loss, prediction = torch.cat(losses).view(shape), torch.cat(predictions).view(shape)
-    if not bool(torch.isfinite(loss).all()):
-        raise ValueError("the loss must be finite on the whole grid, got NaN or infinite; look at the model's logits")
-    return Landscape(a, b, y.cpu(), loss, prediction)
+    return Landscape(a, b, y.cpu(), torch.cat(losses).view(shape), torch.cat(predictions).view(shape))
 
 
-def fgsm_direction(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def fgsm_direction(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500) -> Tensor:
     """The direction d = sign(∂L/∂x) of Eq. 19.
 
     Args:
         model: classifier of pixels, in eval mode.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
+        batch_size: images a forward pass.
 
     Returns:
         -1, 0 or 1, (N, C, H, W).
@@ -133,8 +129,8 @@ def fgsm_direction(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     Raises:
         ValueError: as `fgsm`, or an image's gradient is 0 everywhere.
     """
-    _require_attackable(model, x, y, 0.0)
-    d = _losses_and_gradient(model, x, y)[1].sign()
+    require_attackable(model, x, y)
+    d = predict_and_differentiate(model, x, y, batch_size)[1].sign()
     flat = (d == 0).flatten(1).all(1)
     if bool(flat.any()):
         raise ValueError(f"an FGSM direction needs a gradient, which is 0 at images {flat.nonzero()[:, 0].tolist()}")

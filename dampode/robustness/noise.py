@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dampode._checks import require_state
+from dampode._checks import require_instance, require_state
 
 SEVERITIES = {
     "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.10),
@@ -37,10 +37,7 @@ def corrupt(x: Tensor, name: str, severity: int, generator: torch.Generator | No
     Source: Hendrycks & Dietterich 2019, code of CIFAR-10-C; Yang et al. 2020, Sec. 4.2.
     """
     require_pixels(x)
-    if name not in SEVERITIES:
-        raise ValueError(f"noise must be one of {', '.join(SEVERITIES)}, got {name!r}")
-    if not isinstance(severity, int) or severity not in (1, 2, 3, 4, 5):
-        raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
+    require_noise(name, severity)
     c = SEVERITIES[name][severity - 1]
     if name == "shot_noise":
         noisy = torch.poisson(c * x, generator=generator) / c
@@ -53,8 +50,22 @@ def corrupt(x: Tensor, name: str, severity: int, generator: torch.Generator | No
     return (noisy.clamp(0, 1) * 255).floor() / 255
 
 
+def require_noise(name: str, severity: int) -> None:
+    """Raise unless the noise is a known one and the severity is 1 to 5."""
+    if name not in SEVERITIES:
+        raise ValueError(f"noise must be one of {', '.join(SEVERITIES)}, got {name!r}")
+    if isinstance(severity, bool) or not isinstance(severity, int) or severity not in (1, 2, 3, 4, 5):
+        raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
+
+
 def require_pixels(x: Tensor) -> None:
-    """Raise unless x holds pixels in [0, 1]."""
+    """Raise unless x holds pixels in [0, 1], float32 or float64."""
+    require_instance(x, Tensor, "images")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"pixels must be float32 or float64 in [0, 1], got {x.dtype}; divide 8-bit images by 255, and convert "
+            "half precision with .float(): its spacing near 1 is as coarse as the radii of attacks"
+        )
     require_state(x)
     low, high = x.min().item(), x.max().item()
     if not (low >= 0 and high <= 1):

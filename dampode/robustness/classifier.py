@@ -1,0 +1,121 @@
+"""A classifier as attacks and measurements see it: in eval mode, in pieces that fit, its outputs checked."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dampode._checks import require_labels, require_labels_below, require_positive_int
+from dampode.robustness.noise import require_pixels
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, and every module of it back into its own mode afterwards, whatever happens."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def predict(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
+    """Logits (N, K) of images in pieces of ``batch_size``, without a graph; finite, or a ValueError."""
+    with torch.no_grad():
+        return _finite(torch.cat([model(images) for images in x.split(batch_size)]))
+
+
+def predict_and_differentiate(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Logits (N, K), and the gradient of the summed cross entropy with respect to x, in pieces of ``batch_size``.
+
+    The gradient is asked for x alone, so that none is computed or accumulated for the parameters.
+    """
+    logits, gradients = [], []
+    for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+        with torch.enable_grad():
+            leaf = images.detach().requires_grad_()
+            z = model(leaf)
+            (gradient,) = torch.autograd.grad(F.cross_entropy(z, labels, reduction="sum"), leaf)
+        logits.append(z.detach())
+        gradients.append(gradient)
+    return _finite(torch.cat(logits)), torch.cat(gradients)
+
+
+def margins(logits: Tensor, y: Tensor) -> Tensor:
+    """How far each example is over the border, (N,): max_{j≠y} z_j − z_y, >= 0 where argmax z is wrong, else < 0."""
+    label = logits.gather(1, y[:, None]).squeeze(1)
+    margin = logits.scatter(1, y[:, None], -torch.inf).amax(1) - label
+    tiny = torch.finfo(logits.dtype).tiny
+    return torch.where(logits.argmax(1) == y, margin.clamp(max=-tiny), margin)  # a tie may fall either way
+
+
+def correct(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500) -> Tensor:
+    """Whether each image is classified right, (N,) bool on x's device, model in eval mode for the call.
+
+    Args:
+        model: classifier of pixels.
+        x: images, (N, C, H, W).
+        y: labels, (N,).
+        batch_size: images a forward pass.
+
+    Raises:
+        ValueError: no images, images and labels differ in number, a label is no class of the model, or a logit is NaN
+            or infinite.
+        TypeError: labels are not int64.
+    """
+    require_positive_int(batch_size, "batch_size")
+    require_labels(y, len(x))
+    with evaluating(model):
+        logits = predict(model, x, batch_size)
+    require_labels_below(y, logits.shape[1])
+    return logits.argmax(1) == y
+
+
+def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500) -> float:
+    """Share of images classified right, model in eval mode for the call.
+
+    Args:
+        model: classifier of pixels.
+        x: pixels in [0, 1], (N, C, H, W).
+        y: labels, (N,).
+        batch_size: images a forward pass.
+
+    Raises:
+        ValueError: as `correct`.
+        TypeError: labels are not int64.
+    """
+    return correct(model, x, y, batch_size).double().mean().item()
+
+
+def require_attackable(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    """Raise unless x, y and the model, in eval mode, fit together; warn where the model gives probabilities."""
+    require_pixels(x)
+    require_labels(y, len(x))
+    if model.training:
+        raise ValueError("an attack needs the model in eval mode, got training mode; call model.eval()")
+    first = predict(model, x[:1], 1)
+    require_labels_below(y, first.shape[1])
+    if bool((first >= 0).all()) and abs(first.sum().item() - 1) < 1e-4:
+        warnings.warn(
+            "the model's outputs look like probabilities (at least 0, sum 1), and attacks take them as logits: "
+            "leave the softmax out of the model, or its gradients are too small to be followed",
+            stacklevel=3,
+        )
+
+
+def _finite(logits: Tensor) -> Tensor:
+    """The logits, or a ValueError that says where they are not finite."""
+    if logits.ndim != 2:
+        raise ValueError(f"the model must give logits (N, classes), got shape {tuple(logits.shape)}")
+    bad = ~torch.isfinite(logits).all(1)
+    if bool(bad.any()):
+        raise ValueError(
+            f"logits must be finite: {int(bad.sum())} of {len(logits)} images gave NaN or infinity, "
+            f"the first of them image {int(bad.nonzero()[0])} of its block; look at the model's weights"
+        )
+    return logits

@@ -1,0 +1,75 @@
+"""Networks of dampode under foolbox and torchattacks, unchanged: pixels in [0, 1] in, logits out.
+
+    pip install foolbox && pip install --no-deps torchattacks
+
+torchattacks asks for a requests of 2021, which it never imports; without --no-deps it would replace yours.
+
+Claim, asserted below, on an In-ResNet trained on the digits (about ten seconds): FGSM, IFGSM and PGD of the same start
+give the same images, to 1e-6, in dampode.robustness, foolbox and torchattacks.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import foolbox
+import torch
+import torchattacks
+
+from dampode import data, models, robustness, training
+
+EPS, ALPHA, STEPS = 24 / 255, 4 / 255, 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=6)
+    args = parser.parse_args()
+
+    digits = data.load("digits")
+    mean, std = digits.statistics()
+    torch.manual_seed(0)
+    model = models.in_resnet(14, width=8, in_channels=1, mean=mean, std=std)
+    training.fit(model, digits, training.Recipe(epochs=args.epochs, batch_size=64), label="in_resnet")
+    model.eval()
+    x, y = data.pixels(digits.x_test), digits.y_test
+
+    bounded = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
+    here = {"alpha": ALPHA, "steps": STEPS, "keep": "last"}
+    there = {"abs_stepsize": ALPHA, "steps": STEPS}
+
+    def with_foolbox(attack: foolbox.Attack) -> Callable[[], torch.Tensor]:
+        return lambda: attack(bounded, x, y, epsilons=EPS)[1]
+
+    attacks = {
+        "FGSM": (
+            lambda: robustness.fgsm(model, x, y, EPS),
+            with_foolbox(foolbox.attacks.LinfFastGradientAttack()),
+            lambda: torchattacks.FGSM(model, EPS)(x, y),
+        ),
+        "IFGSM": (
+            lambda: robustness.ifgsm(model, x, y, EPS, **here),
+            with_foolbox(foolbox.attacks.LinfBasicIterativeAttack(**there, random_start=False)),
+            lambda: torchattacks.BIM(model, EPS, ALPHA, STEPS)(x, y),
+        ),
+        "PGD": (
+            lambda: robustness.pgd(model, x, y, EPS, **here),
+            with_foolbox(foolbox.attacks.LinfPGD(**there)),
+            lambda: torchattacks.PGD(model, EPS, ALPHA, STEPS)(x, y),
+        ),
+    }
+    print(f"\nclean accuracy {100 * robustness.accuracy(model, x, y):.1f} %; under attack, ε = {255 * EPS:.0f}/255:\n")
+    print("| attack | dampode | foolbox | torchattacks | largest difference of a pixel |")
+    print("|---|---|---|---|---|")
+    for name, attack in attacks.items():
+        moved = []
+        for library in attack:
+            torch.manual_seed(0)  # all three draw PGD's start from torch's own generator
+            moved.append(library())
+        accuracies = " | ".join(f"{100 * robustness.accuracy(model, images, y):.1f}" for images in moved)
+        difference = max((moved[0] - images).abs().max().item() for images in moved[1:])
+        print(f"| {name} | {accuracies} | {difference:.1e} |")
+        assert difference <= 1e-6
+
+
+if __name__ == "__main__":
+    main()
