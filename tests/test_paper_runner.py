@@ -14,28 +14,30 @@ import torch
 import work
 from jobs import Job, jobs_of
 from rows import ROWS
-from settings import CODE, SCALES, TEXT, Scale
+from settings import SCALES, Scale
 
 from dampode import training
 from dampode.data import ImageData, pixels
-from dampode.robustness import pgd
+from dampode.robustness import IFGSM, PGD, Drawn, RecenteredPGD
+from dampode.training import Execution
 
+TEXT = replace(settings.TEXT, ifgsm=IFGSM(2 / 255, 2, "last"), pgd=PGD(2 / 255, 2, keep="last"))
+CODE = replace(settings.CODE, ifgsm=IFGSM(1 / 255, 2, "last"), pgd=RecenteredPGD(1 / 255, 2))
 TOY = Scale("toy", narrow=8, epochs=2, attacked_images=8)
 ROW = replace(ROWS["lambda_in_resnet-110"], depth=14)
 
 
 def toy_images():
     generator = torch.Generator().manual_seed(0)
-    y = torch.arange(48) % 3
-    x = torch.randint(0, 120, (48, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    y = torch.arange(144) % 3
+    x = torch.randint(0, 120, (144, 3, 8, 8), generator=generator, dtype=torch.uint8)
     x += (60 * y).to(torch.uint8).view(-1, 1, 1, 1)
-    return ImageData("toy", x[:32], y[:32], x[32:], y[32:], 10)
+    return ImageData("toy", x[:128], y[:128], x[128:], y[128:], 10)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _toy_settings():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "STEPS", 2)
         patch.setattr(work, "CHANCE", -1.0)  # two steps of training do not lift a network above chance
         yield
 
@@ -58,7 +60,7 @@ def finished(tmp_path_factory, images):
 
 
 def numbers(result):
-    return {key: result[key] for key in ("accuracy", "coefficients", "loss", "failed")}
+    return {key: result[key] for key in ("accuracy", "coefficients", "failed")} | {"loss": result["training"]["loss"]}
 
 
 def no_work(*args, **kwargs):
@@ -70,8 +72,8 @@ def test_a_result_says_all(finished):
     assert set(result["accuracy"]) == set(measure.KEYS)
     assert [len(result["accuracy"][kind]) for kind in measure.NOISES] == [5] * 4
     assert len(result["coefficients"]) == 3
-    assert len(result["loss"]) == TOY.epochs
-    assert result["config"]["protocol"]["alpha"] == 2
+    assert len(result["training"]["loss"]) == TOY.epochs
+    assert result["config"]["protocol"]["pgd"] == f"PGD(alpha={2 / 255}, steps=2, restarts=1, keep='last')"
     assert result["config"]["recipe"]["epochs"] == 2
     assert result["provenance"]["command"] == "command"
     assert {p.name for p in results.iterdir()} == {"lambda_in_resnet-110_cifar10_toy_text_seed0.json"}
@@ -98,13 +100,13 @@ def test_interrupted_training_and_measuring_end_in_the_same_numbers(finished, im
         class Stops(settings.Augmentation):
             calls = 0
 
-            def __call__(self, x, generator):
+            def draw(self, n, generator):
                 Stops.calls += 1
                 if Stops.calls == 2:  # one batch an epoch
                     raise run.OutOfTime
-                return TEXT.augmentation(x, generator)
+                return super().draw(n, generator)
 
-        return fit(model, replace(data, augmentation=Stops()), recipe, **keywords)
+        return fit(model, data, replace(recipe, augmentation=Stops()), **keywords)
 
     monkeypatch.setattr(training, "fit", stops_after_an_epoch)
     with pytest.raises(run.OutOfTime):
@@ -144,9 +146,9 @@ def test_scales_and_protocols_have_files_of_their_own_and_never_mix(finished, im
     ):
         with pytest.raises(ValueError, match=f"{setting}; results are never mixed"):
             work.complete(job(scale=other), images, out, results, "")
-    with pytest.raises(ValueError, match=r"protocol\.alpha was 2.0, now it is 3.0"):
-        work.complete(job(protocol=replace(TEXT, alpha=3.0)), images, out, results, "")
-    with pytest.raises(ValueError, match="must be of this run"):  # the checkpoint alone
+    with pytest.raises(ValueError, match=r"protocol\.normalized_per_file was False, now it is True"):
+        work.complete(job(protocol=replace(TEXT, normalized_per_file=True)), images, out, results, "")
+    with pytest.raises(ValueError, match=r"recipe\.epochs is 2 there and 3 here"):  # the checkpoint alone
         work.complete(job(scale=replace(TOY, epochs=3)), images, out, tmp_path, "")
     assert store_bytes(results) == before
     assert not list(tmp_path.iterdir())
@@ -211,13 +213,13 @@ def test_short_budgets_add_up(finished, images, tmp_path, monkeypatch, capsys):
 
     def stops_in_the_second_epoch(model, data, recipe, **keywords):
         class Stops(settings.Augmentation):
-            def __call__(self, x, generator):
+            def draw(self, n, generator):
                 epochs.append(1)
                 if len(epochs) == 2:
                     signal.raise_signal(signal.SIGALRM)
-                return TEXT.augmentation(x, generator)
+                return super().draw(n, generator)
 
-        return fit(model, replace(data, augmentation=Stops()), recipe, **keywords)
+        return fit(model, data, replace(recipe, augmentation=Stops()), **keywords)
 
     monkeypatch.setattr(run, "load", lambda job, args: images)
     monkeypatch.setattr(training, "fit", stops_in_the_second_epoch)
@@ -244,7 +246,7 @@ def test_an_ensemble_is_of_its_members(finished, images):
     work.complete(job((1,)), images, out, results, "")
     result = work.complete(job((0, 1)), images, out, results, "")
     assert result["members"] == [0, 1]
-    members = [work.trained(job((seed,)), images, out)[0].eval() for seed in (0, 1)]
+    members = [work.trained(job((seed,)), images, out, Execution())[0].eval() for seed in (0, 1)]
     x = pixels(images.x_test)
     with torch.no_grad():
         right = sum(m(x).softmax(1) for m in members).argmax(1) == images.y_test
@@ -264,31 +266,38 @@ def test_an_ensemble_of_failed_runs_has_failed(images, tmp_path, monkeypatch):
 
 
 def test_a_run_that_diverges_is_a_failed_result(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "trained", lambda *a: (None, training.History([2.0, float("nan")], True)))
+    monkeypatch.setattr(work, "trained", lambda *a: (None, training.History([2.0, float("nan")], diverged=True)))
     result = work.complete(job(), images, tmp_path, tmp_path, "")
     assert result["failed"]
     assert result["accuracy"] == {}
-    assert result["loss"] == [2.0]
+    assert result["training"]["loss"] == [2.0]
 
 
 def test_the_protocols_part_where_they_say(images):
-    x = pixels(images.x_test)
+    x, y = pixels(images.x_test), images.y_test
     model = ROW.build(10, TEXT, TOY).eval()
-    plain, standardized = (measure.noise_file(x, "gaussian", protocol) for protocol in (TEXT, CODE))
-    normal = torch.cat([model.normalize(noisy) for noisy in standardized])
-    torch.testing.assert_close(normal.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(normal.std((0, 2, 3)), torch.ones(3))
-    assert all(bool(((noisy * 255).round() / 255 == noisy).all()) for noisy in plain)
-    far = measure.perturb("pgd", model, x, images.y_test, 4, CODE, torch.Generator().manual_seed(0))
-    near = measure.perturb("pgd", model, x, images.y_test, 4, TEXT, torch.Generator().manual_seed(0))
+    plain, code = (measure.noise_source(Drawn(x), protocol) for protocol in (TEXT, CODE))
+    seen = torch.cat([model.normalize(measure.noise_file(code, "gaussian", severity)) for severity in range(1, 6)])
+    torch.testing.assert_close(seen.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(seen.std((0, 2, 3), correction=0), torch.ones(3))
+    noisy = measure.noise_file(plain, "gaussian", 1)
+    assert torch.equal(noisy, measure.noise_file(plain, "gaussian", 1))
+    assert torch.equal((noisy * 255).round() / 255, noisy)
+    far, near = (p.pgd(model, x, y, 4 / 255, torch.Generator().manual_seed(0), 500) for p in (CODE, TEXT))
     assert 4 / 255 + 1e-3 < (far - x).abs().max() <= 8 / 255 + 1e-6
     assert (near - x).abs().max() <= 4 / 255 + 1e-6
-    start = torch.Generator().manual_seed(0)
-    same = pgd(model, x, images.y_test, 4 / 255, steps=2, keep="last", generator=start)
-    assert torch.equal(near, same)
     starts = {p.name: ROWS["in_resnet-110"].build(10, p, SCALES["small"]) for p in (TEXT, CODE)}
     anchors = {name: next(m.anchor for m in net.modules() if hasattr(m, "anchor")) for name, net in starts.items()}
     assert anchors == {"text": 0.0, "code": 1.0}
+
+
+def test_the_protocols_are_the_papers_and_the_authors():
+    text, code = (settings.PROTOCOLS[name] for name in ("text", "code"))
+    assert (text.ifgsm, text.pgd) == (IFGSM(2 / 255, 20, "last"), PGD(2 / 255, 20, 1, "last"))
+    assert (code.ifgsm, code.pgd) == (IFGSM(1 / 255, 20, "last"), RecenteredPGD(1 / 255, 20))
+    assert (text.augmentation.pad, text.augmentation.mode) == (4, "zero")
+    assert (code.augmentation.pad, code.augmentation.mode) == (2, "reflect")
+    assert (text.normalized_per_file, code.normalized_per_file) == (False, True)
 
 
 def test_next_runs_the_core_seed_by_seed():

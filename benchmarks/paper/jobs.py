@@ -1,10 +1,12 @@
 """A job: one network, data set, set of seeds, protocol and scale. Its result is one file."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from rows import CORE, ROWS, Need, Row, needs, rest
 from settings import Protocol, Scale
+
+from dampode.training import Recipe
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,15 @@ class Job:
                 "arm": None if self.row.arm is None else self.row.arm.__name__,
                 **self.row.settings(self.protocol, self.scale),
             },
-            "recipe": _plain(asdict(self.row.recipe(self.dataset, self.scale))),
-            "protocol": _plain(asdict(self.protocol)),
-            "scale": asdict(self.scale),
+            "recipe": _plain(self.recipe),
+            "protocol": _plain(self.protocol),
+            "scale": _plain(self.scale),
         }
+
+    @property
+    def recipe(self) -> Recipe:
+        """How its networks are trained."""
+        return self.row.recipe(self.dataset, self.protocol, self.scale)
 
     @property
     def members(self) -> "list[Job]":
@@ -79,6 +86,10 @@ def jobs_of(
     return found
 
 
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """As JSON reads it back: lists, not tuples."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+def _plain(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass as JSON reads them back: lists, not tuples, and other dataclasses in words."""
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    return {
+        name: list(value) if isinstance(value, tuple) else str(value) if is_dataclass(value) else value
+        for name, value in values.items()
+    }

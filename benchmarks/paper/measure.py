@@ -1,21 +1,20 @@
-"""The columns of Tables 1-8, measured one at a time under a protocol."""
+"""The columns of Tables 1-3, measured one at a time under a protocol."""
 
 from collections.abc import Collection, Iterator
 
 import torch
 from settings import Protocol
-from torch import Tensor, nn
+from torch import nn
 
 from dampode.data import ImageData, pixels
 from dampode.models.trunk import CIFAR_MEAN, CIFAR_STD
-from dampode.robustness import accuracy, corrupt, fgsm, ifgsm, pgd
-from dampode.robustness.evaluate import evaluating
+from dampode.robustness import FGSM, Attack, Drawn, NoiseSource, NormalizedPerFile, accuracy, evaluating
+from dampode.robustness.sources import blocks, stream
 
 NOISES = ("impulse", "speckle", "gaussian", "shot")
 ATTACKS = ("fgsm", "ifgsm", "pgd")
 RADII = (1, 2, 4)
 """In 1/255."""
-STEPS = 20
 KEYS = ("acc", "acc attacked", *NOISES, *(f"{attack} {radius}/255" for attack in ATTACKS for radius in RADII))
 
 Measured = float | list[float]
@@ -32,13 +31,13 @@ def measure(
 ) -> Iterator[tuple[str, Measured]]:
     """Accuracies in [0, 1], each as soon as it is there.
 
-    Noise is drawn once and for all networks alike; PGD's starts by the run's seed.
+    Noise is drawn once, alike for all networks; PGD's starts by the run's seed.
 
     Args:
         model: classifier of pixels.
         images: their test set is used.
         attacked: the attacks meet the first of the test images, this many; None for all.
-        protocol: how noisy images are normalized, and how IFGSM and PGD step.
+        protocol: how noisy images are normalized, and the attacks.
         seed: of PGD's starts.
         done: keys that are not wanted again.
         batch_size: images a forward pass.
@@ -49,6 +48,8 @@ def measure(
     """
     x, y = pixels(images.x_test), images.y_test
     x_attacked, y_attacked = x[:attacked], y[:attacked]
+    noise = noise_source(Drawn(x), protocol)
+    attacks: dict[str, Attack] = {"fgsm": FGSM(), "ifgsm": protocol.ifgsm, "pgd": protocol.pgd}
     with evaluating(model):
         for key in (key for key in KEYS if key not in done):
             if key == "acc":
@@ -56,41 +57,20 @@ def measure(
             elif key == "acc attacked":
                 yield key, accuracy(model, x_attacked, y_attacked, batch_size)
             elif key in NOISES:
-                yield key, [accuracy(model, noisy, y, batch_size) for noisy in noise_file(x, key, protocol)]
+                files = [noise_file(noise, key, severity) for severity in range(1, 6)]
+                yield key, [accuracy(model, noisy, y, batch_size) for noisy in files]
             else:
-                attack, radius = key.removesuffix("/255").split()
-                generator = torch.Generator(x.device).manual_seed(seed)
-                batches = zip(x_attacked.split(batch_size), y_attacked.split(batch_size), strict=True)
-                adversarial = [perturb(attack, model, *b, int(radius), protocol, generator) for b in batches]
-                yield key, accuracy(model, torch.cat(adversarial), y_attacked, batch_size)
+                name, radius = key.removesuffix("/255").split()
+                draws = stream(x.device, seed, key)
+                moved = attacks[name](model, x_attacked, y_attacked, int(radius) / 255, draws, batch_size)
+                yield key, accuracy(model, moved, y_attacked, batch_size)
 
 
-def noise_file(x: Tensor, kind: str, protocol: Protocol) -> list[Tensor]:
-    """Images under one kind of noise at severities 1 to 5, as CIFAR-C's files hold them; own draws."""
-    severities = []
-    for severity in range(1, 6):
-        generator = torch.Generator(x.device).manual_seed(10 * NOISES.index(kind) + severity)
-        severities.append(corrupt(x, f"{kind}_noise", severity, generator))
-    if protocol.noise_statistics == "training set":
-        return severities
-    spread, mean = torch.std_mean(torch.cat(severities), (0, 2, 3), keepdim=True)
-    std, center = (torch.tensor(c, device=x.device).view(1, -1, 1, 1) for c in (CIFAR_STD, CIFAR_MEAN))
-    return [
-        (noisy - mean) / spread * std + center for noisy in severities
-    ]  # the model's own normalization undoes the last
+def noise_source(drawn: Drawn, protocol: Protocol) -> NoiseSource:
+    """Noisy images as the protocol has the networks see them."""
+    return NormalizedPerFile(drawn, CIFAR_MEAN, CIFAR_STD) if protocol.normalized_per_file else drawn
 
 
-def perturb(
-    attack: str, model: nn.Module, x: Tensor, y: Tensor, radius: int, protocol: Protocol, generator: torch.Generator
-) -> Tensor:
-    """Adversarial images at radius/255, Eqs. 19 and 20."""
-    eps = radius / 255
-    if attack == "fgsm":
-        return fgsm(model, x, y, eps)
-    alpha, keep = protocol.alpha / 255, protocol.keep
-    if attack == "ifgsm":
-        return ifgsm(model, x, y, eps, alpha=alpha, steps=STEPS, keep=keep)
-    if protocol.pgd_center == "image":
-        return pgd(model, x, y, eps, alpha=alpha, steps=STEPS, keep=keep, generator=generator)
-    delta = eps * (2 * torch.rand(x.shape, generator=generator, device=x.device) - 1)
-    return ifgsm(model, (x + delta).clamp(0, 1), y, eps, alpha=alpha, steps=STEPS, keep=keep)
+def noise_file(source: NoiseSource, kind: str, severity: int) -> torch.Tensor:
+    """All images under one noise and severity, (N, C, H, W)."""
+    return torch.cat([source.block(f"{kind}_noise", severity, index) for index in range(len(blocks(source.n)))])

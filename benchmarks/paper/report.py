@@ -14,6 +14,8 @@ from settings import FULL, PROTOCOLS, SMALL
 from summaries import Result
 from tables import SD_TABLES, TITLES, columns_of, markdown, paper_table
 
+from dampode.robustness import RecenteredPGD
+
 DOCS = Path(__file__).parents[2] / "docs"
 READING = Path(__file__).parent / "reading.md"
 CORE_NAMES = [name for name, _, _ in CORE]
@@ -54,20 +56,20 @@ def protocols() -> str:
     """The switches of both protocols."""
     rows = []
     for name, protocol in PROTOCOLS.items():
-        how = "zeros" if type(protocol.augmentation).__name__ == "Augmentation" else "reflection"
+        crop, attack = protocol.augmentation, protocol.ifgsm
         rows.append(
             [
                 name,
-                f"pad {protocol.augmentation.pad} with {how}, crop, flip",
+                f"pad {crop.pad} ({crop.mode}), crop, flip",
                 f"{protocol.anchor:g}",
-                f"{protocol.alpha:g}/255",
-                protocol.keep,
-                protocol.noise_statistics,
-                protocol.pgd_center,
+                f"{255 * attack.alpha:g}/255, {attack.steps}",
+                attack.keep,
+                "random start" if isinstance(protocol.pgd, RecenteredPGD) else "image",
+                "all images of its kind of noise" if protocol.normalized_per_file else "training set",
             ]
         )
-    head = ["protocol", "augmentation", "decay takes In-ResNet's λ to", "α", "iterate kept", "noise normalized by"]
-    return markdown([*head, "PGD's ball around"], rows)
+    head = ["protocol", "augmentation", "decay pulls In-ResNet's λ to", "α, steps", "iterate kept"]
+    return markdown([*head, "PGD's ball around the", "noise normalized by the"], rows)
 
 
 def claims(results: Sequence[Result]) -> str:

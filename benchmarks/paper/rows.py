@@ -20,10 +20,6 @@ TARGETS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "targets.jso
 RANGES = ((0.0, 0.1), (0.1, 0.2), (0.25, 0.3), (0.3, 0.4))
 """Tables 5 and 7: the ranges of λ at the start beside the usual U[0.2, 0.25]."""
 
-PAPERS_CIFAR10 = Recipe()
-PAPERS_CIFAR100 = Recipe(epochs=300)
-PAPERS_RESNEXT = Recipe(epochs=300, lr=0.05, weight_decay=5e-4)
-
 
 @dataclass(frozen=True)
 class Row:
@@ -63,12 +59,17 @@ class Row:
         network = self.builder(num_classes=classes, **self.settings(protocol, scale))
         return network if self.arm is None else self.arm(network)
 
-    def recipe(self, dataset: str, scale: Scale) -> Recipe:
+    def recipe(self, dataset: str, protocol: Protocol, scale: Scale) -> Recipe:
         """How it is trained, Sec. 4.1."""
-        recipe = PAPERS_CIFAR100 if dataset == "cifar100" else PAPERS_CIFAR10
+        recipe = Recipe.cifar100() if dataset == "cifar100" else Recipe.cifar10()
         if self.depth is None:
-            recipe = PAPERS_RESNEXT
-        return replace(recipe, epochs=scale.epochs or recipe.epochs, decay_damping=self.decay_damping)
+            recipe = Recipe.resnext()
+        return replace(
+            recipe,
+            epochs=scale.epochs or recipe.epochs,
+            decay_damping=self.decay_damping,
+            augmentation=protocol.augmentation,
+        )
 
 
 def _rows() -> list[Row]:

@@ -29,7 +29,7 @@ from work import claimed, complete
 
 from dampode import data
 from dampode._checks import require_positive
-from dampode.training import require_writable
+from dampode.training import Execution, require_writable
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ class Args:
     """let torchvision download CIFAR"""
     out: Path = Path("runs/paper")
     """folder of checkpoints"""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """what training computes in; measurements are in fp32"""
+    compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
+    """mode of torch.compile in training"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """cpu, cuda, ..."""
 
@@ -89,6 +93,7 @@ def run(jobs: list[Job], args: Args, results: Path = store.RESULTS) -> None:
     """
     store.read_all(results)
     command = shlex.join(["python", "benchmarks/paper/run.py", *sys.argv[1:]])
+    execution = Execution(args.precision, args.compile)
     images: dict[str, data.ImageData] = {}
     job, before = jobs[0], saved(args.out)
     try:
@@ -107,7 +112,7 @@ def run(jobs: list[Job], args: Args, results: Path = store.RESULTS) -> None:
                         continue
                     if job.dataset not in images:
                         images[job.dataset] = load(job, args)
-                    print(summary(job, complete(job, images[job.dataset], args.out, results, command)))
+                    print(summary(job, complete(job, images[job.dataset], args.out, results, command, execution)))
     except OutOfTime:
         if saved(args.out) == before:
             raise ValueError(

@@ -1,14 +1,9 @@
 """What a result is made under: the protocol (paper's text or authors' code) and the scale. Never mixed."""
 
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from dampode.data import Augmentation
-from dampode.robustness.attacks import Keep
+from dampode.robustness import IFGSM, PGD, RecenteredPGD
 
 
 @dataclass(frozen=True)
@@ -19,20 +14,17 @@ class Protocol:
         name: part of every result's name.
         augmentation: of the training images.
         anchor: the λ that weight decay pulls In-ResNet's coefficients to; λ-In-ResNet's is 0 in both.
-        alpha: step of IFGSM and PGD, in 1/255.
-        keep: the iterate that IFGSM and PGD return.
-        noise_statistics: what noisy images are normalized by: the training set's mean and SD, or those of the file of
-            one kind of noise, all severities together.
-        pgd_center: the middle of PGD's ball: the image, or its random start, up to 2ε away in total.
+        ifgsm, pgd: the iterated attacks: their step α, steps, the iterate kept, and the center of PGD's ball.
+        normalized_per_file: whether noisy images are normalized by the mean and standard deviation of all images of
+            their kind of noise; else by the training set's.
     """
 
     name: str
     augmentation: Augmentation
     anchor: float
-    alpha: float
-    keep: Keep
-    noise_statistics: Literal["training set", "each file"]
-    pgd_center: Literal["image", "start"]
+    ifgsm: IFGSM
+    pgd: PGD | RecenteredPGD
+    normalized_per_file: bool
 
 
 @dataclass(frozen=True)
@@ -55,23 +47,22 @@ class Scale:
     attacked_images: int | None = None
 
 
-@dataclass(frozen=True)
-class ReflectedCrop(Augmentation):
-    """A random crop after padding by reflection, and a flip: the authors' code."""
-
-    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Augment images (N, C, H, W), each by its own draw."""
-        n, _, height, width = x.shape
-        row, col = torch.randint(0, 2 * self.pad + 1, (2, n), generator=generator, device=x.device)
-        flipped = torch.rand(n, generator=generator, device=x.device) < (0.5 if self.flip else 0.0)
-        padded = F.pad(x.float(), (self.pad,) * 4, mode="reflect").to(x.dtype)  # no reflection of uint8 in torch
-        windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, rows, cols, H, W)
-        crop = windows[torch.arange(n, device=x.device), :, row, col]
-        return torch.where(flipped.view(n, 1, 1, 1), crop.flip(3), crop)
-
-
-TEXT = Protocol("text", Augmentation(pad=4), 0.0, 2.0, "last", "training set", "image")
-CODE = Protocol("code", ReflectedCrop(pad=2), 1.0, 1.0, "last", "each file", "start")
+TEXT = Protocol(
+    "text",
+    Augmentation(pad=4),
+    anchor=0.0,
+    ifgsm=IFGSM(2 / 255, keep="last"),
+    pgd=PGD(2 / 255, keep="last"),
+    normalized_per_file=False,
+)
+CODE = Protocol(
+    "code",
+    Augmentation(pad=2, mode="reflect"),
+    anchor=1.0,
+    ifgsm=IFGSM(1 / 255, keep="last"),
+    pgd=RecenteredPGD(1 / 255),
+    normalized_per_file=True,
+)
 PROTOCOLS = {protocol.name: protocol for protocol in (TEXT, CODE)}
 
 FULL = Scale("full")

@@ -1,16 +1,16 @@
 """One job from nothing to its result: train, measure, write. Whatever is there already is not done again."""
 
-import fcntl
 import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import store
 import torch
+from filelock import FileLock, Timeout
 from jobs import Job
 from measure import Measured, measure
 from torch import nn
@@ -19,6 +19,7 @@ from dampode import models, training
 from dampode.block import DampedBlock
 from dampode.data import ImageData
 from dampode.robustness import Ensemble
+from dampode.training.execution import Execution
 
 sys.path.append(str(Path(__file__).parents[1]))
 from _report import provenance
@@ -27,7 +28,14 @@ CHANCE = 1.5
 """A network whose accuracy is at most this many times that of guessing has failed to train."""
 
 
-def complete(job: Job, images: ImageData, out: Path, results: Path, command: str) -> dict[str, Any]:
+def complete(
+    job: Job,
+    images: ImageData,
+    out: Path,
+    results: Path,
+    command: str,
+    execution: Execution = Execution(),
+) -> dict[str, Any]:
     """The result of a job: read where it is there, else trained, measured and written.
 
     Args:
@@ -36,6 +44,7 @@ def complete(job: Job, images: ImageData, out: Path, results: Path, command: str
         out: folder of checkpoints and of what is measured so far.
         results: folder of results.
         command: how this was called.
+        execution: precision, compilation and layout of training; measurements are in fp32.
 
     Raises:
         ValueError: a file that is there is damaged, edited, or of other settings, or an ensemble lacks a member;
@@ -44,13 +53,17 @@ def complete(job: Job, images: ImageData, out: Path, results: Path, command: str
     path = results / f"{job.stem}.json"
     if path.exists():
         return store.read_for(path, job)
-    model, about = ensemble(job, images, out, results) if len(job.seeds) > 1 else single(job, images, out)
+    if len(job.seeds) > 1:
+        model, about = ensemble(job, images, out, results, execution)
+    else:
+        model, about = single(job, images, out, execution)
     accuracy = {} if model is None else measured(job, model, images, out)
     content = {
         "provenance": provenance(command, job.seeds[0]),
         "failed": model is None or accuracy["acc"] <= CHANCE / images.num_classes,
         "accuracy": accuracy,
         "coefficients": [] if model is None else coefficients(model),
+        "execution": asdict(execution),
         **about,
     }
     store.write(path, job.config, content)
@@ -58,13 +71,17 @@ def complete(job: Job, images: ImageData, out: Path, results: Path, command: str
     return store.read_for(path, job)
 
 
-def single(job: Job, images: ImageData, out: Path) -> tuple[nn.Module | None, dict[str, Any]]:
-    """The network of a job's one seed, or None where it diverged; and the mean loss of each epoch."""
-    model, history = trained(job, images, out)
-    return (None, {"loss": history.loss[:-1]}) if history.diverged else (model, {"loss": history.loss})
+def single(job: Job, images: ImageData, out: Path, execution: Execution) -> tuple[nn.Module | None, dict[str, Any]]:
+    """The network of a job's one seed, or None where it diverged; and its training, epoch by epoch."""
+    model, history = trained(job, images, out, execution)
+    whole = len(history.loss) - history.diverged  # a loss that is not finite has no place in JSON
+    kept = {name: getattr(history, name)[:whole] for name in ("loss", "accuracy", "seconds")}
+    return (None if history.diverged else model), {"training": kept}
 
 
-def ensemble(job: Job, images: ImageData, out: Path, results: Path) -> tuple[nn.Module | None, dict[str, Any]]:
+def ensemble(
+    job: Job, images: ImageData, out: Path, results: Path, execution: Execution
+) -> tuple[nn.Module | None, dict[str, Any]]:
     """The ensemble of a job's networks that trained, or None where none did; and their seeds."""
     standing = []
     for member in job.members:
@@ -74,24 +91,25 @@ def ensemble(job: Job, images: ImageData, out: Path, results: Path) -> tuple[nn.
                 raise ValueError(f"{job.stem} needs its members, and {needed} is not there; run {member.stem} first")
         if not store.read_for(result, member)["failed"]:
             standing.append(member)
-    model = Ensemble([trained(member, images, out)[0] for member in standing]) if standing else None
+    model = Ensemble([trained(member, images, out, execution)[0] for member in standing]) if standing else None
     return model, {"members": [member.seeds[0] for member in standing]}
 
 
-def trained(job: Job, images: ImageData, out: Path) -> tuple[nn.Module, training.History]:
+def trained(job: Job, images: ImageData, out: Path, execution: Execution) -> tuple[nn.Module, training.History]:
     """The network of a job's one seed, trained as far as its checkpoint is not, and its history."""
     (seed,) = job.seeds
     torch.manual_seed(seed)
     model = job.row.build(images.num_classes, job.protocol, job.scale).to(images.x_train.device)
     history = training.fit(
         model,
-        replace(images, augmentation=job.protocol.augmentation),
-        job.row.recipe(job.dataset, job.scale),
+        images,
+        job.recipe,
         seed=seed,
         checkpoint=checkpoint(job, out),
         resume=True,
         identity={"job": json.dumps(job.config, sort_keys=True)},
         label=job.stem,
+        execution=execution,
     )
     return model, history
 
@@ -128,10 +146,11 @@ def partial(job: Job, out: Path) -> Path:
 def claimed(job: Job, out: Path) -> Iterator[bool]:
     """Whether this process has the job to itself; a process that dies gives it back."""
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / f"{job.stem}.lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
+    lock = FileLock(out / f".{job.stem}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    with lock:
         yield True
