@@ -4,9 +4,11 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import figures
+import landscapes
 import pytest
 import report
 import store
+import torch
 from claims import CLAIMS, RUNS, judged
 from jobs import Job
 from measure import KEYS, NOISES
@@ -136,6 +138,19 @@ def test_figures_are_drawn_where_their_networks_are_there(tmp_path):
     ensembles = [result(n, (0, 1) if e else (0,), d, 0.95 if e else 0.9) for n, d, e in needs("figure8")]
     assert figures.drawable(8, ensembles, "text")
     figures.draw(8, ensembles, "text", tmp_path / "figure8.png")
+    rng = torch.Generator().manual_seed(0)
+    grid = (1, len(landscapes.AXIS), len(landscapes.AXIS))
+    around = {
+        "along": landscapes.AXIS,
+        "across": landscapes.AXIS,
+        "labels": [3],
+        "loss": torch.rand(grid, generator=rng).tolist(),
+        "prediction": torch.ones(grid, dtype=torch.int64).tolist(),
+    }
+    pair = [result(name) | {"landscapes": [around, around]} for name, _, _ in needs("figure2")]
+    assert figures.drawable(2, pair, "text")
+    assert not figures.drawable(2, [pair[0], result("in_resnet-110")], "text")
+    figures.draw(2, pair, "text", tmp_path / "figure2.png")
     assert all(path.stat().st_size > 5000 for path in tmp_path.iterdir())
     text = report.figure_list(runs)
     assert "![Figure 1](paper_figure1_text.png)" in text

@@ -5,6 +5,7 @@ import signal
 from dataclasses import replace
 from itertools import product
 
+import landscapes
 import measure
 import pytest
 import run
@@ -298,6 +299,18 @@ def test_the_protocols_are_the_papers_and_the_authors():
     assert (text.augmentation.pad, text.augmentation.mode) == (4, "zero")
     assert (code.augmentation.pad, code.augmentation.mode) == (2, "reflect")
     assert (text.normalized_per_file, code.normalized_per_file) == (False, True)
+
+
+def test_the_landscapes_of_figure_2_are_kept_with_its_networks(images, monkeypatch):
+    monkeypatch.setattr(landscapes, "AXIS", (-1.0, 0.0, 1.0))
+    resnet = replace(ROWS["resnet-110"], depth=14)
+    assert landscapes.shown(job(row=resnet))
+    assert not landscapes.shown(job(row=resnet, seeds=(1,)))
+    assert not landscapes.shown(job(row=resnet, scale=SCALES["small"]))
+    assert not landscapes.shown(job())
+    first, second = landscapes.around(resnet.build(10, TEXT, TOY), images)
+    assert (first["labels"], second["labels"]) == ([images.y_test[2].item()], [images.y_test[13].item()])
+    assert torch.tensor(first["loss"]).shape == (1, 3, 3)
 
 
 def test_next_runs_the_core_seed_by_seed():

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 
+import landscapes
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from rows import FIGURES, ROWS
@@ -15,23 +17,25 @@ from tables import DATASETS
 
 from dampode import plots
 
-COEFFICIENTS = (1, 4, 5, 6)
+LANDSCAPES = 2
 GAINS = (3, 7, 8)
 GAIN_MEASURES = ("acc", "noise", "fgsm 2/255", "ifgsm 2/255", "pgd 2/255")
 
 
 def drawable(number: int, results: Sequence[Result], protocol: str) -> bool:
-    """Whether every network of a figure of coefficients or ensembles has been run at full scale."""
+    """Whether every network of a figure has been run at full scale, for Figure 2 with its landscapes."""
     names, dataset = FIGURES[number]
-    if number not in (*COEFFICIENTS, *GAINS):
-        return False
+    if number == LANDSCAPES:
+        return all(_landscapes(results, name, protocol) for name in names)
     return all(_sound(results, name, dataset, protocol, ens) for name in names for ens in {False, number in GAINS})
 
 
 def draw(number: int, results: Sequence[Result], protocol: str, path: Path) -> None:
     """Draw a figure that is `drawable`."""
     names, dataset = FIGURES[number]
-    if number in GAINS:
+    if number == LANDSCAPES:
+        figure = landscapes.draw({name: _landscapes(results, name, protocol)[0] for name in names})
+    elif number in GAINS:
         groups = [names[:3], names[3:]] if len(names) > 3 else [names]
         figure, axes = plt.subplots(1, len(groups), figsize=(7 * len(groups), 3.6), layout="constrained", squeeze=False)
         for ax, group in zip(axes[0], groups, strict=True):
@@ -68,3 +72,8 @@ def gains(ax: Axes, names: Sequence[str], dataset: str, results: Sequence[Result
 
 def _sound(results: Sequence[Result], name: str, dataset: str, protocol: str, ensemble: bool = False) -> list[Result]:
     return [r for r in select(results, name, dataset, protocol, "full", ensemble) if not r["failed"]]
+
+
+def _landscapes(results: Sequence[Result], name: str, protocol: str) -> list[list[dict[str, Any]]]:
+    sound = _sound(results, name, FIGURES[LANDSCAPES][1], protocol)
+    return [result["landscapes"] for result in sound if "landscapes" in result]

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import landscapes
 import store
 import torch
 from filelock import FileLock, Timeout
@@ -66,6 +67,8 @@ def complete(
         "execution": asdict(execution),
         **about,
     }
+    if model is not None and landscapes.shown(job):
+        content["landscapes"] = landscapes.around(model, images)
     store.write(path, job.config, content)
     partial(job, out).unlink(missing_ok=True)
     return store.read_for(path, job)
