@@ -65,8 +65,10 @@ def gains(ax: Axes, names: Sequence[str], dataset: str, results: Sequence[Result
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set(xticks=range(len(GAIN_MEASURES)), ylabel="gain of the ensemble (points)", title=DATASETS[dataset])
     ax.set_xticklabels(GAIN_MEASURES)
+    ax.set_axisbelow(True)
     ax.grid(alpha=0.3, axis="y")
-    ax.legend(frameon=False)
+    ax.margins(y=0.2)
+    ax.legend(frameon=False, ncols=4, loc="upper center", fontsize="small")
     return ax
 
 
