@@ -8,11 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from dampode.robustness import Report
 from dampode.stability import StabilityRegion, damped_eigenvalues
 from dampode.weighting import Weighting
 
 MARKERS = "osD^vP*X"
 """One a model, so that a figure is legible without color."""
+DASHES = ("-", "--", "-.", ":")
 GROWTH = r"$\|\delta x_{n+1}\| \,/\, \|\delta x_n\|$"
 
 
@@ -34,6 +36,45 @@ def accuracy_curves(ax: Axes, x: Sequence[float], curves: Mapping[str, Sequence[
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)
     return ax
+
+
+def accuracy_by_radius(ax: Axes, report: Report) -> Axes:
+    """Accuracy of one classifier against ε, a line an attack, the clean accuracy at 0 and the worst case in black.
+
+    Args:
+        ax: where to draw.
+        report: a measurement with attacks.
+    """
+    _curves(ax, report, "attack", 255)
+    radii = report.strengths("attack")
+    worst = [100 * report.clean, *(100 * report.robust_accuracy(e) for e in radii if e > 0)]
+    ticks = [0.0, *(255 * e for e in radii if e > 0)]
+    ax.plot(ticks, worst, color="black", linewidth=1, linestyle=":", label="worst case")
+    ax.set(xlabel="ε in 1/255 (0: clean)", ylabel="accuracy (%)", xticks=ticks)
+    ax.legend(frameon=False)
+    return ax
+
+
+def accuracy_by_severity(ax: Axes, report: Report) -> Axes:
+    """Accuracy of one classifier against the severity of noise, a line a kind, the clean accuracy at 0.
+
+    Args:
+        ax: where to draw.
+        report: a measurement with noise.
+    """
+    _curves(ax, report, "noise", 1)
+    ax.set(xlabel="severity (0: clean)", ylabel="accuracy (%)", xticks=[0, *report.strengths("noise")])
+    ax.legend(frameon=False)
+    return ax
+
+
+def _curves(ax: Axes, report: Report, group: str, unit: float) -> None:
+    """A line for every name of a group, told apart by marker and dashes as well as color."""
+    for marker, dashes, name in zip(cycle(MARKERS), cycle(DASHES), report.names(group), strict=False):
+        strengths, accuracies = report.curve(name)
+        x, y = unit * np.asarray(strengths), 100 * np.asarray(accuracies)
+        ax.plot(x, y, marker=marker, markersize=5, linestyle=dashes, label=name)
+    ax.grid(alpha=0.3)
 
 
 def coefficients_by_layer(ax: Axes, curves: Mapping[str, Sequence[Sequence[float]]]) -> Axes:

@@ -1,0 +1,304 @@
+"""The report: every column, laws that catch hidden gradients, files, resuming."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+from trained import classifier
+from trained import digits as all_digits
+
+from dampode import robustness
+from dampode.robustness import FGSM, IFGSM, PGD, RecenteredPGD, Report, Transfer, UniformNoise, evaluate, laws
+from dampode.robustness.report import Column, pack, unpack
+
+EPS = [4 / 255, 8 / 255, 12 / 255]
+QUICK = {"UniformNoise": UniformNoise(), "FGSM": FGSM(), "PGD": PGD(alpha=4 / 255, steps=5)}
+
+
+def digits():
+    x, y = all_digits()
+    return x[:150], y[:150]
+
+
+@pytest.fixture(scope="module")
+def plain():
+    x, y = digits()
+    return evaluate(classifier(), x, y, eps=EPS)
+
+
+def test_a_plain_network_passes_the_laws(plain):
+    assert plain.held, plain.markdown()
+    assert [law.name for law in plain.laws if law.held is None] == ["a transferred attack is not stronger"]
+    assert len(plain.laws) == 12
+
+
+class Saturated(nn.Module):
+    """Logits so large that float32 cross entropy has a gradient of exactly zero where the prediction is right."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = classifier()
+
+    def forward(self, x):
+        return 1e4 * self.model(x)
+
+
+class Quantized(nn.Module):
+    """A front layer that rounds pixels to eight levels: its derivative is zero almost everywhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = classifier()
+
+    def forward(self, x):
+        return self.model((7 * x).round() / 7)
+
+
+class Shattered(nn.Module):
+    """Quantized, with a small smooth ripple in place of the zero derivative: gradients that lead nowhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = classifier()
+
+    def forward(self, x):
+        return self.model((7 * x).round() / 7 + 1e-3 * torch.sin(2000 * x))
+
+
+@pytest.mark.parametrize(
+    ("masked", "caught"),
+    [
+        (Saturated, "the gradient is not exactly zero"),
+        (Quantized, "the gradient is not exactly zero"),
+        (Shattered, "a search without gradients is not stronger"),
+    ],
+)
+def test_hidden_gradients_are_caught(masked, caught):
+    x, y = digits()
+    report = evaluate(masked().eval(), x, y, eps=[8 / 255, 32 / 255], noises=())
+    assert report.column("PGD", 8 / 255).accuracy > 0.9  # it looks robust
+    assert caught in [law.name for law in report.laws if law.held is False], report.markdown()
+    assert not report.held
+    assert "**A law is broken" in report.markdown()
+    assert "| " + caught + " | **broken** |" in report.markdown()
+
+
+def test_a_weak_attack_is_caught():
+    """α too small to cross the ball in its steps."""
+    x, y = digits()
+    report = evaluate(classifier(), x, y, eps=[24 / 255], noises=(), attacks={"PGD": PGD(alpha=1 / 255, steps=8)})
+    broken = [law.name for law in report.laws if law.held is False]
+    assert "twice the steps change less than 0.5 points" in broken
+
+
+def test_a_transfer_that_is_stronger_is_caught():
+    """The plain twin's examples break a network that hides its gradients."""
+    x, y = digits()
+    attacks = {"PGD": PGD(alpha=4 / 255, steps=10), "twin": Transfer(classifier(), IFGSM(keep="last"))}
+    report = evaluate(Saturated().eval(), x, y, eps=[16 / 255], noises=(), attacks=attacks)
+    assert "a transferred attack is not stronger" in [law.name for law in report.laws if law.held is False]
+
+
+def column(kind, strength, right, n=1000, group="attack", excess=0.0):
+    return Column(group, kind, kind, strength, torch.arange(n) < right, excess)
+
+
+@pytest.mark.parametrize(
+    ("columns", "held"),
+    [
+        ([column("IFGSM", 0.1, 500), column("PGD", 0.1, 503)], True),  # 3 of 1000 apart: within two standard errors
+        ([column("IFGSM", 0.1, 500), column("PGD", 0.1, 510)], False),
+        ([column("IFGSM", 0.1, 500), column("PGD", 0.2, 510)], None),  # nothing at one radius
+    ],
+)
+def test_the_margin_is_two_standard_errors(columns, held):
+    (law,) = (law for law in laws.check(columns) if law.name == "PGD is at least as strong as IFGSM")
+    assert law.held is held
+
+
+def test_every_law_can_break():
+    columns = [
+        column("UniformNoise", 0.1, 500),
+        column("FGSM", 0.1, 600),
+        column("IFGSM", 0.1, 700),
+        column("IFGSM", 0.2, 720),
+        column("PGD", 0.1, 800, excess=1e-3),
+        column("Transfer", 0.1, 10),
+        column("zero", 0.0, 999, group="probe"),
+        column("gradient", 0.0, 900, group="probe"),
+        column("more steps", 0.1, 700, group="probe"),
+        column("more restarts", 0.1, 700, group="probe"),
+        column("large radius", 0.5, 100, group="probe"),
+        column("Square", 0.1, 700, group="probe"),
+    ]
+    assert [law.held for law in laws.check(columns)] == [False] * 12
+    assert [law.held for law in laws.check([])] == [None] * 12
+
+
+def test_columns_are_what_they_say(plain):
+    (x, y), model = digits(), classifier()
+    assert plain.n == 150
+    assert plain.clean == robustness.accuracy(model, x, y)
+    assert plain.names("noise") == list(robustness.SEVERITIES)
+    assert plain.names("attack") == list(robustness.ATTACKS)
+    assert plain.strengths("noise") == [1, 2, 3, 4, 5]
+    assert plain.strengths("attack") == EPS
+    moved = robustness.fgsm(model, x, y, EPS[1])
+    assert torch.equal(plain.column("FGSM", EPS[1]).correct, robustness.correct(model, moved, y))
+    assert plain.curve("FGSM") == ([0.0, *EPS], [plain.clean, *(plain.column("FGSM", e).accuracy for e in EPS)])
+    kinds = [[plain.column(k, s).accuracy for s in range(1, 6)] for k in plain.names("noise")]
+    assert plain.noise_score("shot_noise") == pytest.approx(sum(kinds[1]) / 5)
+    assert plain.noise_score() == pytest.approx(sum(sum(k) / 5 for k in kinds) / 4)
+    with pytest.raises(KeyError, match="no 'fog' at 1"):
+        plain.column("fog", 1)
+
+
+def test_the_worst_case_is_per_example(plain):
+    attacks = [c for c in plain.columns if c.group == "attack"]
+    for eps in EPS:
+        stays = plain.worst_case(eps)
+        for k in range(plain.n):
+            expected = all(c.correct[k] for c in attacks if c.strength <= eps) and plain.columns[0].correct[k]
+            assert stays[k] == expected
+    assert plain.robust_accuracy(EPS[2]) <= min(c.accuracy for c in attacks)
+    beyond = Report(4, (column("clean", 0.0, 3, 4, "clean"), column("RecenteredPGD", 0.1, 0, 4)), (), {})
+    assert beyond.robust_accuracy(0.1) == 0.75
+
+
+def test_markdown_and_json_keep_everything(plain, tmp_path):
+    text = plain.markdown()
+    assert "| worst case |" in text
+    assert "ε = 4/255" in text
+    assert f"{100 * plain.noise_score():.1f}" in text
+    assert "CIFAR-C-style" in text
+    plain.save(tmp_path / "out")
+    again = Report.from_json((tmp_path / "out" / "report.json").read_text())
+    assert again.to_json() == plain.to_json()
+    assert again.markdown() == text == (tmp_path / "out" / "report.md").read_text()
+    assert torch.equal(again.worst_case(EPS[0]), plain.worst_case(EPS[0]))
+    for damaged in ("{}", "no", plain.to_json()[:-40], plain.to_json().replace('"format": 1', '"format": 7')):
+        with pytest.raises(ValueError, match=r"must be JSON of Report\.to_json"):
+            Report.from_json(damaged)
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 1000])
+def test_flags_are_packed_without_loss(n):
+    flags = torch.rand(n) < 0.5
+    assert torch.equal(unpack(pack(flags), n), flags)
+    with pytest.raises(ValueError, match="flags need"):
+        unpack(pack(flags) + "00", n)
+
+
+def test_results_do_not_depend_on_the_batch_size():
+    x, y = digits()
+    settings = {"eps": [8 / 255], "noises": ["shot_noise"], "attacks": QUICK}
+    one, other = (evaluate(classifier(), x[:100], y[:100], batch_size=b, **settings) for b in (100, 33))
+    for a, b in zip(one.columns, other.columns, strict=True):
+        assert torch.equal(a.correct, b.correct)
+
+
+class Interrupted(nn.Module):
+    """Stops after some calls, as Ctrl-C would."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.model, self.calls = classifier(), calls
+
+    def extra_repr(self):
+        return ""
+
+    def forward(self, x):
+        self.calls -= 1
+        if self.calls < 0:
+            raise KeyboardInterrupt
+        return self.model(x)
+
+
+def test_an_interruption_costs_little(tmp_path):
+    (x, y), path = digits(), tmp_path / "part.json"
+    x, y = x[:50], y[:50]
+    settings = {"eps": [8 / 255], "noises": ["shot_noise"], "attacks": QUICK, "partial": path}
+    whole = evaluate(Interrupted(10**6).eval(), x, y, eps=[8 / 255], noises=["shot_noise"], attacks=QUICK)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Interrupted(9).eval(), x, y, **settings)
+    finished = json.loads(path.read_text())["finished"]
+    assert 5 < len(finished) < len(whole.columns)
+    assert [p.name for p in tmp_path.iterdir()] == ["part.json"]
+    resumed = evaluate(Interrupted(10**6).eval(), x, y, **settings)
+    assert resumed.to_json() == whole.to_json()
+    again = evaluate(Interrupted(1).eval(), x, y, **settings)  # one call: the check of the input
+    assert again.to_json() == whole.to_json()
+
+    other = Interrupted(10**6).eval()
+    with torch.no_grad():
+        other.model[0].bias[0] += 1e-3
+    for model, changed in (
+        (other, settings),
+        (Interrupted(10**6).eval(), {**settings, "seed": 1}),
+        (Interrupted(10**6).eval(), {**settings, "attacks": {"PGD": PGD()}}),
+    ):
+        with pytest.raises(ValueError, match="partial measurement of another model, data or settings"):
+            evaluate(model, x, y, **changed)
+    with pytest.raises(ValueError, match="another model, data or settings"):
+        evaluate(Interrupted(10**6).eval(), x.flip(0), y, **settings)
+    path.write_text(path.read_text()[:-30])
+    with pytest.raises(ValueError, match="damaged or of another kind"):
+        evaluate(Interrupted(10**6).eval(), x, y, **settings)
+
+
+def test_modes_come_back_and_bad_input_ends_in_words():
+    x, y = digits()
+    x, y = x[:20], y[:20]
+    model = nn.Sequential(classifier(), nn.Dropout(0.5))
+    model.train()
+    model[0].eval()
+    quick = {"noises": ["shot_noise"], "severities": [5], "attacks": {"FGSM": FGSM()}}
+    with pytest.warns(UserWarning, match="training mode; it is measured in eval mode") as warned:
+        report = evaluate(model, x, y, eps=[0.1], **quick)
+    assert len(warned) == 1
+    assert [m.training for m in model] == [False, True]
+    assert model.training
+    model.eval()
+    assert report.to_json() == evaluate(model, x, y, eps=[0.1], **quick).to_json()
+    for changed, error, words in (
+        ({"eps": [-0.1]}, ValueError, "eps must be at least 0"),
+        ({"eps": [0.1, 0.1]}, ValueError, "eps must hold none twice"),
+        ({"eps": []}, ValueError, "eps must hold at least one radius"),
+        ({"noises": ["fog"]}, ValueError, "noise must be one of gaussian_noise, shot_noise"),
+        ({"severities": [0]}, ValueError, "severity must be 1, 2, 3, 4 or 5, got 0"),
+        ({"severities": [True]}, ValueError, "severity must be 1, 2, 3, 4 or 5, got True"),
+        ({"attacks": {"FGSM": robustness.fgsm}}, TypeError, "attack 'FGSM' must be of type Attack"),
+        ({"batch_size": 0}, ValueError, "batch_size must be a positive int"),
+    ):
+        with pytest.raises(error, match=words):
+            evaluate(model, x, y, **{"eps": [0.1], **changed})
+    for images, labels, words in (
+        (x + 1, y, r"pixels must lie in \[0, 1\]"),
+        (x[:0], y[:0], "must not be empty"),
+        (x, y[:3], "one label an image"),
+        (x, y + 10, r"labels must lie in \[0, 10\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            evaluate(model, images, labels, eps=[0.1])
+    with pytest.warns(UserWarning, match="look like probabilities") as warned:
+        evaluate(nn.Sequential(model, nn.Softmax(1)).eval(), x, y, eps=[0.1], noises=(), attacks={"FGSM": FGSM()})
+    assert len({str(w.message) for w in warned}) == 1
+    with torch.no_grad():
+        model[0][0].bias[0] = torch.nan
+    with pytest.raises(ValueError, match="logits must be finite"):
+        evaluate(model, x, y, eps=[0.1])
+
+
+def test_recentered_pgd_may_go_twice_as_far(tmp_path):
+    x, y = digits()
+    report = evaluate(classifier(), x[:50], y[:50], eps=[0.05], noises=(), attacks={"authors": RecenteredPGD()})
+    assert report.column("authors", 0.05).excess < 1e-6
+    assert report.robust_accuracy(0.05) == report.clean
+    assert report.held
+
+
+def test_settings_are_printable():
+    for attack in robustness.ATTACKS.values():
+        assert repr(attack) == repr(dataclasses.replace(attack))
