@@ -1,5 +1,6 @@
 """The report's arithmetic, its verdicts, and that docs/paper.md is what the results give."""
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -10,7 +11,7 @@ import report
 import store
 import torch
 from claims import CLAIMS, RUNS, judged
-from jobs import Job
+from jobs import Job, job_named
 from measure import KEYS, NOISES
 from rows import ROWS, needs
 from settings import CODE, FULL, SMALL, TEXT
@@ -31,9 +32,22 @@ def result(
 
 
 def test_the_page_is_in_sync():
-    assert PAGE.read_text(encoding="utf-8") == report.page(store.read_all(store.RESULTS)), (
+    assert PAGE.read_text(encoding="utf-8") == report.page(report.load(store.RESULTS)), (
         "docs/paper.md is behind the results: python benchmarks/paper/report.py"
     )
+
+
+def test_results_under_settings_of_another_time_are_not_rendered(tmp_path):
+    now = result("resnet-110", scale=SMALL)
+    store.write(tmp_path / "resnet-110_cifar10_small_text_seed0.json", now["config"], {"failed": False})
+    assert len(report.load(tmp_path)) == 1
+    then = result("cnn-110", scale=replace(SMALL, epochs=3))
+    store.write(tmp_path / "cnn-110_cifar10_small_text_seed0.json", then["config"], {"failed": False})
+    with pytest.raises(ValueError, match=r"recipe\.epochs was 3, now it is \d+"):
+        report.load(tmp_path)
+    gone = result("cnn-110", scale=replace(SMALL, name="tiny"))
+    with pytest.raises(ValueError, match="must be of a row, protocol and scale that there are, got 'tiny'"):
+        job_named(gone["config"])
 
 
 def test_without_results_every_row_is_not_run():

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from rows import CORE, ROWS, Need, Row, needs, rest
-from settings import Protocol, Scale
+from settings import PROTOCOLS, SCALES, Protocol, Scale
 
 from dampode.training import Recipe
 
@@ -84,6 +84,20 @@ def jobs_of(
     if not found:
         raise ValueError(f"{target} has nothing on {', '.join(datasets)}; the paper has it on another data set")
     return found
+
+
+def job_named(config: dict[str, Any]) -> Job:
+    """The job that a result's settings name, as it would be run now.
+
+    Raises:
+        ValueError: there is no such row, protocol or scale any more.
+    """
+    try:
+        row = ROWS[config["row"]]
+        protocol, scale = PROTOCOLS[config["protocol"]["name"]], SCALES[config["scale"]["name"]]
+    except KeyError as error:
+        raise ValueError(f"a result must be of a row, protocol and scale that there are, got {error}") from None
+    return Job(row, config["dataset"], tuple(config["seeds"]), protocol, scale)
 
 
 def _plain(settings: Any) -> dict[str, Any]:

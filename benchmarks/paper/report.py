@@ -9,6 +9,7 @@ from pathlib import Path
 import figures
 import store
 from claims import judged
+from jobs import job_named
 from rows import ARMS, CORE, FIGURES, LAMBDA_ARMS
 from settings import FULL, PROTOCOLS, SMALL
 from summaries import Result
@@ -31,6 +32,16 @@ CAPTIONS = {
     7: "Gains of ensembles, depth 164, CIFAR-10",
     8: "Gains of ensembles, CIFAR-100",
 }
+
+
+def load(folder: Path) -> list[Result]:
+    """Every result of a folder, each under the settings that its names stand for now.
+
+    Raises:
+        ValueError: a file cannot be trusted, or was made under other settings.
+    """
+    jobs = [job_named(result["config"]) for result in store.read_all(folder)]
+    return [store.read_for(folder / f"{job.stem}.json", job) for job in jobs]
 
 
 def page(results: Sequence[Result]) -> str:
@@ -130,7 +141,7 @@ def _is(result: Result, protocol: str, scale: str) -> bool:
 
 
 def main() -> None:
-    results = store.read_all(store.RESULTS)
+    results = load(store.RESULTS)
     for number in FIGURES:
         for protocol in PROTOCOLS:
             if figures.drawable(number, results, protocol):
@@ -178,4 +189,7 @@ accuracy stands beside the clean one and, below, as a share of it.
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
