@@ -238,6 +238,8 @@ def test_a_job_that_another_process_has_is_passed_over(images, tmp_path, monkeyp
         assert ours
         run.run([job()], arguments(tmp_path), tmp_path / "results")
     assert "another process is at it" in capsys.readouterr().out
+    with work.claimed(job(), tmp_path / "out") as ours:
+        assert ours
 
 
 def test_an_ensemble_is_of_its_members(finished, images):

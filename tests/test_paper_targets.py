@@ -83,7 +83,7 @@ def test_every_target_is_a_row_and_every_table_and_figure_has_needs():
     assert set(LAMBDA_ARMS) <= set(ROWS)
     planned = {*CORE, *rest()}
     assert {need for n in range(1, 9) for need in needs(f"table{n}")} <= planned
-    for wrong in ("table0", "table15", "figure9", "tables", "table"):
+    for wrong in ("table0", "table15", "table1x", "figure9", "tables", "table", "1", ""):
         with pytest.raises(ValueError, match="the target must be"):
             needs(wrong)
 

@@ -1,10 +1,10 @@
 """The rows of the paper's tables: a network, how it starts, and how it is trained; and which table needs which."""
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import digits
 from typing import Any
 
 from settings import Protocol, Scale
@@ -130,13 +130,14 @@ def needs(target: str) -> tuple[Need, ...]:
     """
     if target in ("arms", "lambda_arms"):
         return tuple((name, "cifar10", False) for name in (ARMS if target == "arms" else LAMBDA_ARMS))
-    kind, number = re.fullmatch(r"(table|figure)?(\d+)?.*", target).groups(default="0")  # type: ignore[union-attr]
-    if kind == "table" and 1 <= int(number) <= 14:
-        of_table = (entry for entry in TARGETS if entry["table"] == int(number))
+    kind = target.rstrip(digits)
+    number = int(target.removeprefix(kind) or 0)
+    if kind == "table" and 1 <= number <= 14:
+        of_table = (entry for entry in TARGETS if entry["table"] == number)
         return tuple(dict.fromkeys((e["model"], e["dataset"], e["ensemble"]) for e in of_table))
-    if kind == "figure" and int(number) in FIGURES:
-        names, dataset = FIGURES[int(number)]
-        kinds = (False, True) if int(number) in (3, 7, 8) else (False,)
+    if kind == "figure" and number in FIGURES:
+        names, dataset = FIGURES[number]
+        kinds = (False, True) if number in (3, 7, 8) else (False,)
         return tuple((name, dataset, ensemble) for ensemble in kinds for name in names)
     raise ValueError(
         f"the target must be table1 to table14, figure1 to figure8, arms, lambda_arms or next, got {target!r}"

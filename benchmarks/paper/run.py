@@ -25,7 +25,7 @@ import torch
 import tyro
 from jobs import Job, jobs_of
 from settings import PROTOCOLS, SCALES
-from work import claimed, complete
+from work import checkpoint, claimed, complete, partial
 
 from dampode import data
 from dampode._checks import require_positive
@@ -95,7 +95,7 @@ def run(jobs: list[Job], args: Args, results: Path = store.RESULTS) -> None:
     command = shlex.join(["python", "benchmarks/paper/run.py", *sys.argv[1:]])
     execution = Execution(args.precision, args.compile)
     images: dict[str, data.ImageData] = {}
-    job, before = jobs[0], saved(args.out)
+    job, before, finished = jobs[0], saved(jobs[0], args.out), 0
     try:
         with budget(args.minutes):
             for job in jobs:
@@ -106,6 +106,7 @@ def run(jobs: list[Job], args: Args, results: Path = store.RESULTS) -> None:
                 if missing:
                     print(f"{job.stem}: its members {', '.join(m.stem for m in missing)} are not there yet")
                     continue
+                before = saved(job, args.out)
                 with claimed(job, args.out) as ours:
                     if not ours:
                         print(f"{job.stem}: another process is at it")
@@ -113,8 +114,9 @@ def run(jobs: list[Job], args: Args, results: Path = store.RESULTS) -> None:
                     if job.dataset not in images:
                         images[job.dataset] = load(job, args)
                     print(summary(job, complete(job, images[job.dataset], args.out, results, command, execution)))
+                    finished += 1
     except OutOfTime:
-        if saved(args.out) == before:
+        if not finished and saved(job, args.out) == before:
             raise ValueError(
                 f"--minutes {args.minutes:g} is too short for one epoch of {job.stem}; nothing was changed on disk"
             ) from None
@@ -131,9 +133,9 @@ def load(job: Job, args: Args) -> data.ImageData:
         raise ValueError(f"--device {args.device} cannot be used here: {str(error).splitlines()[0]}") from None
 
 
-def saved(out: Path) -> dict[str, int]:
-    """What is saved under a folder, by time of writing."""
-    return {path.name: path.stat().st_mtime_ns for path in out.glob("*") if path.suffix in (".pt", ".json")}
+def saved(job: Job, out: Path) -> list[int]:
+    """When what is saved of a job was written."""
+    return [path.stat().st_mtime_ns for path in (checkpoint(job, out), partial(job, out)) if path.exists()]
 
 
 def summary(job: Job, result: dict[str, Any]) -> str:

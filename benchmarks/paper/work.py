@@ -155,5 +155,7 @@ def claimed(job: Job, out: Path) -> Iterator[bool]:
     except Timeout:
         yield False
         return
-    with lock:
+    try:
         yield True
+    finally:
+        lock.release()
