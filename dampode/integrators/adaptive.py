@@ -1,5 +1,6 @@
 """The adaptive exponential pair: Eq. 4 to a tolerance, with a step size of its own for every sample."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,8 @@ from torch import Tensor
 
 from dampode._checks import require_instance, require_positive, require_positive_int, require_real, require_state
 from dampode.dynamics import DampedODEFunc
-from dampode.integrators.adaptive_loop import AdaptiveLoop
+from dampode.integrators.adaptive_loop import AdaptiveLoop, Attempting
+from dampode.integrators.attempt import attempt
 from dampode.integrators.base import IntegrationError, Integrator
 from dampode.integrators.solution import Solution
 from dampode.integrators.step_control import Tolerance
@@ -37,6 +39,9 @@ class AdaptiveExponential(Integrator):
         max_steps: attempted steps a sample may take.
         first_step: length of the first step, > 0; None estimates it from two calls of f.
         progress: whether to show a tqdm bar of the slowest sample's time.
+        compile: whether to compile a whole attempt, f included, by torch.compile: a step's own cost falls several
+            times over, and the first solve of a new field, shape or dtype, with gradients or without, takes seconds
+            to compile. It needs what torch.compile needs: a C++ compiler on a CPU, Triton on a GPU.
 
     Raises:
         ValueError, TypeError: a setting out of its range or of the wrong type.
@@ -50,6 +55,7 @@ class AdaptiveExponential(Integrator):
     max_steps: int = 100_000
     first_step: float | None = None
     progress: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -59,6 +65,7 @@ class AdaptiveExponential(Integrator):
         if self.first_step is not None:
             require_positive(self.first_step, "first_step")
         require_instance(self.progress, bool, "progress")
+        require_instance(self.compile, bool, "compile")
 
     def __call__(self, func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> Tensor:
         """The state at t1, (N, *S)."""
@@ -86,5 +93,13 @@ class AdaptiveExponential(Integrator):
         require_state(x)
         if times.requires_grad:
             raise ValueError("AdaptiveExponential gives no gradient with respect to t; pass t.detach()")
-        loop = AdaptiveLoop(func, x, times, Tolerance(self.rtol, self.atol))
+        how = _compiled_attempt() if self.compile else attempt
+        loop = AdaptiveLoop(func, x, times, Tolerance(self.rtol, self.atol), how)
         return loop.run(self.max_steps, self.first_step, self.progress)
+
+
+@functools.cache
+def _compiled_attempt() -> Attempting:
+    """`attempt` under torch.compile, one for all solves: its cache of compiled forms is shared."""
+    compiled: Attempting = torch.compile(attempt)
+    return compiled
