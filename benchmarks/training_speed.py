@@ -1,7 +1,7 @@
 """Training: images a second of In-ResNet and ResNet with the engine, against a plain loop in the common public style.
 
     python benchmarks/training_speed.py                          In-ResNet-110 and ResNet-110, batch 128
-    python benchmarks/training_speed.py --depth 8 --width 8 --batch 16 --rounds 2 --out /tmp/speed.json     a try
+    python benchmarks/training_speed.py --depth 8 --width 8 --batch 16 --rounds 2 --eager --name try
 
 The plain loop: a DataLoader that runs torchvision's crop and flip on PIL images, eager, NCHW, fp32, on the same
 networks. The engine: uint8 images and augmentation on the device, in its default layout, eager and compiled; on a CUDA
@@ -20,12 +20,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import _training_cuda
 import numpy as np
 import torch
-from _report import RESULTS, provenance, write
+from _report import provenance, write
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -147,7 +146,7 @@ def main() -> None:
     parser.add_argument("--eager", action="store_true", help="leave out the compiled ways, which take minutes to start")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
-    parser.add_argument("--out", type=Path, default=RESULTS / "training_speed.json")
+    parser.add_argument("--name", default="training_speed", help="of the file under results/")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     order, bootstrap = random.Random(args.seed), np.random.default_rng(args.seed)
@@ -205,7 +204,7 @@ def main() -> None:
     keys = ("depth", "width", "batch", "rounds", "steps", "workers", "threads")
     settings = {key: getattr(args, key) for key in keys}
     payload = {**provenance(command, args.seed), "settings": settings, "rows": rows, "damping": damping}
-    print(f"written to {write(args.out, {**payload, 'cuda': on_gpu})}")
+    print(f"written to {write(args.name, {**payload, 'cuda': on_gpu})}")
 
 
 if __name__ == "__main__":
