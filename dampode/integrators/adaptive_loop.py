@@ -8,6 +8,7 @@ from torch import Tensor
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.dense_output import DenseOutput, Segment
 from dampode.integrators.exponential_rk import KrogstadStep, krogstad_step
+from dampode.integrators.replay import Taken
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import (
@@ -22,7 +23,8 @@ from dampode.integrators.step_control import (
 )
 
 _CODES = tuple(Status)
-_CALLS = 4  # of f, an attempt
+CALLS = 4
+"""Of f, an attempt."""
 
 
 class AdaptiveLoop:
@@ -51,6 +53,8 @@ class AdaptiveLoop:
         self.code = self._refusals()
         self.accepted, self.attempts = torch.zeros_like(self.code), torch.zeros_like(self.code)
         self.extra_calls = torch.ones_like(self.code)
+        self.taken: list[Taken] | None = None
+        """Where a list, the steps taken, for `replay`."""
 
     def run(self, max_steps: int, start: float | None, progress: bool) -> Solution:
         """Step until every sample is done or has failed."""
@@ -130,9 +134,11 @@ class AdaptiveLoop:
         if any_ok and not all_finite and torch.is_grad_enabled():
             # a value that is not finite gives NaN gradients even where it is not selected: repeat without it
             step, split, n1 = self._attempt(torch.where(ok, h, 0.0), torch.where(ok, end, self.tau))
-            self.extra_calls = self.extra_calls + _CALLS * (active & ~finite)
+            self.extra_calls = self.extra_calls + CALLS * (active & ~finite)
         self.accepted, self.attempts = self.accepted + (ok & active), self.attempts + active
         if any_ok:
+            if self.taken is not None:
+                self.taken.append(Taken(torch.where(ok, h, 0.0), self.tau, tau))
             signed = (self.sign * h).to(self.x.dtype)
             if self.dense.wanted:
                 bend = cubic(step.curve, h, self.past)
@@ -176,7 +182,7 @@ class AdaptiveLoop:
         return Solution(
             t=self.times,
             x=x,
-            nfe=self.extra_calls.reshape(-1) + _CALLS * attempts,
+            nfe=self.extra_calls.reshape(-1) + CALLS * attempts,
             accepted=accepted,
             rejected=attempts - accepted,
             status=tuple(_CODES[c] for c in self.code.reshape(-1).tolist()),
