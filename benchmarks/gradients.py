@@ -6,8 +6,8 @@
 The loss is |x(1)|² summed; gradients are with respect to x0, λ and f's parameters, float64. Two tables:
 
 - memory and time at N = 100 and 1000 steps of Krogstad4: every step kept, √N checkpoints, and the adaptive solve with
-  and without checkpoints. Peak bytes are tensor storage that autograd keeps alive, the peak over forward and backward
-  pass: saved tensors are counted as they are saved, storages once, and discounted as they are freed.
+  and without checkpoints. Peak bytes are those of all tensor storages that the forward and backward pass make, counted as
+  each is made and freed, as a device's allocator would count them.
 - the relative error of each gradient, beside a solve at tolerance 1e-11 that keeps its steps: ours, and the adjoint
   over dopri5 (torchdiffeq's odeint_adjoint, called as it is: `TorchDiffEq(adjoint=True)` would refuse the worst).
 """
@@ -28,6 +28,8 @@ import torchdiffeq
 from _fields import ForcedMLP
 from _report import RESULTS, provenance, write
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dampode import DampedODEFunc
 from dampode.damping import Learned
@@ -72,36 +74,39 @@ def gradients(run: Run, func: DampedODEFunc, x: Tensor) -> dict[str, Tensor]:
     return {"x0": x.grad.clone(), "λ": func.damping.raw.grad.clone(), "f": params}
 
 
-class Ledger:
-    """Bytes of storage that saved tensors keep alive, now and at most."""
+class Ledger(TorchDispatchMode):
+    """Bytes of the tensor storages that are alive, now and at most: what a device's allocator would report."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.now = self.peak = 0
-        self.holders: dict[int, int] = {}
+        self.alive: set[int] = set()
 
-    def keep(self, tensor: Tensor) -> Tensor:
-        """Count a saved tensor until it is freed."""
-        tensor = tensor.view_as(tensor)  # an object of its own, freed with the node that saved it
-        storage = tensor.untyped_storage()
-        key, size = storage.data_ptr(), storage.nbytes()
-        if self.holders.setdefault(key, 0) == 0:
-            self.now += size
-            self.peak = max(self.peak, self.now)
-        self.holders[key] += 1
-        weakref.finalize(tensor, self._free, key, size)
-        return tensor
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.alive:
+            return
+        self.alive.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, key, size)
 
     def _free(self, key: int, size: int) -> None:
-        self.holders[key] -= 1
-        if self.holders[key] == 0:
-            self.now -= size
+        self.alive.discard(key)
+        self.now -= size
 
 
 def peak_bytes(run: Run, func: DampedODEFunc, x: Tensor) -> int:
-    """The most that saved tensors keep alive over a forward and a backward pass."""
-    ledger = Ledger()
+    """The most that storages made in a forward and a backward pass hold at once."""
     gc.collect()
-    with torch.autograd.graph.saved_tensors_hooks(ledger.keep, lambda tensor: tensor):
+    with Ledger() as ledger:
         gradients(run, func, x)
     return ledger.peak
 
@@ -128,7 +133,7 @@ def cost(steps: int, args: argparse.Namespace, order: random.Random) -> dict[str
         pair = [gradients(named[k], func, x) for k in (saved, kept)]
         rows[saved]["difference to kept"] = max(relative(*pair).values())
     timings: dict[str, list[float]] = {name: [] for name in named}
-    for _ in range(args.rounds):
+    for _ in range(args.rounds):  # every way has run before, for its memory
         for name in order.sample(sorted(named), len(named)):
             timings[name].append(seconds(named[name], func, x))
     for name, found in timings.items():
@@ -145,7 +150,7 @@ def errors(lam: float, args: argparse.Namespace) -> dict[str, dict]:
         try:
             rows[name] = relative(gradients(run, func, x), want)
         except AssertionError as error:
-            rows[name] = {"failed": str(error)}
+            rows[name] = {"failed": str(error).split(":")[0]}
     return rows
 
 
@@ -169,7 +174,9 @@ def figure(found: dict[str, dict[str, dict]]) -> None:
             label = {"kept": "Krogstad4, backpropagated", "adjoint": "dopri5, continuous adjoint"}.get(
                 name, "AdaptiveExponential, checkpoints"
             )
-            ax.loglog(*zip(*[(lam, min(max(e, 1e-13), 1e2)) for lam, e in points], strict=True), marker, ls="-", label=label)
+            ax.loglog(
+                *zip(*[(lam, min(max(e, 1e-13), 1e2)) for lam, e in points], strict=True), marker, ls="-", label=label
+            )
         ax.set(xlabel="damping λ", title=f"gradient with respect to {kind}")
         ax.axhline(1.0, color="0.6", lw=0.8)
         ax.grid(alpha=0.3)
@@ -199,7 +206,11 @@ def main() -> None:
     if args.quick:
         return
     command = " ".join(["python benchmarks/gradients.py", *sys.argv[1:]])
-    payload = {"unit": "seconds, median over rounds; bytes of saved tensors", "cost": costs, "errors": found}
+    payload = {
+        "unit": "seconds, median over rounds; bytes of live tensor storages at the peak",
+        "cost": costs,
+        "errors": found,
+    }
     write("gradients", {**provenance(command, args.seed), "rounds": args.rounds, **payload})
     figure(found)
 

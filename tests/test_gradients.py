@@ -104,8 +104,8 @@ def test_a_block_with_checkpoints_trains_and_compiles():
     x, found = torch.randn(4, 3), []
     for module in (plain, block):
         torch.manual_seed(5)  # the segments draw the dropout that the forward pass drew
-        found.append(grad(module(x).square().sum(), tuple(module.parameters()), allow_unused=True))
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True) if a is not None)
+        found.append(grad(module(x).square().sum(), tuple(module.parameters())))
+    torch.testing.assert_close(*found)
     block.eval()
     torch.compiler.reset()
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
@@ -130,6 +130,13 @@ def test_replayed_calls_are_counted():
     assert solve(func, x, t, AdaptiveExponential(checkpoint=3)).nfe.max() == len(calls)
     calls.clear()
     assert solve(func, x, t.requires_grad_()).nfe.max() == len(calls)
+
+
+def test_a_tensor_that_is_no_parameter_is_named():
+    w = torch.tensor(0.5, requires_grad=True)
+    loss = Krogstad4(4, checkpoint=2)(DampedODEFunc(lambda x: torch.sin(w * x)), torch.ones(2, 3), 0.0, 1.0).sum()
+    with pytest.raises(ValueError, match=r"a parameter of f or λ: f uses one of shape \(\) that is none; register it"):
+        loss.backward()
 
 
 @pytest.mark.parametrize(("count", "kind"), [(0, ValueError), (-2, ValueError), (1.5, TypeError), (True, TypeError)])
@@ -179,8 +186,8 @@ def exact(a, b, lam, x0, t0, t1):
 @pytest.mark.parametrize("lam", [0.5, 50.0])
 @pytest.mark.parametrize(
     "integrator",
-    [HochbruckOstermann4(80), HochbruckOstermann4(80, checkpoint=9), AdaptiveExponential(1e-8, 1e-11),
-     AdaptiveExponential(1e-8, 1e-11, checkpoint=7)],
+    [HochbruckOstermann4(30), HochbruckOstermann4(30, checkpoint=5), AdaptiveExponential(1e-7, 1e-10),
+     AdaptiveExponential(1e-7, 1e-10, checkpoint=7)],
     ids=["fixed", "fixed, checkpoints", "adaptive", "adaptive, checkpoints"],
 )  # fmt: skip
 def test_a_field_with_known_gradients(integrator, lam):
@@ -193,7 +200,7 @@ def test_a_field_with_known_gradients(integrator, lam):
     inputs = (func.f.a, func.f.b, damping.raw, x, t)
     xs = odeint(func, x, t, integrator)
     want = torch.cat([exact(*inputs[:4], t[0], s)[None] for s in t])
-    torch.testing.assert_close(xs, want, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(xs, want, rtol=1e-5, atol=1e-6)
     weights = torch.tensor([1.0, -2.0, 3.0], **double).view(3, 1, 1)
     firsts = [grad((weights * v.square()).sum(), inputs, create_graph=True) for v in (xs, want)]
     torch.testing.assert_close(*firsts, rtol=1e-5, atol=1e-6)
@@ -223,7 +230,9 @@ def test_times_with_gradients_leave_the_states_as_they_are():
 def test_the_adjoint_is_refused_where_no_digit_is_left():
     func, x = DampedODEFunc(Forced(3), Learned(40.0, 40.0).double()), torch.randn(2, 3, dtype=torch.float64)
     adjoint, t = TorchDiffEq(adjoint=True), torch.tensor([0.0, 1.0], dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"λΔt is 40 between two times, and above 36 no digit of torch.float64 is left"):
+    with pytest.raises(
+        ValueError, match=r"λΔt is 40 between two times, and above 36 no digit of torch.float64 is left"
+    ):
         odeint(func, x, t, adjoint)
     with torch.no_grad():
         odeint(func, x, t, adjoint)  # no gradient is wanted

@@ -138,7 +138,7 @@ class AdaptiveLoop:
         self.accepted, self.attempts = self.accepted + (ok & active), self.attempts + active
         if any_ok:
             if self.taken is not None:
-                self.taken.append(Taken(torch.where(ok, h, 0.0), self.tau, tau))
+                self.taken.append(Taken(torch.where(ok, h, 0.0), self.tau, tau, self.past.h))
             signed = (self.sign * h).to(self.x.dtype)
             if self.dense.wanted:
                 bend = cubic(step.curve, h, self.past)

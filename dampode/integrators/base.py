@@ -2,17 +2,17 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from dampode._checks import require_positive_int, require_real
 from dampode.dynamics import DampedODEFunc
 from dampode.functional import Scalar
-from dampode.integrators.segments import require_segments, segments
+from dampode.integrators.segments import recomputed, require_segments, segments
 from dampode.integrators.solution import Solution, solution_of_batch
 
 
@@ -105,15 +105,17 @@ class FixedStep(Integrator):
         """The state at t1, after ``steps`` equal steps."""
         h = (t1 - t0) / self.steps
 
-        def run(x: Tensor, numbers: range) -> Tensor:
+        def run(numbers: range, x: Tensor, *clock: Tensor) -> tuple[Tensor]:
+            start, length = clock or (t0, h)
             for n in numbers:
-                x = self.step(func, x, t0 + n * h, h)
-            return x
+                x = self.step(func, x, start + n * length, length)
+            return (x,)
 
         if self.checkpoint is None:
-            return run(x, range(self.steps))
+            return run(range(self.steps), x)[0]
+        clock = (t0, h) if isinstance(t0, Tensor) and isinstance(h, Tensor) else ()  # they may want gradients
         for numbers in segments(self.steps, self.checkpoint):
-            x = checkpoint(run, x, numbers, use_reentrant=False)
+            (x,) = recomputed(partial(run, numbers), func.parameters(), x, *clock)
         return x
 
     def _steps(self, times: Tensor) -> int:

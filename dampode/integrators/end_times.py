@@ -39,4 +39,6 @@ def with_ends(func: DampedODEFunc, xs: Tensor, times: Tensor) -> Tensor:
     Returns:
         The states, (T, N, *S).
     """
-    return torch.stack([ETD2RK().step(func, x, t.detach(), t - t.detach()) for x, t in zip(xs, times.to(xs), strict=True)])
+    return torch.stack(
+        [ETD2RK().step(func, x, t.detach(), t - t.detach()) for x, t in zip(xs, times.to(xs), strict=True)]
+    )
