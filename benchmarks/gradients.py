@@ -6,8 +6,8 @@
 The loss is |x(1)|² summed; gradients are with respect to x0, λ and f's parameters, float64. Two tables:
 
 - memory and time at N = 100 and 1000 steps of Krogstad4: every step kept, √N checkpoints, and the adaptive solve with
-  and without checkpoints. Peak bytes are those of all tensor storages that the forward and backward pass make, counted as
-  each is made and freed, as a device's allocator would count them.
+  and without checkpoints. Peak bytes are those of all tensor storages that the forward and backward pass make, counted
+  as each is made and freed, as a device's allocator would count them.
 - the relative error of each gradient, beside a solve at tolerance 1e-11 that keeps its steps: ours, and the adjoint
   over dopri5 (torchdiffeq's odeint_adjoint, called as it is: `TorchDiffEq(adjoint=True)` would refuse the worst).
 """

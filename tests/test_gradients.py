@@ -147,7 +147,7 @@ def test_checkpoint_must_be_a_positive_int(count, kind):
 
 
 def test_more_segments_than_steps():
-    with pytest.raises(ValueError, match="checkpoint must be at most steps, .* got checkpoint=9, steps=8"):
+    with pytest.raises(ValueError, match=r"checkpoint must be at most steps, .* got checkpoint=9, steps=8"):
         Krogstad4(steps=8, checkpoint=9)
 
 
@@ -237,7 +237,7 @@ def test_the_adjoint_is_refused_where_no_digit_is_left():
     with torch.no_grad():
         odeint(func, x, t, adjoint)  # no gradient is wanted
     odeint(func, x, torch.linspace(0, 1, 3, dtype=torch.float64), adjoint)  # it starts anew at every time
-    with pytest.raises(ValueError, match="above 16 no digit of torch.float32 is left; use adjoint=False"):
+    with pytest.raises(ValueError, match=r"above 16 no digit of torch\.float32 is left; use adjoint=False"):
         adjoint(DampedODEFunc(Forced(3, dtype=torch.float32), Learned(20.0, 20.0)), x.float(), 0.0, 1.0)
 
 

@@ -34,8 +34,8 @@ class AdaptiveExponential(Integrator):
     accepted step costs four calls of f. At λ = 0 this is the classical Runge-Kutta method. Batch mates do not influence
     one another: samples that are done are held, not dropped, and f always sees the whole batch.
 
-    Gradients flow through the accepted steps, to the state, to the parameters of f and λ and, in `odeint`, to the times,
-    where they are those of the exact flow; double backward works.
+    Gradients flow through the accepted steps, to the state, to the parameters of f and λ and, in `odeint`, to the
+    times, where they are those of the exact flow; double backward works.
 
     Args:
         rtol, atol: tolerances relative to |x| and absolute, > 0.

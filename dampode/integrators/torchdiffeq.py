@@ -117,8 +117,8 @@ def _require_adjoint(func: DampedODEFunc, x: Tensor, times: Tensor) -> None:
     digits = -math.log(torch.finfo(x.dtype).eps)
     if growth > digits:
         raise ValueError(
-            f"adjoint=True re-integrates the state backwards, where damping amplifies by e^{{λΔt}}: λΔt is {growth:.3g} "
-            f"between two times, and above {digits:.0f} no digit of {x.dtype} is left; use adjoint=False, or an "
+            "adjoint=True re-integrates the state backwards, where damping amplifies by e^{λΔt}: λΔt is "
+            f"{growth:.3g} between two times, and above {digits:.0f} no digit of {x.dtype} is left; use adjoint=False, or an "
             "integrator with checkpoint="
         )
 
