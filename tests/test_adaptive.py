@@ -300,11 +300,6 @@ def test_gradients_survive_a_rejected_overflow():
     assert torch.isfinite(gradient).all()
 
 
-def test_times_get_no_gradient():
-    with pytest.raises(ValueError, match="no gradient with respect to t; pass"):
-        odeint(DampedODEFunc(torch.sin), torch.ones(1, 1), torch.tensor([0.0, 1.0], requires_grad=True))
-
-
 # failures ------------------------------------------------------------------------------------------------------
 
 

@@ -9,12 +9,14 @@ from torch import Tensor
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.attempt import Attempt, Clock, Place, bend
 from dampode.integrators.dense_output import DenseOutput, Segment
+from dampode.integrators.replay import Taken
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import History, Tolerance, first_step, no_history, probe_step
 
 _CODES = tuple(Status)
-_CALLS = 4  # of f, an attempt
+CALLS = 4
+"""Of f, an attempt."""
 
 Attempting = Callable[[Splitting, Place, Tensor, Clock, Tolerance], Attempt]
 """`attempt`, or a compiled form of it."""
@@ -35,16 +37,10 @@ class AdaptiveLoop:
     """
 
     def __init__(self, func: DampedODEFunc, x: Tensor, times: Tensor, tol: Tolerance, attempt: Attempting) -> None:
-        ticks: list[float] = times.detach().to(torch.float64).tolist()
-        self.t0, self.span, self.sign = ticks[0], abs(ticks[-1] - ticks[0]), 1.0 if ticks[-1] > ticks[0] else -1.0
         self.times, self.tol, self.attempt, self.x0 = times, tol, attempt, x
+        self.clock = Clock.of(times, x.device)
         tau = torch.zeros(len(x), *[1] * (x.ndim - 1), dtype=torch.float64, device=x.device)
-        shortest = 16 * torch.finfo(torch.float64).eps * max(abs(self.t0), abs(ticks[-1]))
-        self.clock = Clock(
-            tau.new_full((), self.t0), tau.new_full((), self.span), self.sign, tau.new_full((), shortest)
-        )
-        inner = torch.tensor([abs(t - self.t0) for t in ticks[1:-1]], dtype=torch.float64).to(x.device)
-        self.dense = DenseOutput(x, inner)
+        self.dense = DenseOutput(x, self.clock.tau(times[1:-1]))
         self.split = Splitting(func, x)
         self.place = Place(x, self.split(self.clock.time(tau, x.dtype), x), tau, no_history(x))
         self.code = self._refusals()
@@ -52,11 +48,13 @@ class AdaptiveLoop:
         self.failed = int((~self.active).sum())  # samples that will never reach the last time
         self.accepted, self.attempts = torch.zeros_like(self.code), torch.zeros_like(self.code)
         self.extra_calls = torch.ones_like(self.code)
+        self.taken: list[Taken] | None = None
+        """Where a list, the steps taken, for `replay`."""
 
     def run(self, max_steps: int, start: float | None, progress: bool) -> Solution:
         """Step until every sample is done or has failed."""
         h = torch.where(self.active, self._first_step(start), 0.0)
-        with _Bar(progress, self.span) as bar:
+        with _Bar(progress, self.clock.span) as bar:
             running, attempts = True, 0
             while running and attempts < max_steps:
                 attempts += 1
@@ -70,8 +68,8 @@ class AdaptiveLoop:
         """Codes of samples that cannot start."""
         x, n1, tau, _ = self.place
         code = torch.zeros_like(tau, dtype=torch.long)
-        largest = _worst(self.split.lam.expand_as(x)) * self.span
-        if self.sign < 0:
+        largest = _worst(self.split.lam.expand_as(x)) * self.clock.span
+        if self.clock.sign < 0:
             limit = torch.log(torch.tensor(torch.finfo(x.dtype).max)).item()
             code = torch.where(largest > limit, _CODES.index(Status.OVERFLOW), code)
         code = torch.where(self.split.undamped(x), _CODES.index(Status.NEGATIVE_DAMPING), code)
@@ -83,9 +81,9 @@ class AdaptiveLoop:
         x, n1, tau, _ = self.place
         if start is not None:
             return torch.full_like(tau, start)
-        probe = probe_step(self.split.lam, x, n1, self.tol).to(torch.float64).clamp_(max=self.span)
+        probe = probe_step(self.split.lam, x, n1, self.tol).to(torch.float64).clamp_(max=self.clock.span)
         self.extra_calls = self.extra_calls + 1
-        signed = (self.sign * probe).to(x.dtype)
+        signed = (self.clock.sign * probe).to(x.dtype)
         return first_step(self.split, x, n1, self.clock.time(probe, x.dtype), signed, self.tol).to(torch.float64)
 
     def _advance(self, h: Tensor) -> tuple[bool, Tensor]:
@@ -96,7 +94,7 @@ class AdaptiveLoop:
         if n_ok and n_finite < len(h) and torch.is_grad_enabled():
             # a value that is not finite gives NaN gradients even where it is not selected: repeat without it
             made = self.attempt(self.split, self.place, torch.where(first.ok, h, 0.0), self.clock, self.tol)
-            self.extra_calls = self.extra_calls + _CALLS * (self.active & ~first.finite)
+            self.extra_calls = self.extra_calls + CALLS * (self.active & ~first.finite)
         if n_ok:
             self._accept(made, first.ok, n_ok == len(h))
         wished = self._fail(first) if n_stuck else first.wished
@@ -106,6 +104,8 @@ class AdaptiveLoop:
     def _accept(self, made: Attempt, ok: Tensor, all_ok: bool) -> None:
         """Move the samples whose step was accepted."""
         before, step = self.place, made.step
+        if self.taken is not None:
+            self.taken.append(Taken(before.tau, made.tau, before.past.h))
         if self.dense.wanted:
             ends, lam = made.tau.reshape(-1), self.split.lam
             cubic = bend(made, before)
@@ -137,25 +137,25 @@ class AdaptiveLoop:
         return Solution(
             t=self.times,
             x=states,
-            nfe=self.extra_calls.reshape(-1) + _CALLS * attempts,
+            nfe=self.extra_calls.reshape(-1) + CALLS * attempts,
             accepted=accepted,
             rejected=attempts - accepted,
             status=tuple(_CODES[c] for c in self.code.reshape(-1).tolist()),
-            reached=self.t0 + self.sign * tau.reshape(-1),
+            reached=self.clock.time(tau.reshape(-1), torch.float64),
         )
 
 
 class _Bar:
     """A tqdm bar of the slowest sample's time, or nothing."""
 
-    def __init__(self, wanted: bool, span: float) -> None:
+    def __init__(self, wanted: bool, span: Tensor) -> None:
         self.bar: Any = None
         if wanted:
             try:
                 from tqdm import tqdm
             except ImportError:
                 raise ImportError("progress=True needs tqdm; install it, or dampode[train]") from None
-            self.bar = tqdm(total=span, unit="t", bar_format="{l_bar}{bar}| {n:.3g}/{total:.3g} [{elapsed}]")
+            self.bar = tqdm(total=span.item(), unit="t", bar_format="{l_bar}{bar}| {n:.3g}/{total:.3g} [{elapsed}]")
 
     def __enter__(self) -> "_Bar":
         return self

@@ -31,6 +31,19 @@ class Clock(NamedTuple):
     shortest: Tensor
     """A step too short to advance t, () float64."""
 
+    @classmethod
+    def of(cls, times: Tensor, device: torch.device) -> "Clock":
+        """The axis of strictly monotonic times (T,), its tensors on a device."""
+        ticks: list[float] = times.detach().to(torch.float64).tolist()
+        first, last = ticks[0], ticks[-1]
+        shortest = 16 * torch.finfo(torch.float64).eps * max(abs(first), abs(last))
+        t0, span, least = torch.tensor([first, abs(last - first), shortest], dtype=torch.float64).to(device).unbind()
+        return cls(t0, span, 1.0 if last > first else -1.0, least)
+
+    def tau(self, times: Tensor) -> Tensor:
+        """The τ of times, float64."""
+        return (times.detach().to(self.t0) - self.t0).abs()
+
     def time(self, tau: Tensor, dtype: torch.dtype) -> Tensor:
         """The time t at τ."""
         return torch.add(self.t0, tau, alpha=self.sign).to(dtype)
@@ -111,7 +124,7 @@ def attempt(split: Splitting, place: Place, h: Tensor, clock: Clock, tol: Tolera
         tau = torch.where(ok, end, place.tau)
         running = tau < clock.span
         counts = torch.stack((ok, finite, stuck, running)).flatten(1).sum(1)
-        past = History(step.curve.detach(), length.clamp(min=torch.finfo(dtype).tiny), log_ratio.clamp_(min=_FLOOR))
+        past = History(step.curve, length.clamp(min=torch.finfo(dtype).tiny), log_ratio.clamp_(min=_FLOOR))
     return Attempt(step, after, n1, past, tau, signed, wished, ok, finite, stuck, running, counts)
 
 
