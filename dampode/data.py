@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from torch import Tensor
 
 from dampode._checks import require_instance, require_positive_int
@@ -197,7 +198,11 @@ def _cifar(name: str, root: Path, download: bool) -> ImageData:
 
     dataset = CIFAR10 if name == "cifar10" else CIFAR100
     try:
-        train, test = (dataset(str(root), train=part, download=download) for part in (True, False))
+        if download:
+            root.mkdir(parents=True, exist_ok=True)
+            with FileLock(root / f".{name}.lock"):  # processes that start together download once
+                dataset(str(root), download=True)
+        train, test = (dataset(str(root), train=part) for part in (True, False))
     except RuntimeError as error:
         raise FileNotFoundError(
             f"{name} must lie whole under {root} ({error}); allow the download or name its folder"

@@ -61,7 +61,7 @@ def pickled(path):
 class FakeCIFAR10:
     """torchvision's dataset, with three images."""
 
-    def __init__(self, root, train, download):
+    def __init__(self, root, train=True, download=False):
         self.data = np.full((3, 32, 32, 3), 7 if train else 9, np.uint8)
         self.data[0, 1, 2] = (10, 20, 30)
         self.targets, self.classes = [0, 9, 4], list("abcdefghij")

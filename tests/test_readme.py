@@ -15,7 +15,10 @@ def test_the_table_is_the_measured_one():
 
 PAGES = [
     "README.md",
-    *(f"docs/{p}.md" for p in ("getting_started", "choosing_an_integrator", "stability", "extending")),
+    *(
+        f"docs/{page}.md"
+        for page in ("getting_started", "training", "choosing_an_integrator", "gradients", "stability", "extending")
+    ),
 ]
 
 
