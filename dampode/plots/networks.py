@@ -1,4 +1,4 @@
-"""Matplotlib figures: functions that take data and an Axes, draw, and return the Axes."""
+"""Figures of one network or of several: accuracy, coefficients, spectra, stability regions, growth."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
