@@ -15,7 +15,7 @@ def test_the_table_is_the_measured_one():
 
 PAGES = [
     "README.md",
-    *(f"docs/{p}.md" for p in ("getting_started", "choosing_an_integrator", "stability", "extending")),
+    *(f"docs/{p}.md" for p in ("getting_started", "choosing_an_integrator", "robustness", "stability", "extending")),
 ]
 
 
