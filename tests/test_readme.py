@@ -15,12 +15,13 @@ def test_the_table_is_the_measured_one():
 
 PAGES = [
     "README.md",
-    *(f"docs/{p}.md" for p in ("getting_started", "choosing_an_integrator", "stability", "extending")),
+    *(f"docs/{p}.md" for p in ("getting_started", "choosing_an_integrator", "robustness", "stability", "extending")),
 ]
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_code_on_the_pages_runs(page):
+def test_code_on_the_pages_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a page may write files
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
     assert blocks
     namespace = {}
