@@ -4,9 +4,9 @@
 
 torchattacks asks for a requests of 2021, which it never imports; without --no-deps it would replace yours.
 
-Claim, asserted below, on an In-ResNet trained on the digits (about ten seconds): FGSM, IFGSM and PGD of the same start
-give the same images in dampode.robustness, foolbox and torchattacks, to 1e-6 but for one pixel in a thousand. In float32
-a gradient near zero may take either sign.
+Claim, asserted below, on an In-ResNet trained on the digits, about ten seconds: FGSM, IFGSM and PGD of the same start
+give the same images in dampode.robustness, foolbox and torchattacks, to 1e-6, but for one pixel in a thousand: in
+float32 a gradient near zero may take either sign.
 """
 
 import argparse
