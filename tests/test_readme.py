@@ -17,13 +17,22 @@ PAGES = [
     "README.md",
     *(
         f"docs/{page}.md"
-        for page in ("getting_started", "training", "choosing_an_integrator", "gradients", "stability", "extending")
+        for page in (
+            "getting_started",
+            "training",
+            "choosing_an_integrator",
+            "gradients",
+            "robustness",
+            "stability",
+            "extending",
+        )
     ),
 ]
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_code_on_the_pages_runs(page):
+def test_code_on_the_pages_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a page may write files
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
     assert blocks
     namespace = {}

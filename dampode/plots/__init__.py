@@ -5,6 +5,8 @@ from dampode.plots.files import save
 from dampode.plots.landscapes import loss_along_attack, predictions_around
 from dampode.plots.networks import (
     MARKERS,
+    accuracy_by_radius,
+    accuracy_by_severity,
     accuracy_curves,
     coefficients_by_layer,
     growth_by_layer,
@@ -14,6 +16,8 @@ from dampode.plots.networks import (
 
 __all__ = [
     "MARKERS",
+    "accuracy_by_radius",
+    "accuracy_by_severity",
     "accuracy_curves",
     "coefficients_by_layer",
     "ensemble_gains",

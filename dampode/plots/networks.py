@@ -1,4 +1,4 @@
-"""Matplotlib figures: functions that take data and an Axes, draw, and return the Axes."""
+"""Figures of one network or of several: accuracy, coefficients, spectra, stability regions, growth."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -50,7 +50,7 @@ def accuracy_by_radius(ax: Axes, report: Report) -> Axes:
     worst = [100 * report.clean, *(100 * report.robust_accuracy(e) for e in radii if e > 0)]
     ticks = [0.0, *(255 * e for e in radii if e > 0)]
     ax.plot(ticks, worst, color="black", linewidth=1, linestyle=":", label="worst case")
-    ax.set(xlabel="ε in 1/255 (0: clean)", ylabel="accuracy (%)", xticks=ticks)
+    ax.set(xlabel="ε in 1/255 (0: clean)", ylabel="accuracy (%)", xticks=ticks, ylim=(0, None))
     ax.legend(frameon=False)
     return ax
 
@@ -63,7 +63,7 @@ def accuracy_by_severity(ax: Axes, report: Report) -> Axes:
         report: a measurement with noise.
     """
     _curves(ax, report, "noise", 1)
-    ax.set(xlabel="severity (0: clean)", ylabel="accuracy (%)", xticks=[0, *report.strengths("noise")])
+    ax.set(xlabel="severity (0: clean)", ylabel="accuracy (%)", xticks=[0, *report.strengths("noise")], ylim=(0, None))
     ax.legend(frameon=False)
     return ax
 

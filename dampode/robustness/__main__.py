@@ -6,6 +6,7 @@ it was when the same command is given again.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,8 +22,8 @@ NETWORKS = {
 }
 
 
-def arguments() -> argparse.Namespace:
-    """The command line."""
+def arguments(command: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, or a list of flags."""
     parser = argparse.ArgumentParser("python -m dampode.robustness", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", type=Path, required=True, help="file of dampode.models.save, or a checkpoint (.pt)")
     parser.add_argument("--network", choices=NETWORKS, required=True)
@@ -40,7 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=500)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    return parser.parse_args()
+    return parser.parse_args(command)
 
 
 def load(args: argparse.Namespace, images: data.ImageData) -> nn.Module:
@@ -60,7 +61,7 @@ def load(args: argparse.Namespace, images: data.ImageData) -> nn.Module:
     return model.to(args.device).eval()
 
 
-def main(args: argparse.Namespace) -> None:
+def measure(args: argparse.Namespace) -> None:
     """Measure and write."""
     training.require_writable(args.out)
     images = data.load(args.data, root=args.root).subset(test=args.images).to(args.device)
@@ -107,10 +108,15 @@ def figure(report: robustness.Report, path: Path) -> None:
     plt.close(drawn)
 
 
-if __name__ == "__main__":
+def main(command: Sequence[str] | None = None) -> None:
+    """Run the command line; what is wrong with the input ends it in words."""
     try:
-        main(arguments())
+        measure(arguments(command))
     except KeyboardInterrupt:
         raise SystemExit("\ninterrupted; give the same command again to go on") from None
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -94,7 +94,7 @@ def pgd(
 ) -> Tensor:
     """Projected gradient descent: `ifgsm` from a random start x_0 = clip(x + δ, 0, 1), δ ~ U[−ε, ε] elementwise.
 
-    The ball stays centered on x.
+    Each start is followed by Eq. 20; the ball stays centered on x.
 
     Args:
         model: classifier of pixels, in eval mode; its parameters' gradients are left alone.
