@@ -10,7 +10,7 @@ import figures
 import store
 from claims import judged
 from jobs import job_named
-from rows import ARMS, CORE, FIGURES, LAMBDA_ARMS
+from rows import ARMS, CORE, FIGURES, LAMBDA_ARMS, TARGETS
 from settings import FULL, PROTOCOLS, SMALL
 from summaries import Result
 from tables import SD_TABLES, TITLES, columns_of, markdown, paper_table
@@ -92,7 +92,13 @@ def table(number: int, results: Sequence[Result]) -> str:
     """A table with its title and command; ± is the table of standard deviations."""
     spread = f" (± from Table {SD_TABLES[number]})" if number in SD_TABLES else ""
     command = f"`python benchmarks/paper/run.py table{number}`"
-    return f"### Table {number}: {TITLES[number]}{spread}\n\n{command}\n\n{paper_table(number, results)}"
+    text = f"### Table {number}: {TITLES[number]}{spread}\n\n{command}\n\n{paper_table(number, results)}"
+    noted = [e for e in TARGETS if e["table"] in (number, SD_TABLES.get(number)) and "note" in e]
+    where: dict[str, list[str]] = {}
+    for entry in noted:
+        where.setdefault(entry["note"], []).append(f"Table {entry['table']}, {entry['column']}")
+    notes = [f"- {'; '.join(dict.fromkeys(places))}: {note}." for note, places in where.items()]
+    return "\n\n".join([text, *(["On the print:\n\n" + "\n".join(notes)] if notes else [])])
 
 
 def arms(results: Sequence[Result]) -> list[str]:
