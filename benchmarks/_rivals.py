@@ -29,6 +29,11 @@ def ours(problem: Problem, tol: float) -> Tensor:
     return odeint(problem.func, problem.x, problem.t, AdaptiveExponential(tol, tol * floor(problem)))
 
 
+def ours_compiled(problem: Problem, tol: float) -> Tensor:
+    """Ours, an attempted step compiled."""
+    return odeint(problem.func, problem.x, problem.t, AdaptiveExponential(tol, tol * floor(problem), compile=True))
+
+
 def torchdiffeq_adaptive(method: str) -> Solver:
     """Torchdiffeq to a tolerance."""
 

@@ -7,7 +7,8 @@ Every problem is non-autonomous and starts away from its slow manifold. The erro
 |x − x*| / |x*|, x* from AdaptiveExponential at 1e-8; each solver runs at its loosest tolerance, by half decades, that
 reaches the error (torchdiffeq's dopri5 starts at 1e-4 for λ >= 1e3, where stability and not the tolerance sets its
 steps). Seconds are medians over rounds in which all solvers run in a new random order. A solver that spends
-its budget of seconds a run without reaching an error has no number for it. Rivals that are not installed are listed as
+its budget of seconds a run without reaching an error has no number for it. The compiled row is ours with
+compile=True; its first runs, which compile, stand apart. Rivals that are not installed are listed as
 not measured. SciPy's methods solve one sample of the batch; diffrax has the MLP field, forward only, compiling apart.
 """
 
@@ -23,7 +24,7 @@ import matplotlib as mpl
 import torch
 from _fields import Problem, conv, counted, error, mlp
 from _report import RESULTS, provenance, write
-from _rivals import Solver, diffrax_solver, floor, ours, scipy_one_sample, torchode_dopri5
+from _rivals import Solver, diffrax_solver, floor, ours, ours_compiled, scipy_one_sample, torchode_dopri5
 from _rivals import torchdiffeq_adaptive as adaptive
 from _rivals import torchdiffeq_fixed as fixed
 
@@ -33,6 +34,7 @@ from dampode.weighting import one_plus
 
 TARGETS = (1e-3, 1e-5, 1e-7)
 LADDER = [10.0 ** (-k / 2) for k in range(2, 20)]
+COMPILED = "AdaptiveExponential, compiled"
 BACKWARD_CALLS = 1500  # beyond it a graph does not fit in memory
 
 
@@ -53,6 +55,7 @@ def solvers() -> dict[str, Solver]:
     """Every solver on tensors."""
     named = {
         "AdaptiveExponential": ours,
+        COMPILED: ours_compiled,
         "torchdiffeq dopri5": adaptive("dopri5"),
         "torchdiffeq dopri8": adaptive("dopri8"),
         "torchdiffeq bosh3": adaptive("bosh3"),
@@ -89,6 +92,22 @@ def climb(
     return reached
 
 
+def compiled_rows(problem: Problem, eager: dict[float, dict]) -> dict[float, dict]:
+    """The rows of the compiled attempt: the calls are the eager solve's; compiles, with gradients and without."""
+    torch.compiler.reset()
+    rows = {target: {**row} for target, row in eager.items()}
+    for row in rows.values():
+        for grad in (False, True):
+            start = time.perf_counter()
+            if grad:
+                backward(problem, ours_compiled, row["tolerance"])
+            else:
+                with torch.no_grad():
+                    ours_compiled(problem, row["tolerance"])
+            row["first run with gradient s" if grad else "first run s"] = time.perf_counter() - start
+    return rows
+
+
 def backward(problem: Problem, solver: Solver, tol: float) -> None:
     """Forward and backward to the parameters of f."""
     solver(problem, tol)[-1].sum().backward()
@@ -109,18 +128,20 @@ def measure(name: str, problem: Problem, args: argparse.Namespace, order: random
                 LADDER[6:] if solver == "torchdiffeq dopri5" and stiff else LADDER,
             )
             for solver, run in solvers().items()
-            if not ("SciPy" in solver and name.startswith("conv"))
+            if solver != COMPILED and not ("SciPy" in solver and name.startswith("conv"))
         }
+    rows[COMPILED] = compiled_rows(problem, rows["AdaptiveExponential"])
     timings: dict[tuple[str, float, str], list[float]] = {}
     jobs = [(solver, target) for solver, found in rows.items() for target in found]
     for turn in range(args.rounds):
         for solver, target in order.sample(jobs, len(jobs)):
             row, run = rows[solver][target], solvers()[solver]
-            if turn > 0 and row["first run s"] > args.budget / 10:
+            if turn > 0 and solver != COMPILED and row["first run s"] > args.budget / 10:
                 continue  # a long run is measured once
+            start = time.perf_counter()
             with torch.no_grad():
-                _, seconds = counted(problem.func, lambda: run(problem, row["tolerance"]))  # noqa: B023
-            timings.setdefault((solver, target, "forward s"), []).append(seconds)
+                run(problem, row["tolerance"])
+            timings.setdefault((solver, target, "forward s"), []).append(time.perf_counter() - start)
             if "SciPy" not in solver and row["calls"] <= BACKWARD_CALLS:
                 start = time.perf_counter()
                 backward(problem, run, row["tolerance"])

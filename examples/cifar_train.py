@@ -2,19 +2,23 @@
 
     python examples/cifar_train.py                                  scikit-learn's digits, about two minutes
     python examples/cifar_train.py --data cifar10 --root data --download --depth 110 --epochs 160
+    python examples/cifar_train.py --data cifar10 --recipe cifar10 --precision bf16 --compile reduce-overhead
     python examples/cifar_train.py --data my_images.npz             x_train, y_train, x_test, y_test
+    torchrun --nproc-per-node 2 examples/cifar_train.py             or accelerate launch: a GPU, or a CPU, a process
 
 Every model is trained with one recipe and then meets clean images, Gaussian noise at the five severities of CIFAR-C
-and FGSM. A table is printed; report.json, table.md, checkpoints and two figures are written under --out. An
-interrupted run goes on with --resume.
+and FGSM. A table is printed; report.json, table.md, checkpoints, logs and two figures are written under --out. An
+interrupted run goes on with --resume. All models and seeds share the images, which lie on the device.
 """
 
 import json
 import math
+import os
 import platform
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -31,8 +35,15 @@ from torch import Tensor, nn
 
 import dampode
 from dampode import data, models, plots, robustness, training
+from dampode.training.execution import Compile, Precision
 
 Model = Literal["resnet", "in_resnet", "lambda_in_resnet", "cnn"]
+RECIPES = {
+    "small": training.Recipe(epochs=20),
+    "cifar10": training.Recipe.cifar10(),
+    "cifar100": training.Recipe.cifar100(),
+    "resnext": training.Recipe.resnext(),
+}
 
 
 @dataclass(frozen=True)
@@ -53,12 +64,16 @@ class Args:
     """weighted layers, 6n + 2"""
     width: int = 16
     """channels of the first stage"""
-    epochs: int = 20
+    recipe: Literal["small", "cifar10", "cifar100", "resnext"] = "small"
+    """the paper's recipes, or its CIFAR-10 recipe in 20 epochs; the next three flags change it"""
+    epochs: int | None = None
     """passes over the training images"""
-    batch_size: int = 128
-    """images a step"""
-    lr: float = 0.1
+    batch_size: int | None = None
+    """images a step, over all processes"""
+    lr: float | None = None
     """learning rate at the start; divided by 10 at 1/2 and 3/4 of the epochs"""
+    reflect: bool = False
+    """augment as the authors' code does, reflecting by 2 pixels, instead of as the data's own"""
     seeds: tuple[int, ...] = (0,)
     """one run of every model for each seed"""
     low: float = 0.2
@@ -75,6 +90,16 @@ class Args:
     """test on a random subset of this size"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """cpu, cuda, ..."""
+    precision: Precision = "fp32"
+    """fp32, or autocast to bf16 or fp16"""
+    compile: Compile = "off"
+    """torch.compile's mode; reduce-overhead records CUDA graphs"""
+    channels_last: bool | None = None
+    """memory layout; chosen where it is not given"""
+    checkpoint_every: int | None = None
+    """steps between checkpoints within an epoch"""
+    tensorboard: bool = False
+    """write TensorBoard's events beside the logs"""
     resume: bool = False
     """go on from the checkpoints under --out"""
 
@@ -96,6 +121,7 @@ class Run:
     model: str
     seed: int
     diverged: bool
+    at_chance: bool
     final_loss: float | None
     """none where it is not finite"""
     coefficients: list[float]
@@ -125,6 +151,7 @@ def check(images: data.ImageData, args: Args) -> None:
         raise ValueError(f"--eps must be at least 0, got {list(args.eps)}")
     if args.low < 0:
         raise ValueError(f"--low must be at least 0, got {args.low}")
+    recipe(args)
     if args.depth < 14 and {"in_resnet", "lambda_in_resnet"} & set(args.models):
         raise ValueError(f"--depth must be at least 14 for a damped layer to be there, got {args.depth}")
     for name in args.models:
@@ -134,36 +161,56 @@ def check(images: data.ImageData, args: Args) -> None:
                 raise ValueError(f"{path} is there already: go on from it with --resume, or choose another --out")
 
 
+def recipe(args: Args) -> training.Recipe:
+    given = {"epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr}
+    return replace(
+        RECIPES[args.recipe],
+        **{key: value for key, value in given.items() if value is not None},
+        decay_damping=args.decay_damping,
+        augmentation=data.Augmentation(2, mode="reflect") if args.reflect else None,
+        parts=int(os.environ.get("WORLD_SIZE", "1")),
+    )
+
+
 def checkpoint(name: Model, seed: int, args: Args) -> Path:
     return args.out / "checkpoints" / f"{name}-seed{seed}.pt"
 
 
 def on_device(images: data.ImageData, device: str) -> data.ImageData:
     try:
-        return images.to(device)
+        return images.to(training.local_device(device))
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from None
 
 
 def run(name: Model, seed: int, images: data.ImageData, args: Args) -> Run:
     torch.manual_seed(seed)
-    model = build(name, images, args).to(args.device)
-    recipe = training.Recipe(args.epochs, args.batch_size, args.lr, decay_damping=args.decay_damping)
+    model = build(name, images, args).to(images.x_train.device)
     history = training.fit(
         model,
         images,
-        recipe,
+        recipe(args),
         seed=seed,
         checkpoint=checkpoint(name, seed, args),
         resume=args.resume,
         identity={"depth": args.depth, "width": args.width, "low": args.low, "high": args.high},
         label=f"{name}, seed {seed}",
+        execution=training.Execution(args.precision, args.compile, args.channels_last),
+        checkpoint_every=args.checkpoint_every,
+        logs=args.out / "logs" / f"{name}-seed{seed}",
+        tensorboard=args.tensorboard,
     )
     x, y = data.pixels(images.x_test), images.y_test
     report = measure(model.eval(), x, y, args.eps, seed)
     coefficients = models.coefficients(model) if name in ("in_resnet", "lambda_in_resnet") else []
     loss = None if history.diverged else history.loss[-1]
-    return Run(name, seed, history.diverged, loss, coefficients, report)
+    return Run(name, seed, history.diverged, history.at_chance, loss, coefficients, report)
+
+
+def sound(name: str, runs: list[Run]) -> list[Run]:
+    """The runs of a model that did not fail; where all are stuck at chance, those."""
+    finite = [r for r in runs if r.model == name and not r.diverged]
+    return [r for r in finite if not r.at_chance] or finite
 
 
 def measure(model: nn.Module, x: Tensor, y: Tensor, radii: Sequence[float], seed: int) -> Accuracies:
@@ -174,7 +221,7 @@ def measure(model: nn.Module, x: Tensor, y: Tensor, radii: Sequence[float], seed
 
 
 def table(runs: list[Run], args: Args) -> str:
-    """Markdown: a row a model, accuracies in %, mean ± SD where there are several seeds; diverged runs are apart."""
+    """Markdown: a row a model, accuracies in %, mean ± SD where there are several seeds; failed runs are apart."""
 
     def cell(values: list[float]) -> str:
         text = f"{100 * mean(values):.1f}"
@@ -184,32 +231,33 @@ def table(runs: list[Run], args: Args) -> str:
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name in args.models:
         of_model = [r for r in runs if r.model == name]
-        sound = [r.report for r in of_model if not r.diverged]
-        title = name if len(sound) == len(of_model) else f"{name} ({len(of_model) - len(sound)} diverged)"
+        reports = [r.report for r in sound(name, runs)]
+        diverged, at_chance = sum(r.diverged for r in of_model), sum(r.at_chance and not r.diverged for r in of_model)
+        notes = [f"{n} {what}" for n, what in ((diverged, "diverged"), (at_chance, "stuck at chance")) if n]
+        title = f"{name} ({', '.join(notes)})" if notes else name
         columns = [
-            [r.clean for r in sound],
-            *([r.gaussian_noise[k] for r in sound] for k in range(5)),
-            *([r.fgsm[k][1] for r in sound] for k in range(len(args.eps))),
+            [r.clean for r in reports],
+            *([r.gaussian_noise[k] for r in reports] for k in range(5)),
+            *([r.fgsm[k][1] for r in reports] for k in range(len(args.eps))),
         ]
         lines.append(f"| {title} | " + " | ".join(cell(c) if c else "-" for c in columns) + " |")
     return "\n".join(lines)
 
 
 def figures(runs: list[Run], args: Args) -> None:
-    sound = {name: [r for r in runs if r.model == name and not r.diverged] for name in args.models}
-    sound = {name: of_model for name, of_model in sound.items() if of_model}
-    if not sound:
+    shown = {name: of_model for name in args.models if (of_model := sound(name, runs))}
+    if not shown:
         return
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
-    noise = {name: [(r.report.clean, *r.report.gaussian_noise) for r in of_model] for name, of_model in sound.items()}
-    attack = {name: [(r.report.clean, *(a for _, a in r.report.fgsm)) for r in m] for name, m in sound.items()}
+    noise = {name: [(r.report.clean, *r.report.gaussian_noise) for r in of_model] for name, of_model in shown.items()}
+    attack = {name: [(r.report.clean, *(a for _, a in r.report.fgsm)) for r in m] for name, m in shown.items()}
     plots.accuracy_curves(left, range(6), noise, "Gaussian noise, severity (0: clean)")
     plots.accuracy_curves(right, [0, *args.eps], attack, "FGSM, ε in 1/255 (0: clean)")
     right.set_ylabel("")
     figure.savefig(args.out / "robustness.png", dpi=150)
     plt.close(figure)
 
-    learned = {name: [r.coefficients for r in of_model] for name, of_model in sound.items() if of_model[0].coefficients}
+    learned = {name: [r.coefficients for r in of_model] for name, of_model in shown.items() if of_model[0].coefficients}
     if learned:
         figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
         plots.coefficients_by_layer(ax, learned)
@@ -218,23 +266,35 @@ def figures(runs: list[Run], args: Args) -> None:
 
 
 def main(args: Args) -> None:
-    training.require_writable(args.out)
-    images = data.load(args.data, root=args.root, download=args.download)
-    images = on_device(images.subset(args.train_images, args.test_images), args.device)
-    check(images, args)
-    print(f"{images.name}: {len(images.x_train)} training and {len(images.x_test)} test images")
-    runs = []
-    try:
-        for seed in args.seeds:
-            runs += [run(name, seed, images, args) for name in args.models]
-    except KeyboardInterrupt:
-        raise SystemExit(f"\ninterrupted; every checkpoint under {args.out} is whole: go on with --resume") from None
+    with ExitStack() as stack:
+        if training.is_main():
+            training.require_writable(args.out)
+            stack.enter_context(training.only_writer(args.out / "report.json"))
+        images = data.load(args.data, root=args.root, download=args.download)
+        images = on_device(images.subset(args.train_images, args.test_images), args.device)
+        check(images, args)
+        if training.is_main():
+            print(f"{images.name}: {len(images.x_train)} training and {len(images.x_test)} test images")
+        runs = []
+        try:
+            for seed in args.seeds:
+                runs += [run(name, seed, images, args) for name in args.models]
+        except KeyboardInterrupt:
+            raise SystemExit(
+                f"\ninterrupted; every checkpoint under {args.out} is whole: go on with --resume"
+            ) from None
+        if training.is_main():
+            write(runs, images, args)
+
+
+def write(runs: list[Run], images: data.ImageData, args: Args) -> None:
     text = table(runs, args)
     print(f"\naccuracy (%), {len(images.x_test)} test images, {len(args.seeds)} seed(s)\n\n{text}\n")
     settings = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(replace(args, resume=False)).items()}
     report = {
         "command": shlex.join(["python", "examples/cifar_train.py", *sys.argv[1:]]),
         "settings": settings,
+        "recipe": asdict(recipe(args)),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "dampode": dampode.__version__},
         "machine": {
             "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.machine(),
@@ -245,7 +305,7 @@ def main(args: Args) -> None:
     (args.out / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
     (args.out / "table.md").write_text(text + "\n")
     figures(runs, args)
-    print(f"written under {args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}")
+    print(f"written under {args.out}: {', '.join(sorted(path.name for path in args.out.glob('[!.]*')))}")
 
 
 if __name__ == "__main__":

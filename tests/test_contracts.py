@@ -10,7 +10,7 @@ import pytest
 import torch
 from oracles import Forced, final_state
 from torch import nn
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 
 import dampode
 from dampode import DampedBlock, DampedODEFunc
@@ -152,6 +152,14 @@ def test_integrator_gradients(integrator):
     x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     parameters = tuple(func.parameters())
     assert gradcheck(lambda v, *p: integrator(func, v, 0.0, 0.7), (x, *parameters), eps=1e-6, atol=1e-5)
+
+
+@every_integrator
+def test_integrator_second_derivatives(integrator):
+    func = DampedODEFunc(Forced(2), Learned(0.3, 0.9, shape=(2,)).double(), one_plus)
+    x = torch.randn(1, 2, dtype=torch.float64, requires_grad=True)
+    parameters = tuple(func.parameters())
+    assert gradgradcheck(lambda v, *p: integrator(func, v, 0.0, 0.2), (x, *parameters), eps=1e-5, atol=1e-4)
 
 
 @every_integrator

@@ -3,6 +3,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chi2, chisquare
+from torchvision import transforms
+from torchvision.transforms import functional as tv
 
 from dampode import data
 
@@ -58,7 +61,7 @@ def pickled(path):
 class FakeCIFAR10:
     """torchvision's dataset, with three images."""
 
-    def __init__(self, root, train, download):
+    def __init__(self, root, train=True, download=False):
         self.data = np.full((3, 32, 32, 3), 7 if train else 9, np.uint8)
         self.data[0, 1, 2] = (10, 20, 30)
         self.targets, self.classes = [0, 9, 4], list("abcdefghij")
@@ -164,18 +167,57 @@ def test_statistics_are_of_the_training_pixels(tmp_path):
     np.testing.assert_allclose(std, x.std(0), rtol=1e-6)
 
 
-def test_augmentation_is_pad_crop_flip():
-    """Every result is one of the (2 pad + 1)² crops of the padded image or of its mirror, and all of them occur."""
-    x = torch.arange(1, 13, dtype=torch.uint8).view(1, 1, 3, 4)
-    padded = torch.nn.functional.pad(x, (1,) * 4)
-    crops = [padded[..., i : i + 3, j : j + 4] for i in range(3) for j in range(3)]
-    # mirrored before the crop, as torchvision's order crop-then-flip gives the same set
-    allowed = {tuple(c.flatten().tolist()) for crop in crops for c in (crop, crop.flip(-1))}
-    out = data.Augmentation(pad=1, flip=True)(x.expand(600, -1, -1, -1), torch.Generator().manual_seed(0))
-    assert (out.dtype, out.shape) == (torch.uint8, (600, 1, 3, 4))
-    assert {tuple(o.flatten().tolist()) for o in out} == allowed
-    counts = torch.unique(out.flatten(1), dim=0, return_counts=True)[1]
-    assert counts.min() > 10  # 600 draws over 18 equal chances
+def crops(x, pad, mode):
+    """Every result that torchvision's RandomCrop and RandomHorizontalFlip can give for x (C, H, W), by its draw."""
+    height, width = x.shape[1:]
+    padded = tv.pad(x, [pad] * 4, padding_mode={"zero": "constant", "reflect": "reflect"}[mode])
+    for top in range(2 * pad + 1):
+        for left in range(2 * pad + 1):
+            crop = tv.crop(padded, top, left, height, width)
+            yield (top, left, 0), crop
+            yield (top, left, 1), tv.hflip(crop)
+
+
+@pytest.mark.parametrize(("pad", "mode"), [(4, "zero"), (2, "reflect"), (0, "zero")])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_every_draw_is_torchvisions_result(pad, mode, kind):
+    x = torch.arange(3 * 6 * 5).view(3, 6, 5).to(kind)
+    augmentation = data.Augmentation(pad, mode=mode)
+    draws, expected = zip(*crops(x, pad, mode), strict=True)
+    got = augmentation.apply(x.expand(len(draws), -1, -1, -1), torch.tensor(draws).T)
+    assert got.dtype == kind
+    assert torch.equal(got, torch.stack(expected))
+
+
+def test_draws_are_uniform_and_independent():
+    """Chi-square over all 162 outcomes of pad 4 with flip, false alarm 1e-6; torchvision draws the same way."""
+    n, outcomes = 40_000, 9 * 9 * 2
+    top, left, mirrored = data.Augmentation().draw(n, torch.Generator().manual_seed(0))
+    counts = ((top * 9 + left) * 2 + mirrored).bincount(minlength=outcomes).double()
+    assert ((counts - n / outcomes) ** 2 * outcomes / n).sum() < chi2.isf(1e-6, outcomes - 1)
+    # and the images of a batch draw apart: neighbours differ as often as independent draws do
+    same = (top[1:] == top[:-1]).double().sum().item()
+    assert abs(same - n / 9) < 5 * (n * 8 / 81) ** 0.5
+
+
+def test_torchvisions_transforms_draw_uniformly_too():
+    """The same chi-square on RandomCrop and RandomHorizontalFlip themselves, over the 18 outcomes of pad 1."""
+    x = torch.arange(1, 13, dtype=torch.uint8).view(1, 3, 4)
+    names = {tuple(crop.flatten().tolist()): i for i, (_, crop) in enumerate(crops(x, 1, "zero"))}
+    assert len(names) == 18
+    transform = transforms.Compose([transforms.RandomCrop((3, 4), padding=1), transforms.RandomHorizontalFlip()])
+    theirs = [names[tuple(transform(x).flatten().tolist())] for _ in range(2000)]
+    ours = data.Augmentation(1)(x.expand(2000, -1, -1, -1), torch.Generator().manual_seed(0)).flatten(1)
+    for drawn in (theirs, [names[tuple(image)] for image in ours.tolist()]):
+        assert chisquare(np.bincount(drawn, minlength=18)).pvalue > 1e-6
+
+
+def test_augmentations_are_checked():
+    x = torch.zeros(1, 1, 4, 4)
+    with pytest.raises(ValueError, match="pad must be below the image's size to reflect it, got 4 for 4x4"):
+        data.Augmentation(4, mode="reflect")(x, torch.Generator())
+    with pytest.raises(ValueError, match="mode must be zero or reflect, got 'edge'"):
+        data.Augmentation(mode="edge")
 
 
 def test_augmentation_off_is_the_identity():

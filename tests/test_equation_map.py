@@ -38,3 +38,13 @@ def test_the_code_names_its_equation(number):
         spans = [range(int(a), int(b) + 1) for a, b in re.findall(r"Eqs\. (\d+)-(\d+)", doc)]
         allowed_without = symbol in ("one_plus",)  # the weight of Eq. 14 stands above it in the text
         assert number in numbers or any(number in span for span in spans) or allowed_without, (path, symbol)
+
+
+def test_every_table_and_figure_has_a_place():
+    rows = [line for line in PAGE.splitlines() if re.match(r"\| (Tables?|Figures?) \d", line)]
+    for word, count in (("Table", 14), ("Figure", 8)):
+        numbers = [
+            int(n) for line in rows if line.startswith(f"| {word}") for n in re.findall(r"\d+", line.split("|")[1])
+        ]
+        assert sorted(numbers) == list(range(1, count + 1))
+    assert all(re.search(PLACE, line) for line in rows)

@@ -15,7 +15,18 @@ def test_the_table_is_the_measured_one():
 
 PAGES = [
     "README.md",
-    *(f"docs/{p}.md" for p in ("getting_started", "choosing_an_integrator", "robustness", "stability", "extending")),
+    *(
+        f"docs/{page}.md"
+        for page in (
+            "getting_started",
+            "training",
+            "choosing_an_integrator",
+            "gradients",
+            "robustness",
+            "stability",
+            "extending",
+        )
+    ),
 ]
 
 

@@ -1,14 +1,20 @@
 """The adaptive exponential pair: Eq. 4 to a tolerance, with a step size of its own for every sample."""
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from dampode._checks import require_instance, require_positive, require_positive_int, require_real, require_state
 from dampode.dynamics import DampedODEFunc
-from dampode.integrators.adaptive_loop import AdaptiveLoop
+from dampode.integrators.adaptive_loop import CALLS, AdaptiveLoop, Attempting
+from dampode.integrators.attempt import attempt
 from dampode.integrators.base import IntegrationError, Integrator
+from dampode.integrators.end_times import CALLS as TIME_CALLS
+from dampode.integrators.end_times import with_ends, with_start
+from dampode.integrators.replay import replay
+from dampode.integrators.segments import require_segments
 from dampode.integrators.solution import Solution
 from dampode.integrators.step_control import Tolerance
 from dampode.integrators.stiffness import warn_if_stiff
@@ -30,13 +36,21 @@ class AdaptiveExponential(Integrator):
     accepted step costs four calls of f. At λ = 0 this is the classical Runge-Kutta method. Batch mates do not influence
     one another: samples that are done are held, not dropped, and f always sees the whole batch.
 
-    Gradients flow through the accepted steps, to the state and to the parameters of f and λ; not to the times.
+    Gradients flow through the accepted steps, to the state, to the parameters of f and λ and, in `odeint`, to the
+    times, where they are those of the exact flow; double backward works.
 
     Args:
         rtol, atol: tolerances relative to |x| and absolute, > 0.
         max_steps: attempted steps a sample may take.
         first_step: length of the first step, > 0; None estimates it from two calls of f.
         progress: whether to show a tqdm bar of the slowest sample's time.
+        compile: whether to compile a whole attempt, f included, by torch.compile: a step's own cost falls several
+            times over, and the first solve of a new field, shape or dtype, with gradients or without, takes seconds
+            to compile. It needs what torch.compile needs: a C++ compiler on a CPU, Triton on a GPU.
+        checkpoint: segments of the accepted steps that the backward pass computes anew, at most one a step; None keeps
+            what every step computed. The solve runs without a graph, and its accepted steps are then taken again in
+            segments: two more passes of f over them, and the same gradients from about √N states where checkpoint is
+            about √N, N the number of steps.
 
     Raises:
         ValueError, TypeError: a setting out of its range or of the wrong type.
@@ -50,6 +64,8 @@ class AdaptiveExponential(Integrator):
     max_steps: int = 100_000
     first_step: float | None = None
     progress: bool = False
+    compile: bool = False
+    checkpoint: int | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -59,6 +75,8 @@ class AdaptiveExponential(Integrator):
         if self.first_step is not None:
             require_positive(self.first_step, "first_step")
         require_instance(self.progress, bool, "progress")
+        require_instance(self.compile, bool, "compile")
+        require_segments(self.checkpoint)
 
     def __call__(self, func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> Tensor:
         """The state at t1, (N, *S)."""
@@ -84,7 +102,32 @@ class AdaptiveExponential(Integrator):
 
     def _run(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
         require_state(x)
-        if times.requires_grad:
-            raise ValueError("AdaptiveExponential gives no gradient with respect to t; pass t.detach()")
-        loop = AdaptiveLoop(func, x, times, Tolerance(self.rtol, self.atol))
-        return loop.run(self.max_steps, self.first_step, self.progress)
+        if not times.requires_grad:
+            return self._steps_taken(func, x, times)
+        solution = self._steps_taken(func, with_start(func, x, times[0]), times.detach())
+        xs = torch.cat((x[None], with_ends(func, solution.x[1:], times[1:])))
+        return replace(solution, t=times, x=xs, nfe=solution.nfe + TIME_CALLS * len(times))
+
+    def _steps_taken(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
+        """A solve, its steps in segments where that is asked for and gradients are."""
+        tol = Tolerance(self.rtol, self.atol)
+        how = _compiled_attempt() if self.compile else attempt
+        if self.checkpoint is None or not torch.is_grad_enabled():
+            return AdaptiveLoop(func, x, times, tol, how).run(self.max_steps, self.first_step, self.progress)
+        with torch.no_grad():
+            loop = AdaptiveLoop(func, x, times, tol, how)
+            loop.taken = []
+            solution = loop.run(self.max_steps, self.first_step, self.progress)
+        if not loop.taken:
+            return solution
+        xs = replay(func, x, loop.clock.tau(times[1:-1]), loop.clock, loop.taken, self.checkpoint)
+        if solution.failure() is not None:
+            xs = torch.where(torch.isnan(solution.x), torch.nan, xs)
+        return replace(solution, x=xs, nfe=solution.nfe + 1 + CALLS * solution.accepted)
+
+
+@functools.cache
+def _compiled_attempt() -> Attempting:
+    """`attempt` under torch.compile, one for all solves: its cache of compiled forms is shared."""
+    compiled: Attempting = torch.compile(attempt)
+    return compiled

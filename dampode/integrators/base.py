@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from dampode._checks import require_positive_int, require_real
 from dampode.dynamics import DampedODEFunc
 from dampode.functional import Scalar
+from dampode.integrators.segments import recomputed, require_segments, segments
 from dampode.integrators.solution import Solution, solution_of_batch
 
 
@@ -58,22 +60,28 @@ class Integrator(ABC):
 class FixedStep(Integrator):
     """Equal steps h = (t1 − t0) / steps. A subclass declares its ``order`` and writes ``step``.
 
-    The forward pass reads no values, so it compiles and exports whole.
+    The forward pass reads no values, so it compiles and exports whole. Gradients flow through every step, to the state,
+    to the parameters of f and λ and, in `odeint`, to the times; double backward works.
 
     Args:
         steps: number of steps.
+        checkpoint: segments that the backward pass computes anew, at most ``steps``; None keeps what every step
+            computed. About √steps segments keep about √steps states and one segment's steps, for one more forward pass
+            and the same gradients. f then runs twice: batch norm in training mode counts a batch twice.
 
     Raises:
-        ValueError, TypeError: steps is not a positive int.
+        ValueError, TypeError: steps or checkpoint is not a positive int, or checkpoint exceeds steps.
     """
 
     steps: int = 1
+    checkpoint: int | None = None
     order: ClassVar[int]
     """Global order of accuracy in h, at fixed λ."""
 
     def __post_init__(self) -> None:
         """Check the settings."""
         require_positive_int(self.steps, "steps")
+        require_segments(self.checkpoint, self.steps)
 
     @abstractmethod
     def step(self, func: DampedODEFunc, x: Tensor, t: Scalar, h: Scalar) -> Tensor:
@@ -83,20 +91,32 @@ class FixedStep(Integrator):
         """The state at t1, after ``steps`` equal steps."""
         require_real(t0, "t0")
         require_real(t1, "t1")
-        h = (t1 - t0) / self.steps
-        for n in range(self.steps):
-            x = self.step(func, x, t0 + n * h, h)
-        return x
+        return self._march(func, x, t0, t1)
 
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
         """The states at all ``times``, with ``steps`` steps from one to the next. Reads no values."""
         states = [x]
         for t0, t1 in pairwise(times.to(x).unbind()):
-            h = (t1 - t0) / self.steps
-            for n in range(self.steps):
-                x = self.step(func, x, t0 + n * h, h)
+            x = self._march(func, x, t0, t1)
             states.append(x)
         return torch.stack(states)
+
+    def _march(self, func: DampedODEFunc, x: Tensor, t0: Scalar, t1: Scalar) -> Tensor:
+        """The state at t1, after ``steps`` equal steps."""
+        h = (t1 - t0) / self.steps
+
+        def run(numbers: range, x: Tensor, *clock: Tensor) -> tuple[Tensor]:
+            start, length = clock or (t0, h)
+            for n in numbers:
+                x = self.step(func, x, start + n * length, length)
+            return (x,)
+
+        if self.checkpoint is None:
+            return run(range(self.steps), x)[0]
+        clock = (t0, h) if isinstance(t0, Tensor) and isinstance(h, Tensor) else ()  # they may want gradients
+        for numbers in segments(self.steps, self.checkpoint):
+            (x,) = recomputed(partial(run, numbers), func.parameters(), x, *clock)
+        return x
 
     def _steps(self, times: Tensor) -> int:
         """``steps`` for every interval."""

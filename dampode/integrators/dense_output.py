@@ -38,16 +38,16 @@ class DenseOutput:
         x: initial state, (N, *S).
         times: the asked times as |t − t0| > 0, increasing, (T,) float64.
         capacity: segments kept.
+        start: |t − t0| at which the first segment begins, (N,); None is 0.
     """
 
-    def __init__(self, x: Tensor, times: Tensor, capacity: int = 64) -> None:
+    def __init__(self, x: Tensor, times: Tensor, capacity: int = 64, start: Tensor | None = None) -> None:
         self.wanted = len(times) > 0
         """Whether any time is asked for: else no step has to be kept."""
         self._times = times
         self._capacity = capacity
-        self._shape = (len(times), *x.shape)
         self._segments: list[Segment] = []
-        self._start = torch.zeros(len(x), dtype=times.dtype, device=x.device)
+        self._start = torch.zeros(len(x), dtype=times.dtype, device=x.device) if start is None else start
         self._rows: list[Tensor] = []
         self._places: list[Tensor] = []
         self._like = x
@@ -60,11 +60,13 @@ class DenseOutput:
 
     def states(self) -> Tensor:
         """The states at the asked times, (T, N, *S); NaN where no step came by."""
+        return placed(*self.found(), len(self._times), self._like)
+
+    def found(self) -> tuple[Tensor, Tensor]:
+        """Where in (T · N) the steps so far gave a state, (M,), and the states, (M, *S)."""
         self._evaluate()
-        flat = self._like.new_full((self._shape[0] * self._shape[1], *self._shape[2:]), torch.nan)
-        if self._rows:
-            flat = flat.index_copy(0, torch.cat(self._places), torch.cat(self._rows))
-        return flat.reshape(self._shape)
+        none = self._like.new_empty((0, *self._like.shape[1:]))
+        return torch.cat([*self._places, self._start.new_empty(0, dtype=torch.long)]), torch.cat([*self._rows, none])
 
     def _evaluate(self) -> None:
         """Turn the kept segments into states."""
@@ -95,7 +97,13 @@ class DenseOutput:
         curve = torch.add(rows([s.curve for s in segments]), cubic, alpha=-1.5)
         state = torch.addcmul(state, 2 * length * theta**2 * p3, curve)
         self._rows.append(torch.addcmul(state, 6 * length * theta**3 * p4, cubic))
-        self._places.append(place * self._shape[1] + sample)
+        self._places.append(place * len(self._like) + sample)
+
+
+def placed(places: Tensor, rows: Tensor, times: int, like: Tensor) -> Tensor:
+    """The states ``rows`` (M, *S) at their ``places`` (M,) in (T · N), as (T, N, *S); NaN elsewhere."""
+    flat = like.new_full((times * len(like), *like.shape[1:]), torch.nan)
+    return flat.index_copy(0, places, rows).reshape(times, *like.shape)
 
 
 def _per_sample(lam: Tensor, x: Tensor) -> Tensor:

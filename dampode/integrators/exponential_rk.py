@@ -85,8 +85,9 @@ class KrogstadStep(NamedTuple):
     slope: Tensor
     curve: Tensor
     p1: Tensor
-    """φ_1(z), broadcast to x; φ_2(z) likewise."""
-    p2: Tensor
+    """φ_1(z), broadcast to x."""
+    hp2: Tensor
+    """h φ_2(z), broadcast to x."""
 
 
 def krogstad_step(remainder: Splitting, x: Tensor, n1: Tensor, times: tuple[Scalar, Scalar], h: Scalar) -> KrogstadStep:
@@ -105,19 +106,18 @@ def krogstad_step(remainder: Splitting, x: Tensor, n1: Tensor, times: tuple[Scal
     Source: Krogstad 2005, Generalized integrating factor methods for stiff PDEs, Eq. 51.
     """
     z = _argument(remainder.lam, h, x)
-    powers = phis(torch.stack((z / 2, z)))
-    (e2, e), (p12, p1), (p22, p2), (_, p3) = (p.unbind() for p in powers)
+    e, p1, p2, p3 = phis(torch.stack((z / 2, z)))
+    hp1, hp2, hp3 = h * p1, h * p2, h * p3[1]
     middle, end = times
-    u2 = torch.addcmul(e2 * x, h / 2 * p12, n1)
+    u2 = torch.addcmul(e[0] * x, hp1[0], n1, value=0.5)
     n2 = remainder(middle, u2)
-    n3 = remainder(middle, torch.addcmul(u2, h * p22, n2 - n1))
-    free = torch.addcmul(e * x, h * p1, n1)  # exact for a constant N
-    hp2 = h * p2
-    n4 = remainder(end, torch.addcmul(free, 2 * hp2, n3 - n1))
-    rise, bulge = n4 - n1, torch.add(n2 + n3, n1, alpha=-2)
-    curve = 2 * (rise - bulge)
-    slope = rise - curve
-    return KrogstadStep(torch.addcmul(torch.addcmul(free, hp2, slope), 2 * h * p3, curve), n4, slope, curve, p1, p2)
+    n3 = remainder(middle, torch.addcmul(u2, hp2[0], n2 - n1))
+    free = torch.addcmul(e[1] * x, hp1[1], n1)  # exact for a constant N
+    n4 = remainder(end, torch.addcmul(free, hp2[1], n3 - n1, value=2))
+    curve = 2 * (n1 + n4 - (n2 + n3))
+    slope = n4 - n1 - curve
+    new = torch.addcmul(torch.addcmul(free, hp2[1], slope), hp3, curve, value=2)
+    return KrogstadStep(new, n4, slope, curve, p1[1], hp2[1])
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,12 @@ class Splitting:
         lam, weight, fx = self._func.parts(t, x)
         return torch.addcmul(_weighted(weight, fx), self.lam - lam, x)
 
+    def undamped(self, x: Tensor) -> Tensor:
+        """Whether a sample's λ_n is negative or NaN anywhere, (N, 1, ..., 1)."""
+        bad = (~(self.lam >= 0)).expand_as(x).reshape(len(x), -1).any(1)
+        per_sample: Tensor = bad.reshape(-1, *[1] * (x.ndim - 1))
+        return per_sample
+
     def at(self, x: Tensor) -> "Splitting":
         """The same field split at another state: itself where λ does not depend on the state."""
         return self if self._frozen else Splitting(self._func, x)

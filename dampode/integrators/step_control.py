@@ -1,5 +1,6 @@
 """Step sizes per sample: error norms, the error estimate of the exponential pair, PI control, the first step."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -21,8 +22,9 @@ class Tolerance(NamedTuple):
 
     def ratio(self, error: Tensor, size: Tensor) -> Tensor:
         """The root mean square of error / (atol + rtol size) over each sample, (N, 1, ..., 1); above 1 is too much."""
-        ratio = (error / (size * self.rtol).add_(self.atol)).reshape(len(error), -1)
-        norm: Tensor = torch.linalg.vector_norm(ratio, dim=1) * ratio.shape[1] ** -0.5
+        root = math.sqrt(error[0].numel())
+        ratio = error / (size * (root * self.rtol)).add_(root * self.atol)
+        norm: Tensor = torch.linalg.vector_norm(ratio.reshape(len(error), -1), dim=1)
         return norm.reshape(-1, *[1] * (error.ndim - 1))
 
 
@@ -32,68 +34,71 @@ class History(NamedTuple):
     curve: Tensor
     """θ² coefficient of N over that step, (N, *S)."""
     h: Tensor
-    """Its length, (N, 1, ..., 1) float64."""
-    ratio: Tensor
-    """Its error ratio, (N, 1, ..., 1)."""
+    """Its length > 0, (N, 1, ..., 1), in x's dtype."""
+    log_ratio: Tensor
+    """Logarithm of its error ratio, (N, 1, ..., 1)."""
 
 
-def no_history(x: Tensor, h: Tensor) -> History:
+def no_history(x: Tensor) -> History:
     """Before the first step: of an infinitely short one, so that the whole curvature of N counts as error."""
-    tiny = torch.full_like(h, torch.finfo(h.dtype).tiny)
-    return History(torch.zeros_like(x), tiny, torch.ones_like(h, dtype=x.dtype))
+    per_sample = torch.zeros(len(x), *[1] * (x.ndim - 1), dtype=x.dtype, device=x.device)
+    return History(torch.zeros_like(x), per_sample + torch.finfo(x.dtype).tiny, per_sample)
 
 
-def error_estimate(step: KrogstadStep, n5: Tensor, h: Tensor, past: History) -> Tensor:
-    """|x⁺ − x(t+h)| of a step, h 2φ_2 [ |N_5 − N_4| / 6 + w |D| / 20 ], O(h^4).
+class Change(NamedTuple):
+    """How N's curvature changed since the last step."""
+
+    share: Tensor
+    """g / (1 + g), with g the ratio of this step's length to the last one's, (N, 1, ..., 1)."""
+    curve: Tensor
+    """The θ² coefficient less the one that the last step gives, (N, *S)."""
+
+
+def change_of_curve(curve: Tensor, h: Tensor, past: History) -> Change:
+    """Compare N's curvature over a step with the last accepted step's.
+
+    Args:
+        curve: θ² coefficient of N over the step, (N, *S).
+        h: its length, (N, 1, ..., 1), in x's dtype; 0 for samples that are done.
+        past: the last accepted step.
+    """
+    grown = (h / past.h).clamp(max=GROWTH)
+    return Change(grown / (1 + grown), torch.addcmul(curve, grown * grown, past.curve, value=-1))
+
+
+def error_estimate(step: KrogstadStep, n5: Tensor, change: Change) -> Tensor:
+    """|x⁺ − x(t+h)| of a step, h 2φ_2 [ |N_5 − N_4| / 6 + w |D| / 20 ], O(h^4), up to its sign.
 
     N_4 and N_5 = N(x⁺, t+h) sit at one time, so their difference sees how far the stages disagree and is blind to f(t).
-    D = h³ N‴ / 6 (`cubic`) sees f(t). Its weight w = 1 − 0.8 φ_1 is 0.2 at
-    z = 0, where the step integrates a cubic N exactly and only dense output does not, and 1 where λh is large.
+    D = h³ N‴ / 6 (`cubic`) sees f(t). Its weight w = 1 − 0.8 φ_1 is 0.2 at z = 0, where the step integrates a cubic N
+    exactly and only dense output does not, and 1 where λh is large.
 
     Args:
         step: the step.
         n5: N(x⁺, t+h), (N, *S).
-        h: its length, (N, 1, ..., 1) float64, 0 for samples that are done.
-        past: the last accepted step.
+        change: of N's curvature since the last accepted step.
 
     Returns:
-        The estimate, (N, *S), >= 0.
+        The estimate, (N, *S).
     """
-    dtype = n5.dtype
-    grown, change = _change_of_curve(step.curve, h, past)
-    weight = h * grown / (1 + grown) * (1 / 15)
-    stages = (n5 - step.n4).abs_().mul_((h * (1 / 3)).to(dtype))
-    stiff = (1 - 0.8 * step.p1).clamp_(min=0.2)
-    return torch.addcmul(stages, weight.to(dtype) * stiff, change.abs()).mul_(step.p2)
+    stages = (n5 - step.n4).abs_()
+    stiff = (step.p1 * -0.8).add_(1).clamp_(min=0.2)
+    return torch.addcmul(stages, stiff * change.share, change.curve.abs(), value=0.2).mul_(step.hp2).mul_(1 / 3)
 
 
-def cubic(curve: Tensor, h: Tensor, past: History) -> Tensor:
-    """D = h³ N‴ / 6 over a step, from the change of N's curvature since the last one; 0 where there is none to compare.
+def cubic(change: Change) -> Tensor:
+    """D = h³ N‴ / 6 over a step, (N, *S), from the change of N's curvature; 0 where there is none to compare."""
+    known = change.share < GROWTH / (1 + GROWTH)
+    return torch.where(known, 2 / 3 * change.share, 0.0) * change.curve
+
+
+def step_factor(log_ratio: Tensor, ok: Tensor, past: History) -> Tensor:
+    """Factor from this step's length to the next one's: PI control, between 0.1 and 10; at most 0.9 after a rejection.
+
+    0.9 r^{−0.7/4} r_past^{0.4/4} after an accepted step, 0.9 r^{−1/4} after a rejected one.
 
     Args:
-        curve: θ² coefficient of N over the step, (N, *S).
-        h: its length, (N, 1, ..., 1) float64.
-        past: the last accepted step.
-
-    Returns:
-        D, (N, *S).
-    """
-    grown, change = _change_of_curve(curve, h, past)
-    weight = torch.where(grown < GROWTH, 2 / 3 * grown / (1 + grown), 0.0)
-    return weight.to(curve.dtype) * change
-
-
-def _change_of_curve(curve: Tensor, h: Tensor, past: History) -> tuple[Tensor, Tensor]:
-    """The ratio of h to the last step's length, and the θ² coefficient less the one that the last step gives."""
-    grown = torch.where(h > 0, h / past.h, 0.0).clamp(max=GROWTH)  # samples that are done have lengths 0 and 0
-    return grown, torch.addcmul(curve, (grown * grown).to(curve.dtype), past.curve, value=-1)
-
-
-def step_factor(ratio: Tensor, ok: Tensor, past: History) -> Tensor:
-    """Factor from this step's length to the next one's: PI control, between 0.2 and 10; at most 0.9 after a rejection.
-
-    Args:
-        ratio: error ratio of this step; NaN and infinity shorten it tenfold.
+        log_ratio: logarithm of this step's error ratio r, finite.
         ok: whether it was accepted.
         past: the last accepted step.
 
@@ -102,9 +107,8 @@ def step_factor(ratio: Tensor, ok: Tensor, past: History) -> Tensor:
 
     Source: Gustafsson 1991; Hairer & Wanner, Solving ODEs II, Sec. IV.2.
     """
-    safe = ratio.nan_to_num(1e8, 1e8).clamp_(1e-8, 1e8)
-    accepted = (0.9 * safe ** (-0.7 / ORDER) * past.ratio ** (0.4 / ORDER)).clamp_(0.2, GROWTH)
-    return torch.where(ok, accepted, (0.9 * safe ** (-1 / ORDER)).clamp_(0.1, 0.9))
+    accepted = torch.add(past.log_ratio * (0.4 / ORDER), log_ratio, alpha=-0.7 / ORDER)
+    return torch.where(ok, accepted, log_ratio * (-1 / ORDER)).exp_().mul_(0.9).clamp_(0.1, GROWTH)
 
 
 def first_step(remainder: Splitting, x: Tensor, n1: Tensor, probe_time: Tensor, h: Tensor, tol: Tolerance) -> Tensor:

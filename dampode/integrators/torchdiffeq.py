@@ -1,5 +1,6 @@
 """torchdiffeq's solvers as an integrator of the damped ODE."""
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,15 +27,17 @@ class TorchDiffEq(Integrator):
         method: a torchdiffeq method, "dopri5", "rk4", ...
         rtol, atol: tolerances of an adaptive method, > 0.
         adjoint: whether gradients come from the continuous adjoint instead of backpropagation through the steps. The
-            adjoint re-integrates the state backwards, where damping makes it grow like e^{λ(t1 − t0)}: memory stays
-            constant, but gradients lose accuracy quickly as λ(t1 − t0) grows (1e-2 at λ = 20 in float64), and a
-            backward pass that overflows ends in torchdiffeq's own AssertionError. f must be a module, since the
-            adjoint finds parameters in modules only.
+            adjoint re-integrates the state backwards from one asked time to the last, where damping makes errors grow
+            like e^{λΔt}: memory stays constant, but gradients lose accuracy quickly as λΔt grows (docs/gradients.md
+            has measured errors). Where e^{λΔt} times the dtype's rounding error exceeds 1, no digit of the state is
+            left, and a solve that wants gradients refuses. f must be a module, since the adjoint finds parameters in
+            modules only.
         options: torchdiffeq's own options of the method, such as {"step_size": 0.1}.
 
     Raises:
         ValueError: torchdiffeq has no such method (the installed ones are listed), or a tolerance is not above 0; in a
-            solve: adjoint with an f that is no module.
+            solve: adjoint with an f that is no module, or with a damping that the backward pass amplifies beyond the
+            dtype's digits.
         IntegrationError: in a solve: f gives NaN or infinity, or the step size underflows.
 
     Source: Chen et al. 2018; https://github.com/rtqichen/torchdiffeq.
@@ -71,8 +74,8 @@ class TorchDiffEq(Integrator):
 
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
         """The states at all ``times`` (T,), strictly monotonic: (T, N, *S), x first."""
-        if self.adjoint and isinstance(func.f, Autonomous) and not isinstance(func.f.f, nn.Module):
-            raise ValueError("adjoint=True finds parameters in modules only: make f an nn.Module, or use adjoint=False")
+        if self.adjoint:
+            _require_adjoint(func, x, times)
         recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=16)  # a step of dopri8 has 14 stages
         own: AssertionError | None = None  # f's own, not torchdiffeq's
 
@@ -101,6 +104,23 @@ class TorchDiffEq(Integrator):
         if not bool(torch.isfinite(xs).all()):
             raise IntegrationError(_failure(self, recent, "the state is not finite"))
         return xs
+
+
+def _require_adjoint(func: DampedODEFunc, x: Tensor, times: Tensor) -> None:
+    """Raise where the continuous adjoint cannot find all parameters, or has no digit of the state left."""
+    if isinstance(func.f, Autonomous) and not isinstance(func.f.f, nn.Module):
+        raise ValueError("adjoint=True finds parameters in modules only: make f an nn.Module, or use adjoint=False")
+    if not torch.is_grad_enabled():
+        return
+    with torch.no_grad():
+        growth = float(func.damping(x).max()) * float(times.diff().max())
+    digits = -math.log(torch.finfo(x.dtype).eps)
+    if growth > digits:
+        raise ValueError(
+            "adjoint=True re-integrates the state backwards, where damping amplifies by e^{λΔt}: λΔt is "
+            f"{growth:.3g} between two times, and above {digits:.0f} no digit of {x.dtype} is left; use "
+            "adjoint=False, or an integrator with checkpoint="
+        )
 
 
 def _failure(integrator: TorchDiffEq, recent: Iterable[tuple[Tensor, Tensor]], said: str) -> str:

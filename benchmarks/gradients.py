@@ -1,0 +1,219 @@
+"""What gradients cost and how wrong they are: kept steps, checkpoints, torchdiffeq's continuous adjoint.
+
+    python benchmarks/gradients.py          about ten minutes on two quiet cores
+    python benchmarks/gradients.py --quick  half a minute, small sizes
+
+The loss is |x(1)|² summed; gradients are with respect to x0, λ and f's parameters, float64. Two tables:
+
+- memory and time at N = 100 and 1000 steps of Krogstad4: every step kept, √N checkpoints, and the adaptive solve with
+  and without checkpoints. Peak bytes are those of all tensor storages that the forward and backward pass make, counted
+  as each is made and freed, as a device's allocator would count them.
+- the relative error of each gradient, beside a solve at tolerance 1e-11 that keeps its steps: ours, and the adjoint
+  over dopri5 (torchdiffeq's odeint_adjoint, called as it is: `TorchDiffEq(adjoint=True)` would refuse the worst).
+"""
+
+import argparse
+import gc
+import math
+import random
+import statistics
+import sys
+import time
+import weakref
+from collections.abc import Callable
+
+import matplotlib as mpl
+import torch
+import torchdiffeq
+from _fields import ForcedMLP
+from _report import RESULTS, provenance, write
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dampode import DampedODEFunc
+from dampode.damping import Learned
+from dampode.integrators import AdaptiveExponential, Krogstad4
+
+LAMS = (1.0, 10.0, 100.0, 1000.0)
+Run = Callable[[DampedODEFunc, Tensor], Tensor]
+
+
+def adjoint(func: DampedODEFunc, x: Tensor) -> Tensor:
+    """x(1) by dopri5, gradients by the continuous adjoint."""
+    settings = {"rtol": 1e-6, "atol": 1e-8, "method": "dopri5"}
+    xs: Tensor = torchdiffeq.odeint_adjoint(func, x, torch.tensor([0.0, 1.0], dtype=x.dtype), **settings)
+    return xs[-1]
+
+
+def runs(steps: int) -> dict[str, Run]:
+    """Name -> x(1) from x(0)."""
+    root = math.isqrt(steps)
+    named = {
+        "kept": Krogstad4(steps),
+        "checkpoints": Krogstad4(steps, checkpoint=root),
+        "adaptive, kept": AdaptiveExponential(1e-6, 1e-9),
+        "adaptive, checkpoints": AdaptiveExponential(1e-6, 1e-9, checkpoint=8),
+    }
+    return {name: (lambda func, x, i=i: i(func, x, 0.0, 1.0)) for name, i in named.items()} | {"adjoint": adjoint}
+
+
+def problem(lam: float, batch: int, d: int, seed: int) -> tuple[DampedODEFunc, Tensor]:
+    """The MLP field with a trained λ per channel, ρ = 1."""
+    torch.manual_seed(seed)
+    func = DampedODEFunc(ForcedMLP(d, d).double(), Learned(lam, lam, shape=(d,)).double())
+    return func, torch.randn(batch, d, dtype=torch.float64)
+
+
+def gradients(run: Run, func: DampedODEFunc, x: Tensor) -> dict[str, Tensor]:
+    """Of |x(1)|², with respect to x0, λ and f's parameters as one vector."""
+    x = x.clone().requires_grad_()
+    func.zero_grad()
+    run(func, x).square().sum().backward()
+    params = torch.cat([p.grad.flatten() for p in func.f.parameters()])
+    return {"x0": x.grad.clone(), "λ": func.damping.raw.grad.clone(), "f": params}
+
+
+class Ledger(TorchDispatchMode):
+    """Bytes of the tensor storages that are alive, now and at most: what a device's allocator would report."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.alive: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.alive:
+            return
+        self.alive.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self.alive.discard(key)
+        self.now -= size
+
+
+def peak_bytes(run: Run, func: DampedODEFunc, x: Tensor) -> int:
+    """The most that storages made in a forward and a backward pass hold at once."""
+    gc.collect()
+    with Ledger() as ledger:
+        gradients(run, func, x)
+    return ledger.peak
+
+
+def seconds(run: Run, func: DampedODEFunc, x: Tensor) -> float:
+    """Of a forward and a backward pass."""
+    start = time.perf_counter()
+    gradients(run, func, x)
+    return time.perf_counter() - start
+
+
+def relative(got: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, float]:
+    """|g − g*| / |g*| of each gradient; inf where it is not finite."""
+    return {k: ((got[k] - want[k]).norm() / want[k].norm()).nan_to_num(torch.inf, torch.inf).item() for k in want}
+
+
+def cost(steps: int, args: argparse.Namespace, order: random.Random) -> dict[str, dict]:
+    """Memory, seconds and, where steps are the same, the difference of gradients; λ = 10."""
+    func, x = problem(10.0, args.batch, args.d, args.seed)
+    named = runs(steps)
+    rows = {name: {"peak bytes": peak_bytes(run, func, x)} for name, run in named.items()}
+    for name in ("", "adaptive, "):
+        saved, kept = f"{name}checkpoints", f"{name}kept"
+        pair = [gradients(named[k], func, x) for k in (saved, kept)]
+        rows[saved]["difference to kept"] = max(relative(*pair).values())
+    timings: dict[str, list[float]] = {name: [] for name in named}
+    for _ in range(args.rounds):  # every way has run before, for its memory
+        for name in order.sample(sorted(named), len(named)):
+            timings[name].append(seconds(named[name], func, x))
+    for name, found in timings.items():
+        rows[name] |= {"s": statistics.median(found), "s, spread": [min(found), max(found)], "s, n": len(found)}
+    return rows
+
+
+def errors(lam: float, args: argparse.Namespace) -> dict[str, dict]:
+    """Errors of the gradients of every way to get them; a way that fails says how."""
+    func, x = problem(lam, 8, args.d, args.seed)
+    want = gradients(lambda func, x: AdaptiveExponential(1e-11, 1e-14)(func, x, 0.0, 1.0), func, x)
+    rows: dict[str, dict] = {}
+    for name, run in runs(args.steps[0]).items():
+        try:
+            rows[name] = relative(gradients(run, func, x), want)
+        except AssertionError as error:
+            rows[name] = {"failed": str(error).split(":")[0]}
+    return rows
+
+
+def table(title: str, rows: dict[str, dict]) -> None:
+    """Print one table."""
+    print(f"\n{title}")
+    for name, row in rows.items():
+        cells = ", ".join(f"{k} {v:.3g}" if isinstance(v, int | float) else f"{k} {v}" for k, v in row.items())
+        print(f"  {name:24}{cells}", flush=True)
+
+
+def figure(found: dict[str, dict[str, dict]]) -> None:
+    """Gradient errors against λ."""
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    _, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained", sharey=True)
+    for ax, kind in zip(axes, ("x0", "λ", "f"), strict=True):
+        for marker, name in zip("osX", ("kept", "adaptive, checkpoints", "adjoint"), strict=True):
+            points = [(float(lam), rows[name].get(kind, math.inf)) for lam, rows in found.items()]
+            label = {"kept": "Krogstad4, backpropagated", "adjoint": "dopri5, continuous adjoint"}.get(
+                name, "AdaptiveExponential, checkpoints"
+            )
+            ax.loglog(
+                *zip(*[(lam, min(max(e, 1e-13), 1e2)) for lam, e in points], strict=True), marker, ls="-", label=label
+            )
+        ax.set(xlabel="damping λ", title=f"gradient with respect to {kind}")
+        ax.axhline(1.0, color="0.6", lw=0.8)
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel("relative error (failed or above 100: drawn at 100)")
+    axes[0].legend(fontsize=7)
+    plt.savefig(RESULTS / "gradients.png", dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--d", type=int, default=64)
+    parser.add_argument("--steps", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.quick:
+        args.batch, args.d, args.steps, args.rounds = 8, 8, [100], 1
+    order = random.Random(args.seed)
+    costs = {str(n): cost(n, args, order) for n in args.steps}
+    for n, rows in costs.items():
+        table(f"{n} steps, λ = 10, batch {args.batch}, d = {args.d}", rows)
+    found = {f"{lam:g}": errors(lam, args) for lam in LAMS}
+    for lam, rows in found.items():
+        table(f"relative gradient error, λ = {lam}, {args.steps[0]} steps where fixed", rows)
+    if args.quick:
+        return
+    command = " ".join(["python benchmarks/gradients.py", *sys.argv[1:]])
+    payload = {
+        "unit": "seconds, median over rounds; bytes of live tensor storages at the peak",
+        "cost": costs,
+        "errors": found,
+    }
+    write("gradients", {**provenance(command, args.seed), "rounds": args.rounds, **payload})
+    figure(found)
+
+
+if __name__ == "__main__":
+    main()

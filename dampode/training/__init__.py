@@ -1,0 +1,21 @@
+"""Training: a recipe, an engine that can be interrupted at any step and resumed, checkpoints that are always whole."""
+
+from dampode.training.checkpoint import load_checkpoint, only_writer, require_writable, save_checkpoint
+from dampode.training.engine import fit
+from dampode.training.execution import Execution
+from dampode.training.history import History
+from dampode.training.processes import is_main, local_device
+from dampode.training.recipe import Recipe
+
+__all__ = [
+    "Execution",
+    "History",
+    "Recipe",
+    "fit",
+    "is_main",
+    "load_checkpoint",
+    "local_device",
+    "only_writer",
+    "require_writable",
+    "save_checkpoint",
+]

@@ -1,0 +1,110 @@
+"""Checkpoints that are always whole, and the folders that they lie in."""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from filelock import FileLock, Timeout
+
+KEYS = frozenset({"settings", "model", "optimizer", "scaler", "random", "position", "history"})
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write to a file beside ``path``, flush it to disk, then rename it over the old one.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full; the old file is then as it was.
+    """
+    beside = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(beside, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except (OSError, RuntimeError) as error:
+        raise OSError(f"{path} could not be written ({error}); the one before it is untouched") from None
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint atomically.
+
+    Raises:
+        OSError: it cannot be written; the old checkpoint is then as it was.
+    """
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
+def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint of `save_checkpoint`: tensors and plain values only, no code.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, truncated or holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} must exist; got no such file")
+    try:
+        state: Any = torch.load(path, map_location=map_location, weights_only=True)
+    except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError, ValueError) as error:
+        raise ValueError(f"{path} must be a whole checkpoint; it is damaged or of another kind ({error})") from None
+    if not isinstance(state, dict) or set(state) != KEYS:
+        raise ValueError(f"{path} must be a checkpoint of dampode.training with {sorted(KEYS)}")
+    return state
+
+
+def require_same_run(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise a ValueError that names every setting in which a checkpoint's run differs from the one asked for."""
+    there, here = _flat(found), _flat(asked)
+    names = [name for name in {**there, **here} if there.get(name, "unset") != here.get(name, "unset")]
+    if names:
+        differences = ", ".join(f"{n} is {there.get(n, 'unset')} there and {here.get(n, 'unset')} here" for n in names)
+        raise ValueError(f"{path} must be of this run: {differences}; resume with its settings or choose another file")
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as {"recipe.lr": 0.1, ...}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder and try to write into it, before hours are spent.
+
+    Raises:
+        OSError: it cannot be made or written.
+    """
+    probe = folder / f".writable-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"the output folder must be writable: {folder} ({error}); choose another") from None
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Hold a file for writing as long as the block runs; a process that is killed lets go of it.
+
+    Raises:
+        OSError: another run holds it, or its folder cannot be written.
+    """
+    require_writable(path.parent)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OSError(f"only one run may write {path}; another does so now: wait for it or choose another") from None
+    try:
+        yield
+    finally:
+        lock.release()

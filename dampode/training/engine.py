@@ -1,0 +1,158 @@
+"""`fit`: a run from its start, or from its last checkpoint, to its end."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from dampode._checks import require_positive_int
+from dampode.data import ImageData
+from dampode.training.checkpoint import load_checkpoint, only_writer, require_same_run, save_checkpoint
+from dampode.training.execution import Execution
+from dampode.training.history import History
+from dampode.training.logs import Log
+from dampode.training.processes import processes
+from dampode.training.recipe import Recipe
+from dampode.training.run import Run, batches
+
+
+def fit(
+    model: nn.Module,
+    data: ImageData,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    identity: Mapping[str, str | int | float] | None = None,
+    label: str = "training",
+    execution: Execution = Execution(),
+    checkpoint_every: int | None = None,
+    logs: Path | None = None,
+    tensorboard: bool = False,
+) -> History:
+    """Train a classifier of pixels in place, on the device where it and the data are.
+
+    Shuffling and augmentation draw from a generator of their own, seeded here. An epoch whose loss is not finite ends
+    the run and is said in the history. With a checkpoint path, every epoch, and every ``checkpoint_every`` steps within
+    one, ends with an atomic write of weights, optimizer, random states and the place in the data; ``resume`` goes on
+    from it, on a CPU to the same weights, bit for bit, as the run that was not interrupted.
+
+    Under `accelerate launch` or `torchrun` each process calls this with its own copy of the model and of all data, on
+    its own device, and takes its share of every batch (``recipe.parts``). The first process alone writes, and its
+    batch norm running statistics, those of its share, are everyone's.
+
+    Args:
+        model: the classifier; its own weights are the start.
+        data: images on the model's device.
+        recipe: how to train.
+        seed: seed of shuffling and augmentation.
+        checkpoint: file that every epoch overwrites.
+        resume: whether to go on from the checkpoint if it is there.
+        identity: what else makes this run what it is, such as the model's depth and λ range; a checkpoint with
+            another identity, recipe, execution, seed, data or device is refused.
+        label: name on the progress bar.
+        execution: precision, compilation, memory layout.
+        checkpoint_every: steps between checkpoints within an epoch; None for none.
+        logs: folder of log.csv, a row an epoch; None for no log.
+        tensorboard: whether TensorBoard's events are written there too.
+
+    Returns:
+        The history, resumed epochs included.
+
+    Raises:
+        ValueError: the batch is larger than the set, the checkpoint is damaged or of another run or architecture, or a
+            setting does not fit the device or the processes.
+        OSError: a file cannot be written, or another run is writing it.
+    """
+    together = processes(data.x_train.device)
+    _require_fit(model, data, recipe, execution, together.num_processes)
+    if checkpoint_every is not None:
+        require_positive_int(checkpoint_every, "checkpoint_every")
+    settings = {
+        "recipe": asdict(recipe),
+        "execution": asdict(execution),
+        "seed": seed,
+        "data": _fingerprint(data),
+        "device": data.x_train.device.type,
+        "identity": dict(identity or {}),
+    }
+    with ExitStack() as stack:
+        if checkpoint is not None and together.is_main_process:
+            stack.enter_context(only_writer(checkpoint))
+        layout = stack.enter_context(execution.layout(model, data.x_train.device))
+        run = Run(model, data, recipe, execution, seed, layout, together)
+        if resume and checkpoint is not None and checkpoint.exists():
+            state = load_checkpoint(checkpoint)
+            require_same_run(checkpoint, state["settings"], settings)
+            run.load(state)
+
+        def save() -> None:
+            if checkpoint is not None:
+                state = run.state()  # by every process: they sum what they counted
+                if together.is_main_process:
+                    save_checkpoint(checkpoint, {"settings": settings, **state})
+
+        log = None
+        if logs is not None and together.is_main_process:
+            log = stack.enter_context(Log(logs, recipe, len(data.x_train), run.epoch, tensorboard))
+        steps = len(batches(torch.arange(len(data.x_train)), recipe))
+        done = run.epoch * steps + run.step
+        bar = stack.enter_context(
+            tqdm(
+                total=recipe.epochs * steps,
+                initial=done,
+                desc=label,
+                unit="step",
+                mininterval=0.5,
+                disable=not together.is_main_process,
+            )
+        )
+        model.train()
+        while run.epoch < recipe.epochs and not run.history.diverged:
+            for loss in run.steps():
+                bar.update()
+                if run.step % 20 == 1:
+                    bar.set_postfix(loss=f"{loss.item():.3f}")  # a host sync, so not at every step
+                if checkpoint_every is not None and run.step % checkpoint_every == 0 and run.step < steps:
+                    save()
+            if log is not None:
+                log.write(run.history)  # before the checkpoint, so that no epoch is ever missing
+            save()
+        return run.history
+
+
+def _require_fit(model: nn.Module, data: ImageData, recipe: Recipe, execution: Execution, everyone: int) -> None:
+    """Refuse in words what model, data, recipe and processes cannot do together."""
+    n, device = len(data.x_train), data.x_train.device
+    places = {p.device for p in model.parameters()}
+    if places - {device}:
+        raise ValueError(f"model and data must be on one device, got {places} and {device}; move one with .to")
+    if recipe.batch_size > n:
+        raise ValueError(f"batch_size must not exceed the training set, got {recipe.batch_size} for {n} images")
+    if recipe.parts % everyone:
+        raise ValueError(
+            f"parts must be a multiple of the number of processes, got {recipe.parts} for {everyone} processes; "
+            f"use Recipe(parts={everyone})"
+        )
+    if execution.compile == "reduce-overhead" and recipe.parts > everyone:
+        raise ValueError(
+            f"compile='reduce-overhead' takes one part a process, got {recipe.parts} for {everyone}: CUDA graphs "
+            "would overwrite the gradients to be summed; use compile='default'"
+        )
+
+
+def _fingerprint(data: ImageData) -> dict[str, str | int | float]:
+    """What tells one training set from another."""
+    x, y = data.x_train, data.y_train
+    place = torch.arange(1, len(y) + 1, device=y.device)
+    return {
+        "name": data.name,
+        "images": len(x),
+        "pixels": x.sum(dtype=torch.float64).item(),
+        "labels": int((y * place).sum()),
+    }

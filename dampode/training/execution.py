@@ -1,0 +1,83 @@
+"""How the arithmetic is done: precision, compilation, memory layout."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+import torch
+from torch import nn
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Compile = Literal["off", "default", "reduce-overhead", "max-autotune"]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the arithmetic of a recipe is done. The defaults are sound everywhere; the rest is speed.
+
+    Args:
+        precision: "fp32", or what autocast computes convolutions and products in, "bf16" or "fp16" (with a loss scale);
+            parameters, their updates and the loss stay in fp32. A CPU without bf16 instructions emulates them, slowly.
+        compile: "off", or the mode of `torch.compile`. On a CUDA device "reduce-overhead" records CUDA graphs of the
+            forward and the backward pass, which a deep network of small kernels needs. The first step compiles.
+        channels_last: whether images and convolution weights lie channels-last in memory; None where it pays: on a CPU,
+            unless a convolution has 4 channels, and on other devices below fp32.
+
+    Raises:
+        ValueError: no such precision or mode.
+        TypeError: channels_last is no bool.
+    """
+
+    precision: Precision = "fp32"
+    compile: Compile = "off"
+    channels_last: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        for name, value, allowed in (
+            ("precision", self.precision, get_args(Precision)),
+            ("compile", self.compile, get_args(Compile)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        if not (self.channels_last is None or isinstance(self.channels_last, bool)):
+            raise TypeError(f"channels_last must be True, False or None, got {self.channels_last!r}")
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context of a forward pass."""
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        return torch.autocast(device.type, dtype, enabled=self.precision != "fp32")
+
+    def compiled(self, model: nn.Module) -> nn.Module:
+        """The model, or its compiled twin, which shares its parameters. Each batch size is compiled by itself."""
+        if self.compile == "off":
+            return model
+        return cast(nn.Module, torch.compile(model, mode=self.compile, dynamic=False))
+
+    @contextmanager
+    def layout(self, model: nn.Module, device: torch.device) -> Iterator[torch.memory_format]:
+        """The model in its layout, which is also that of its images; afterwards it is contiguous again.
+
+        Raises:
+            ValueError: channels-last asked for on a CPU with convolutions of 4 channels.
+        """
+        convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+        # torch 2.14's CPU kernels write out of bounds there
+        broken = device.type == "cpu" and any(
+            4 in (c.in_channels, c.out_channels, c.in_channels // c.groups) for c in convolutions
+        )
+        if self.channels_last and broken:
+            raise ValueError(
+                "channels_last must stay off on a CPU where a convolution has 4 channels (torch's kernels are wrong "
+                "there); use channels_last=None or another width"
+            )
+        pays = bool(convolutions) and not broken and (device.type == "cpu" or self.precision != "fp32")
+        if not (pays if self.channels_last is None else self.channels_last):
+            yield torch.contiguous_format
+            return
+        model.to(memory_format=torch.channels_last)
+        try:
+            yield torch.channels_last
+        finally:
+            model.to(memory_format=torch.contiguous_format)

@@ -1,0 +1,61 @@
+"""What a run left behind, epoch by epoch, and whether it failed."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from dampode.damping import Learned
+
+
+@dataclass
+class History:
+    """One entry an epoch.
+
+    Args:
+        loss: mean loss over the epoch's augmented images.
+        accuracy: share of them that was classified rightly, in train mode, while the weights moved.
+        seconds: time that the epoch took.
+        lam: smallest, mean and largest learned λ at its end; empty where none is learned.
+        diverged: whether the last loss is not finite.
+        at_chance: whether the last accuracy is no better than naming the commonest class every time.
+    """
+
+    loss: list[float]
+    accuracy: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    lam: list[list[float]] = field(default_factory=list)
+    diverged: bool = False
+    at_chance: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether the run ended diverged or at chance, like the paper's failed runs (Table 5)."""
+        return self.diverged or self.at_chance
+
+    def add(self, loss: float, accuracy: float, seconds: float, lam: list[float], chance: float) -> None:
+        """Append an epoch; ``chance`` is the accuracy that it must exceed."""
+        self.loss.append(loss)
+        self.accuracy.append(accuracy)
+        self.seconds.append(seconds)
+        self.lam.append(lam)
+        self.diverged = not math.isfinite(loss)
+        self.at_chance = accuracy <= chance
+
+
+def chance_accuracy(labels: Tensor) -> float:
+    """What guessing reaches on labels (N,): the commonest class's share p + 3 standard errors, √(p (1 − p) / N)."""
+    n = len(labels)
+    share = labels.bincount().max().item() / n
+    return share + 3 * math.sqrt(share * (1 - share) / n)
+
+
+@torch.no_grad()
+def lam_range(model: nn.Module) -> list[float]:
+    """Smallest, mean and largest learned λ of a model; empty where it learns none."""
+    dampings = [module for module in model.modules() if isinstance(module, Learned)]
+    if not dampings:
+        return []
+    values = torch.cat([damping(damping.raw).flatten() for damping in dampings])
+    return [values.min().item(), values.mean().item(), values.max().item()]

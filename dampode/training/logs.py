@@ -1,0 +1,76 @@
+"""An epoch's numbers where people look for them: log.csv and TensorBoard."""
+
+import csv
+import io
+from pathlib import Path
+from types import TracebackType
+
+from dampode.training.checkpoint import require_writable, write_atomically
+from dampode.training.history import History
+from dampode.training.recipe import Recipe
+
+COLUMNS = ("epoch", "lr", "loss", "accuracy", "seconds", "images_per_s", "lam_min", "lam_mean", "lam_max")
+
+
+def rows(history: History, recipe: Recipe, images: int) -> list[dict[str, float]]:
+    """One row an epoch, counted from 1."""
+    table = []
+    for epoch, (loss, accuracy, seconds, lam) in enumerate(
+        zip(history.loss, history.accuracy, history.seconds, history.lam, strict=True)
+    ):
+        values = (epoch + 1, recipe.lr_at(epoch), loss, accuracy, seconds, images / seconds, *lam)
+        table.append(dict(zip(COLUMNS, values, strict=False)))
+    return table
+
+
+class Log:
+    """The log of a run, in a folder of its own. Resumed epochs stand in it once.
+
+    log.csv is written whole from the history every time; TensorBoard is told to forget what it has from the first
+    epoch that is yet to come.
+
+    Args:
+        folder: where log.csv and, if asked for, the TensorBoard events go.
+        recipe, images: of the run.
+        done: epochs done before.
+        tensorboard: whether TensorBoard events are written.
+
+    Raises:
+        OSError: the folder cannot be written.
+        ImportError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, images: int, done: int, tensorboard: bool) -> None:
+        require_writable(folder)
+        self.path, self.recipe, self.images = folder / "log.csv", recipe, images
+        self.writer = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise ImportError("TensorBoard's log needs tensorboard: install dampode[train]") from None
+            self.writer = SummaryWriter(folder, purge_step=done + 1)
+
+    def write(self, history: History) -> None:
+        """Log the history, whose last epoch is new."""
+        table = rows(history, self.recipe, self.images)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+        write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
+        if self.writer is not None:
+            for name, value in table[-1].items():
+                if name != "epoch":
+                    self.writer.add_scalar(name, value, int(table[-1]["epoch"]))
+            self.writer.flush()
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close TensorBoard's file."""
+        if self.writer is not None:
+            self.writer.close()
