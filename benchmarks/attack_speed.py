@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from dampode import data, models, training
 from dampode.robustness import correct, pgd
+from dampode.robustness.attacks import Keep
 
 STEPS = 20
 Attack = Callable[[Tensor, Tensor], Tensor]
@@ -38,14 +39,17 @@ Attack = Callable[[Tensor, Tensor], Tensor]
 def ways(model: nn.Module, eps: float, seed: int) -> dict[str, Attack]:
     """Every attack by name, each (x, y) -> x'."""
     device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=device)
     theirs = foolbox.attacks.LinfPGD(abs_stepsize=eps / 4, steps=STEPS, random_start=True)
     others = torchattacks.PGD(model, eps=eps, alpha=eps / 4, steps=STEPS, random_start=True)
-    settings: dict[str, Any] = {"alpha": eps / 4, "steps": STEPS, "generator": generator}
+
+    def ours(keep: Keep) -> Attack:  # from the same starts, whichever iterate is kept
+        generator = torch.Generator(device).manual_seed(seed)
+        return lambda x, y: pgd(model, x, y, eps, alpha=eps / 4, steps=STEPS, keep=keep, generator=generator)
+
     return {
-        'ours, keep="first"': lambda x, y: pgd(model, x, y, eps, keep="first", **settings),
-        'ours, keep="strongest"': lambda x, y: pgd(model, x, y, eps, keep="strongest", **settings),
+        'ours, keep="first"': ours("first"),
+        'ours, keep="strongest"': ours("strongest"),
         "foolbox": lambda x, y: theirs.run(wrapped, x, y, epsilon=eps),
         "torchattacks": lambda x, y: others(x, y),
     }
@@ -126,11 +130,11 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="a file of dampode.models.save with this depth and width")
     parser.add_argument("--data", default="digits", help="digits, cifar10, or the path of an .npz file")
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the CIFAR files")
-    parser.add_argument("--images", type=int, default=250)
-    parser.add_argument("--epochs", type=int, default=4, help="of training, without a checkpoint")
+    parser.add_argument("--images", type=int, default=360)
+    parser.add_argument("--epochs", type=int, default=15, help="of training, without a checkpoint")
     parser.add_argument("--eps", type=float, nargs="+", default=[4, 16], help="radii, in 1/255")
-    parser.add_argument("--batch", type=int, default=125)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=120)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)

@@ -269,7 +269,7 @@ def main(args: Args) -> None:
     with ExitStack() as stack:
         if training.is_main():
             training.require_writable(args.out)
-            stack.enter_context(training.only_writer(args.out))
+            stack.enter_context(training.only_writer(args.out / "report.json"))
         images = data.load(args.data, root=args.root, download=args.download)
         images = on_device(images.subset(args.train_images, args.test_images), args.device)
         check(images, args)
@@ -305,7 +305,7 @@ def write(runs: list[Run], images: data.ImageData, args: Args) -> None:
     (args.out / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
     (args.out / "table.md").write_text(text + "\n")
     figures(runs, args)
-    print(f"written under {args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}")
+    print(f"written under {args.out}: {', '.join(sorted(path.name for path in args.out.glob('[!.]*')))}")
 
 
 if __name__ == "__main__":

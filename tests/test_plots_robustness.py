@@ -53,9 +53,17 @@ def test_predictions_carry_their_class(ax):
     texts = {text.get_text(): text.get_position() for text in ax.texts}
     assert set(texts) == {"class 0", "class 7"}
     assert texts["class 0"][0] <= 0 < texts["class 7"][0]
-    assert texts["class 0"] != (0, 0)
     with pytest.raises(ValueError, match="take one by landscape"):
         plots.predictions_around(ax, bowl())
+
+
+def test_no_label_stands_on_the_cross(ax):
+    axis = tuple(float(k) for k in range(-4, 5))
+    flat = Landscape(axis, axis, torch.tensor([3]), torch.zeros(1, 9, 9), torch.full((1, 9, 9), 3))
+    plots.predictions_around(ax, flat)
+    (text,) = ax.texts
+    assert text.get_text() == "3"
+    assert np.hypot(*text.get_position()) >= 2
 
 
 def test_a_figure_is_saved_with_its_data(ax, tmp_path):

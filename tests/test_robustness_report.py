@@ -270,6 +270,7 @@ def test_modes_come_back_and_bad_input_ends_in_words():
         ({"severities": [0]}, ValueError, "severity must be 1, 2, 3, 4 or 5, got 0"),
         ({"severities": [True]}, ValueError, "severity must be 1, 2, 3, 4 or 5, got True"),
         ({"attacks": {"FGSM": robustness.fgsm}}, TypeError, "attack 'FGSM' must be of type Attack"),
+        ({"attacks": {"clean": FGSM()}}, ValueError, "a name of its own, got .'clean'"),
         ({"batch_size": 0}, ValueError, "batch_size must be a positive int"),
     ):
         with pytest.raises(error, match=words):
@@ -278,6 +279,7 @@ def test_modes_come_back_and_bad_input_ends_in_words():
         (x + 1, y, r"pixels must lie in \[0, 1\]"),
         (x[:0], y[:0], "must not be empty"),
         (x, y[:3], "one label an image"),
+        (x[:, 0, 0], y, r"needs images \(N, C, H, W\), got shape \(20, 8\)"),
         (x, y + 10, r"labels must lie in \[0, 10\)"),
     ):
         with pytest.raises(ValueError, match=words):

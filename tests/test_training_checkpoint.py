@@ -85,3 +85,5 @@ def test_an_unwritable_folder_is_refused_at_once(tmp_path):
         training.require_writable(tmp_path / "file" / "out")
     with pytest.raises(OSError, match="output folder must be writable"):
         fit(net(), tiny(), ONE, checkpoint=tmp_path / "file" / "out" / "run.pt")
+    with pytest.raises(OSError, match="output folder must be writable"):
+        fit(net(), tiny(), ONE, logs=tmp_path / "file" / "logs")

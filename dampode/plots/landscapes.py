@@ -4,10 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from scipy import ndimage
 
 from dampode.plots.networks import MARKERS
@@ -62,9 +61,8 @@ def predictions_around(ax: Axes, landscape: Landscape, classes: Sequence[str] | 
     at_image = np.zeros_like(grid, dtype=bool)  # a label must not stand on the cross
     at_image[np.abs(landscape.across).argmin(), np.abs(landscape.along).argmin()] = True
     label = int(landscape.labels[0])
-    palette = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
-    tints = np.array([0.5 + 0.5 * np.array(to_rgb(color)) for color in palette])
-    colors = np.where((grid == label)[..., None], 1.0, tints[grid % len(tints)])
+    tints = 0.5 + 0.5 * colormaps["tab10"](grid % 10)[..., :3]  # (B, A, RGB)
+    colors = np.where((grid == label)[..., None], 1.0, tints)
     ax.pcolormesh(landscape.along, landscape.across, colors, shading="nearest", rasterized=True)
     for k in np.unique(grid):
         inside = grid == k

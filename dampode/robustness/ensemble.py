@@ -1,6 +1,7 @@
 """Several classifiers as one, Sec. 4.6."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -47,8 +48,8 @@ class Ensemble(nn.Module):
     one is refused: attack the softmax ensemble of the same members instead, and let votes classify what it finds.
 
     Args:
-        members: classifiers of pixels with the same classes, on one device. Where all of them are in eval mode, so is
-            the ensemble.
+        members: a list or tuple of classifiers of pixels with the same classes, on one device. Where all of them are in
+            eval mode, so is the ensemble.
         combine: "softmax", "logits" or "votes".
 
     Raises:
@@ -57,7 +58,7 @@ class Ensemble(nn.Module):
         TypeError: members is no list or tuple of modules.
     """
 
-    def __init__(self, members: list[nn.Module] | tuple[nn.Module, ...], combine: Combine = "softmax") -> None:
+    def __init__(self, members: Sequence[nn.Module], combine: Combine = "softmax") -> None:
         super().__init__()
         require_instance(members, (list, tuple), "members", "give one model as [model]")
         if not members:

@@ -3,20 +3,20 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
 from torch import Tensor, nn
 
 from dampode._checks import require_instance, require_nonnegative, require_positive_int
 from dampode.robustness import laws
-from dampode.robustness.classifier import evaluating, predict, predict_and_differentiate, require_attackable
+from dampode.robustness.classifier import evaluating, require_attackable
 from dampode.robustness.ledger import Ledger, fingerprint
+from dampode.robustness.measuring import Measuring, Task
 from dampode.robustness.noise import SEVERITIES, require_noise
-from dampode.robustness.report import Column, Report, pack, unpack
-from dampode.robustness.sources import Drawn, NoiseSource, blocks, stream
+from dampode.robustness.report import Column, Report
+from dampode.robustness.sources import Drawn, NoiseSource, blocks
 from dampode.robustness.specs import FGSM, IFGSM, PGD, Attack, Square, UniformNoise
 
 ATTACKS: Mapping[str, Attack] = MappingProxyType(
@@ -25,17 +25,10 @@ ATTACKS: Mapping[str, Attack] = MappingProxyType(
 """What `evaluate` runs where nothing else is asked for: the paper's attacks with α = 2/255 and 20 steps."""
 PROBED = 1000
 """Images on which the laws' own measurements are made."""
+UNMOVED = 100
+"""Images on which ε = 0 is tried."""
 LARGE = 0.5
 """A radius at which no classifier can be right: it reaches mid-gray from anywhere."""
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A column to be measured on the first ``images`` images; ``measure`` takes a block and its index."""
-
-    column: Column
-    images: int
-    measure: Callable[[slice, int], tuple[Tensor, float]]
 
 
 def evaluate(
@@ -96,114 +89,40 @@ def evaluate(
         }
         asked = (tuple(eps), tuple(noises), tuple(severities), settings)
         ledger = Ledger(None if partial is None else Path(partial), fingerprint(model, x, y, str(asked)))
-        run = _Run(model, x, y, seed, batch_size, ledger)
-        tasks = [run.clean()]
-        tasks += [run.noisy(noise, name, severity) for name in noises for severity in severities]
-        tasks += [run.attacked(name, attack, e) for name, attack in attacks.items() for e in eps]
+        measuring = Measuring(model, x, y, seed, batch_size, ledger)
+        tasks = [measuring.clean()]
+        tasks += [measuring.noisy(noise, name, severity) for name in noises for severity in severities]
+        tasks += [measuring.attacked(name, attack, e) for name, attack in attacks.items() for e in eps]
         with _bar(progress, len(tasks) * len(blocks(len(x)))) as step:
-            columns = [run.column(task, step) for task in tasks]
-        probes = run.probes(columns, attacks)
+            columns = [measuring.column(task, step) for task in tasks]
+        probes = _probes(measuring, columns, attacks)
         with _bar(progress, sum(len(blocks(task.images)) for task in probes), "laws") as step:
-            columns += [run.column(task, step) for task in probes]
+            columns += [measuring.column(task, step) for task in probes]
     return Report(len(x), tuple(columns), laws.check(columns), settings)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What every column is measured with."""
-
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    seed: int
-    batch_size: int
-    ledger: Ledger
-
-    def column(self, task: _Task, step: Callable[[], None]) -> Column:
-        """Measure a task block by block, but for the blocks that are finished."""
-        column, parts, excess = task.column, [], 0.0
-        for index, block in enumerate(blocks(task.images)):
-            key = f"{column.group}/{column.name}/{column.strength!r}/{index}"
-            if key not in self.ledger.finished:
-                flags, beyond = task.measure(block, index)
-                self.ledger.add(key, {"correct": pack(flags), "excess": beyond})
-            done = self.ledger.finished[key]
-            parts.append(unpack(str(done["correct"]), block.stop - block.start))
-            excess = max(excess, float(done["excess"]))
-            step()
-        return replace(column, correct=torch.cat(parts), excess=excess)
-
-    def clean(self) -> _Task:
-        return _task("clean", "clean", "clean", 0.0, len(self.x), lambda b, i: (self._right(self.x[b], b), 0.0))
-
-    def noisy(self, source: NoiseSource, name: str, severity: int) -> _Task:
-        def measure(block: slice, index: int) -> tuple[Tensor, float]:
-            return self._right(source.block(name, severity, index), block), 0.0
-
-        return _task("noise", name, name, float(severity), len(self.x), measure)
-
-    def attacked(self, name: str, attack: Attack, eps: float, group: str = "attack", kind: str = "") -> _Task:
-        def measure(block: slice, index: int) -> tuple[Tensor, float]:
-            moved = self._move(attack, name, eps, block, index)
-            beyond = [(moved - self.x[block]).abs().max() - attack.reach * eps, -moved.min(), moved.max() - 1]
-            return self._right(moved, block), max(0.0, *(b.item() for b in beyond))
-
-        images = len(self.x) if group == "attack" else min(PROBED, len(self.x))
-        return _task(group, name, kind or type(attack).__name__, float(eps), images, measure)
-
-    def unmoved(self, name: str, attack: Attack) -> _Task:
-        def measure(block: slice, index: int) -> tuple[Tensor, float]:
-            moved = self._move(attack, name, 0.0, block, index)
-            return (moved == self.x[block]).flatten(1).all(1), 0.0
-
-        return _task("probe", f"{name} at 0", "zero", 0.0, min(PROBED // 10, len(self.x)), measure)
-
-    def gradient(self) -> _Task:
-        def measure(block: slice, index: int) -> tuple[Tensor, float]:
-            _, gradient = predict_and_differentiate(self.model, self.x[block], self.y[block], self.batch_size)
-            return (gradient != 0).flatten(1).any(1), 0.0
-
-        return _task("probe", "gradient", "gradient", 0.0, min(PROBED, len(self.x)), measure)
-
-    def probes(self, columns: list[Column], attacks: Mapping[str, Attack]) -> list[_Task]:
-        """What the laws want to know beyond the columns."""
-        tasks = [self.gradient()] if attacks else []
-        tasks += [self.unmoved(name, attack) for name, attack in attacks.items()]
-        iterated = {name: a for name, a in attacks.items() if isinstance(a, IFGSM | PGD)}
-        if not iterated:
-            return tasks
-        name = next((k for k, a in iterated.items() if isinstance(a, PGD)), next(iter(iterated)))
-        attack = iterated[name]
-        clean, curve = columns[0].accuracy, [c for c in columns if c.group == "attack" and c.name == name]
-        telling = min(curve, key=lambda c: abs(c.accuracy - clean / 2)).strength  # where a change can show most
-        largest = max(c.strength for c in curve)  # where hidden gradients can
-        extra: list[tuple[str, str, Attack, float]] = [
-            (f"{name} with twice the steps", "more steps", replace(attack, steps=2 * attack.steps), telling),
-            *(("square search", "Square", Square(), e) for e in sorted({telling, largest})),
-            (f"{name} at a large ε", "large radius", replace(attack, alpha=LARGE / 8, keep="first"), LARGE),
-        ]
-        if isinstance(attack, PGD):
-            more = replace(attack, restarts=attack.restarts + 4)
-            extra.append((f"{name} with 4 more restarts", "more restarts", more, telling))
-        return tasks + [self.attacked(n, a, e, "probe", kind) for n, kind, a, e in extra]
-
-    def _move(self, attack: Attack, name: str, eps: float, block: slice, index: int) -> Tensor:
-        generator = stream(self.x.device, self.seed, name, float(eps), index)
-        return attack(self.model, self.x[block], self.y[block], eps, generator, self.batch_size)
-
-    def _right(self, x: Tensor, block: slice) -> Tensor:
-        return predict(self.model, x, self.batch_size).argmax(1) == self.y[block]
-
-
-def _task(
-    group: str,
-    name: str,
-    kind: str,
-    strength: float,
-    images: int,
-    measure: Callable[[slice, int], tuple[Tensor, float]],
-) -> _Task:
-    return _Task(Column(group, name, kind, strength, torch.empty(0, dtype=torch.bool)), images, measure)
+def _probes(measuring: Measuring, columns: Sequence[Column], attacks: Mapping[str, Attack]) -> list[Task]:
+    """What the laws want to know beyond the columns."""
+    tasks = [measuring.gradient(PROBED)] if attacks else []
+    tasks += [measuring.unmoved(name, attack, UNMOVED) for name, attack in attacks.items()]
+    iterated = {name: a for name, a in attacks.items() if isinstance(a, IFGSM | PGD)}
+    if not iterated:
+        return tasks
+    name = next((k for k, a in iterated.items() if isinstance(a, PGD)), next(iter(iterated)))
+    attack = iterated[name]
+    clean, curve = columns[0].accuracy, [c for c in columns if c.group == "attack" and c.name == name]
+    telling = min(curve, key=lambda c: abs(c.accuracy - clean / 2)).strength  # where a change can show most
+    largest = max(c.strength for c in curve)  # where hidden gradients can
+    longer, far = replace(attack, steps=2 * attack.steps), replace(attack, alpha=LARGE / 8, keep="first")
+    tasks += [
+        measuring.probe(f"{name} with twice the steps", "more steps", longer, telling, name, PROBED),
+        measuring.probe(f"{name} at a large ε", "large radius", far, LARGE, name, PROBED),
+    ]
+    if isinstance(attack, PGD):
+        more = replace(attack, restarts=attack.restarts + 4)
+        tasks.append(measuring.probe(f"{name} with 4 more restarts", "more restarts", more, telling, name, PROBED))
+    search = "square search"
+    return tasks + [measuring.probe(search, "Square", Square(), e, search, PROBED) for e in sorted({telling, largest})]
 
 
 def _check(
@@ -219,6 +138,11 @@ def _check(
         require_nonnegative(e, "eps")
     if attacks and not eps:
         raise ValueError("eps must hold at least one radius for the attacks, got none; pass attacks={} for no attack")
+    if x.ndim != 4:
+        raise ValueError(f"a report needs images (N, C, H, W), got shape {tuple(x.shape)}")
+    taken = {"clean", *noises} & set(attacks)
+    if taken:
+        raise ValueError(f"an attack must have a name of its own, got {sorted(taken)}")
     for name, attack in attacks.items():
         require_instance(attack, Attack, f"the attack {name!r}", "see dampode.robustness.PGD and its siblings")
     for name in noises:
@@ -243,4 +167,8 @@ def _bar(progress: bool, total: int, label: str = "robustness") -> Iterator[Call
     except ImportError:
         raise ImportError("the progress bar is tqdm's: install dampode[train], or pass progress=False") from None
     with tqdm(total=total, desc=label, unit="block", mininterval=0.5) as bar:
-        yield lambda: bar.update() and None
+
+        def step() -> None:
+            bar.update()
+
+        yield step

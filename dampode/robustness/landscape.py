@@ -133,7 +133,8 @@ def fgsm_direction(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500
     d = predict_and_differentiate(model, x, y, batch_size)[1].sign()
     flat = (d == 0).flatten(1).all(1)
     if bool(flat.any()):
-        raise ValueError(f"an FGSM direction needs a gradient, which is 0 at images {flat.nonzero()[:, 0].tolist()}")
+        images = flat.nonzero()[:, 0].tolist()
+        raise ValueError(f"an FGSM direction needs a gradient, which is 0 at images {images}; leave them out")
     return d
 
 

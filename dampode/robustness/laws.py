@@ -95,7 +95,7 @@ def _falling(columns: list[Column]) -> Law:
                 f"{radius(far.strength)}, margin {100 * margin:.1f} points"
             )
             cases.append((rise - margin, detail))
-    return _worst("accuracy falls as ε grows", cases)
+    return _worst("under an iterated attack accuracy falls as ε grows", cases)
 
 
 def _reaches_zero(columns: list[Column]) -> Law:

@@ -93,7 +93,7 @@ def require_writable(folder: Path) -> None:
 
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """Hold a file or folder for writing as long as the block runs; a process that is killed lets go of it.
+    """Hold a file for writing as long as the block runs; a process that is killed lets go of it.
 
     Raises:
         OSError: another run holds it, or its folder cannot be written.

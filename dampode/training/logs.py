@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 from types import TracebackType
 
-from dampode.training.checkpoint import write_atomically
+from dampode.training.checkpoint import require_writable, write_atomically
 from dampode.training.history import History
 from dampode.training.recipe import Recipe
 
@@ -36,10 +36,12 @@ class Log:
         tensorboard: whether TensorBoard events are written.
 
     Raises:
+        OSError: the folder cannot be written.
         ImportError: TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, images: int, done: int, tensorboard: bool) -> None:
+        require_writable(folder)
         self.path, self.recipe, self.images = folder / "log.csv", recipe, images
         self.writer = None
         if tensorboard:
