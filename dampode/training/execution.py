@@ -22,7 +22,7 @@ class Execution:
         compile: "off", or the mode of `torch.compile`. On a CUDA device "reduce-overhead" records CUDA graphs of the
             forward and the backward pass, which a deep network of small kernels needs. The first step compiles.
         channels_last: whether images and convolution weights lie channels-last in memory; None where it pays: on a CPU,
-            unless a convolution has 4 channels, and on other devices below fp32.
+            unless a convolution has 4 to 7 channels, and on other devices below fp32.
 
     Raises:
         ValueError: no such precision or mode.
@@ -60,17 +60,19 @@ class Execution:
         """The model in its layout, which is also that of its images; afterwards it is contiguous again.
 
         Raises:
-            ValueError: channels-last asked for on a CPU with convolutions of 4 channels.
+            ValueError: channels-last asked for on a CPU with convolutions of 4 to 7 channels.
         """
         convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
         # torch 2.14's CPU kernels write out of bounds there
         broken = device.type == "cpu" and any(
-            4 in (c.in_channels, c.out_channels, c.in_channels // c.groups) for c in convolutions
+            channels in range(4, 8)
+            for c in convolutions
+            for channels in (c.in_channels, c.out_channels, c.in_channels // c.groups)
         )
         if self.channels_last and broken:
             raise ValueError(
-                "channels_last must stay off on a CPU where a convolution has 4 channels (torch's kernels are wrong "
-                "there); use channels_last=None or another width"
+                "channels_last must stay off on a CPU where a convolution has 4 to 7 channels (torch's kernels are "
+                "wrong there); use channels_last=None or another width"
             )
         pays = bool(convolutions) and not broken and (device.type == "cpu" or self.precision != "fp32")
         if not (pays if self.channels_last is None else self.channels_last):
