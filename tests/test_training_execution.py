@@ -70,6 +70,7 @@ def test_the_layout_is_chosen_where_it_pays():
     for model, expected in (
         (convolutional(), torch.channels_last),
         (convolutional(width=4), torch.contiguous_format),
+        (convolutional(width=7), torch.contiguous_format),
         (net(), torch.contiguous_format),
     ):
         with Execution().layout(model, cpu) as layout:
