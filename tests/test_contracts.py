@@ -24,6 +24,7 @@ from dampode.integrators import (
     HochbruckOstermann3,
     HochbruckOstermann4,
     Integrator,
+    KenCarp4,
     Krogstad4,
     LinearizedEuler,
     TorchDiffEq,
@@ -48,6 +49,7 @@ INTEGRATORS = {
     Krogstad4: Krogstad4(),
     HochbruckOstermann4: HochbruckOstermann4(),
     AdaptiveExponential: AdaptiveExponential(rtol=1e-9, atol=1e-10),
+    KenCarp4: KenCarp4(rtol=1e-8, atol=1e-9),
     TorchDiffEq: TorchDiffEq("dopri5", rtol=1e-9, atol=1e-10),
 }
 

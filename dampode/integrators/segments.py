@@ -126,6 +126,7 @@ def _require_known(outputs: list[Tensor], wanted: list[Tensor]) -> None:
         if node.name().endswith("AccumulateGrad") and id(node.variable) not in leaves:
             raise ValueError(
                 "checkpoint= needs every tensor that wants a gradient to be a parameter of f or λ: f uses one of "
-                f"shape {tuple(node.variable.shape)} that is none; register it as an nn.Parameter, or leave checkpoint out"
+                f"shape {tuple(node.variable.shape)} that is none; register it as an nn.Parameter, or leave "
+                "checkpoint out"
             )
         waiting.extend(before for before, _ in node.next_functions)
