@@ -26,12 +26,13 @@ class KenCarp4(Integrator):
     θ = hγρ / (1 + hγλ) < 1 + 1/λ for ρ = 1 + λ: as easy for λ = 10⁴ as for λ = 10. A quasi-Newton method solves it (see
     `Secants`): it learns ∂N/∂x from the calls of f, about two a stage, and takes no Jacobian and no product with one.
 
-    Neither damping nor ρ f shortens its steps; where ρ = 1 `AdaptiveExponential` needs fewer calls and less time. Dense output is the cubic of a step's ends. Batch mates do not influence one another.
+    Neither damping nor ρ f shortens its steps; where ρ = 1 `AdaptiveExponential` needs fewer calls and less time. Dense
+    output is the cubic of a step's ends. Batch mates do not influence one another.
 
     Gradients are those of the accepted steps: a stage is differentiated by the implicit function theorem, its linear
     equations solved by GMRES on products with the transposed Jacobian. They reach the state, the parameters of f and λ
     and, in `odeint`, the times; second derivatives work. The solve runs without a graph; where gradients are wanted its
-    accepted steps are taken again, three calls of f a stage.
+    accepted steps are taken again, three calls of f a stage, and there is no ``checkpoint``: a step keeps its graph.
 
     Args:
         rtol, atol: tolerances relative to |x| and absolute, > 0.

@@ -28,8 +28,7 @@ def attached(phi: Map, u: Tensor, tol: float) -> Tensor:
         value = phi(point)
     operator = _Operator(point, value, tol)
     for _ in range(2):
-        residual = phi(u) - u
-        u = u + _Inverse.apply(residual, operator)
+        u = u + _Inverse.apply(phi(u) - u, operator)
     return u
 
 
@@ -105,7 +104,7 @@ def gmres(product: Map, b: Tensor, tol: float, restart: int = 40, rounds: int = 
 
     Source: Saad & Schultz 1986.
     """
-    target = tol * torch.linalg.vector_norm(b.flatten(1), dim=1)
+    target = (tol * torch.linalg.vector_norm(b.flatten(1), dim=1)).clamp(min=torch.finfo(b.dtype).tiny ** 0.5)
     tiny = torch.finfo(b.dtype).tiny
     x, r = torch.zeros_like(b), b.flatten(1)
     size = min(restart, r.shape[1])

@@ -1,5 +1,6 @@
 """The loop of an adaptive implicit solve: stages, acceptance and bookkeeping per sample."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -91,7 +92,7 @@ class ImplicitLoop:
         """Give a status to samples that cannot start."""
         lam = self.split.lam.expand_as(self.x)
         if self.sign < 0:
-            limit = torch.log(torch.tensor(torch.finfo(self.x.dtype).max)).item()
+            limit = math.log(torch.finfo(self.x.dtype).max)
             self._code(_any(lam * self.span > limit), Status.OVERFLOW)
         self._code(_any(~(lam >= 0)), Status.NEGATIVE_DAMPING)
         self._code(_any(~torch.isfinite(self.x + self.slope)), Status.NOT_FINITE)
@@ -117,7 +118,7 @@ class ImplicitLoop:
         for node in kencarp.NODES[1:]:
             tau = self.tau + node * h
             eq = kencarp.equation(self.x, slopes, self.split.lam, signed)
-            near = sorted(range(len(known)), key=lambda j: abs(kencarp.NODES[j] - node))  # noqa: B023
+            near = sorted(range(len(known)), key=lambda j: abs(kencarp.NODES[j] - node))
             guess = kencarp.predict([*(known[j] for j in near), *self.before][:3], tau)
             u, converged = self._solve(eq, torch.where(active & torch.isfinite(guess), guess, self.x), tau, active)
             good = good & (converged | ~active)
