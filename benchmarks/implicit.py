@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.quick:
-        args.batch, args.rounds, args.budget, args.reference = 2, 1, 10.0, 1e-6
+        args.batch, args.rounds, args.budget, args.reference = 2, 1, 40.0, 1e-6
     torch.manual_seed(args.seed)
     order, results = random.Random(args.seed), {}
     images = () if args.quick else LAMS

@@ -35,7 +35,7 @@ class KenCarp4(Integrator):
     accepted steps are taken again, three calls of f a stage, and there is no ``checkpoint``: a step keeps its graph.
 
     Args:
-        rtol, atol: tolerances relative to |x| and absolute, > 0.
+        rtol, atol: tolerances relative to |x| and absolute, > 0; rtol is taken as ten rounding errors at least.
         max_steps: attempted steps a sample may take.
         first_step: length of the first step, > 0; None estimates it.
 

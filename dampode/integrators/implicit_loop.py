@@ -43,7 +43,9 @@ class ImplicitLoop:
         clock: list[float] = times.to(torch.float64).tolist()
         self.t0, self.span, self.sign = clock[0], abs(clock[-1] - clock[0]), 1.0 if clock[-1] > clock[0] else -1.0
         self.asked = [abs(t - self.t0) for t in clock[1:]]
-        self.tol, self.x = tol, x
+        rounding = torch.finfo(x.dtype).eps
+        self.tol, self.x = Tolerance(max(tol.rtol, 10 * rounding), tol.atol), x
+        self.share = max(_SHARE, 2 * rounding / self.tol.rtol)
         self.tau = torch.zeros(len(x), *[1] * (x.ndim - 1), dtype=torch.float64, device=x.device)
         self.code = torch.zeros_like(self.tau, dtype=torch.long)
         self.calls, self.accepted, self.attempts = (torch.zeros_like(self.code) for _ in range(3))
@@ -141,7 +143,7 @@ class ImplicitLoop:
                 self.rate = torch.where(busy, (size / last).nan_to_num(0.99, 0.99).clamp(1e-3, 0.99), self.rate)
             old, last = (u, n), size
             u = torch.where(busy, u + move, u)
-            busy = busy & ~((self.rate / (1 - self.rate) * size <= _SHARE) | (size <= 1e-3 * _SHARE))
+            busy = busy & ~((self.rate / (1 - self.rate) * size <= self.share) | (size <= 1e-3 * self.share))
             if not bool(busy.any()):
                 break
         return u, ~busy
