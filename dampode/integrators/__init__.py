@@ -4,6 +4,7 @@ from dampode.integrators.adaptive import AdaptiveExponential
 from dampode.integrators.base import FixedStep, IntegrationError, Integrator
 from dampode.integrators.euler import ExponentialEuler, LinearizedEuler
 from dampode.integrators.exponential_rk import ETD2RK, HochbruckOstermann3, HochbruckOstermann4, Krogstad4
+from dampode.integrators.implicit import KenCarp4
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.torchdiffeq import TorchDiffEq
 
@@ -16,6 +17,7 @@ __all__ = [
     "HochbruckOstermann4",
     "IntegrationError",
     "Integrator",
+    "KenCarp4",
     "Krogstad4",
     "LinearizedEuler",
     "Solution",

@@ -1,5 +1,6 @@
 """The loop of the adaptive exponential pair: attempts, acceptance and bookkeeping per sample."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -70,7 +71,7 @@ class AdaptiveLoop:
         code = torch.zeros_like(tau, dtype=torch.long)
         largest = _worst(self.split.lam.expand_as(x)) * self.clock.span
         if self.clock.sign < 0:
-            limit = torch.log(torch.tensor(torch.finfo(x.dtype).max)).item()
+            limit = math.log(torch.finfo(x.dtype).max)
             code = torch.where(largest > limit, _CODES.index(Status.OVERFLOW), code)
         code = torch.where(self.split.undamped(x), _CODES.index(Status.NEGATIVE_DAMPING), code)
         finite = torch.isfinite(_worst(n1.abs() + x.abs()))

@@ -1,6 +1,5 @@
 """One attempted step of the adaptive exponential pair for a whole batch: tensors in, tensors out, no host sync."""
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -9,15 +8,15 @@ from torch import Tensor
 from dampode.integrators.exponential_rk import KrogstadStep, krogstad_step
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import (
+    FLOOR,
     History,
     Tolerance,
     change_of_curve,
     cubic,
     error_estimate,
+    logarithm,
     step_factor,
 )
-
-_FLOOR = math.log(1e-4)  # a step far below the tolerance says little about the next one
 
 
 class Clock(NamedTuple):
@@ -116,7 +115,7 @@ def attempt(split: Splitting, place: Place, h: Tensor, clock: Clock, tol: Tolera
         change = change_of_curve(step.curve, length, place.past)
         ratio = tol.ratio(error_estimate(step, n5, change), torch.maximum(place.x.abs(), step.x.abs()))
         ok, finite = ratio <= 1, ratio < torch.inf
-        log_ratio = ratio.nan_to_num(1e8, 1e8).clamp_(1e-8, 1e8).log_()
+        log_ratio = logarithm(ratio)
         wished = h * step_factor(log_ratio, ok, place.past)
         stuck = (wished <= clock.shortest) > ok
         if after is not split:
@@ -124,7 +123,7 @@ def attempt(split: Splitting, place: Place, h: Tensor, clock: Clock, tol: Tolera
         tau = torch.where(ok, end, place.tau)
         running = tau < clock.span
         counts = torch.stack((ok, finite, stuck, running)).flatten(1).sum(1)
-        past = History(step.curve, length.clamp(min=torch.finfo(dtype).tiny), log_ratio.clamp_(min=_FLOOR))
+        past = History(step.curve, length.clamp(min=torch.finfo(dtype).tiny), log_ratio.clamp_(min=FLOOR))
     return Attempt(step, after, n1, past, tau, signed, wished, ok, finite, stuck, running, counts)
 
 

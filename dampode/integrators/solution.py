@@ -19,6 +19,10 @@ class Status(Enum):
         "the step became too short to advance t: f is not smooth there, or the tolerance is below the dtype's "
         "rounding error; loosen rtol and atol, or use float64"
     )
+    INNER_SOLVE_FAILED = (
+        "the equations of an implicit step did not converge however short the step: check that f is smooth at this "
+        "time, loosen rtol and atol, or use float64"
+    )
     NEGATIVE_DAMPING = "λ is negative or NaN: give the damping an activation with values >= 0"
     OVERFLOW = (
         "e^{λ|t1 − t0|} overflows the state's dtype: backwards in time damping amplifies; shorten the time span, lower "

@@ -12,6 +12,7 @@ from dampode.integrators.splitting import Splitting
 
 ORDER = 4  # the estimate of one step is O(h^4)
 GROWTH = 10.0  # of a step's length, at most
+FLOOR = math.log(1e-4)  # of a past step's log ratio: one far below the tolerance says little about the next
 
 
 class Tolerance(NamedTuple):
@@ -90,6 +91,11 @@ def cubic(change: Change) -> Tensor:
     """D = h³ N‴ / 6 over a step, (N, *S), from the change of N's curvature; 0 where there is none to compare."""
     known = change.share < GROWTH / (1 + GROWTH)
     return torch.where(known, 2 / 3 * change.share, 0.0) * change.curve
+
+
+def logarithm(ratio: Tensor) -> Tensor:
+    """Logarithm of an error ratio, finite: between 1e-8 and 1e8, which NaN counts as."""
+    return ratio.nan_to_num(1e8, 1e8).clamp_(1e-8, 1e8).log_()
 
 
 def step_factor(log_ratio: Tensor, ok: Tensor, past: History) -> Tensor:

@@ -54,8 +54,8 @@ def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> None:
     if ratio > 0.1:
         warnings.warn(
             f"explicit steps are held short by f and not by λ: the measured ρ|J|/λ is {ratio:.2g}, so ρ f is about as "
-            f"stiff as the damping, and {steps} steps were taken over λ|t1 − t0| = {damped:.3g}; an implicit "
-            "integrator, ρ = 1 or a smaller λ needs fewer",
+            f"stiff as the damping, and {steps} steps were taken over λ|t1 − t0| = {damped:.3g}; KenCarp4, "
+            "ρ = 1 or a smaller λ needs fewer",
             StiffnessWarning,
             stacklevel=4,
         )

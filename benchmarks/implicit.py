@@ -1,0 +1,139 @@
+"""ρ = 1 + λ: calls of f and seconds that an error of 1e-5 along the trajectory costs, KenCarp4 beside every rival.
+
+    python benchmarks/implicit.py          half an hour on two quiet cores
+    python benchmarks/implicit.py --quick  a minute, small batches, λ = 100
+
+The MLP field (d = 64) and, without any matrix, a convolutional one (d = 4,096), forced in time, from away from the slow
+manifold. Each solver runs at its loosest tolerance, by half decades, that reaches the error, beside KenCarp4 at 1e-7.
+Calls are counted on the whole batch; SciPy's methods solve one sample and difference their Jacobians with calls. A
+solver that spends its budget of seconds has no number.
+"""
+
+import argparse
+import random
+import statistics
+import sys
+
+import matplotlib as mpl
+import torch
+from _fields import Problem, conv, counted, error, mlp
+from _report import RESULTS, provenance, write
+from _rivals import Solver, floor, ours, scipy_one_sample, torchdiffeq_adaptive
+from torch import Tensor
+from work_precision import measure_diffrax
+
+from dampode import odeint
+from dampode.integrators import IntegrationError, KenCarp4
+from dampode.weighting import one_plus
+
+LAMS = (1e2, 1e3, 1e4)
+TARGET = 1e-5
+LADDER = [10.0 ** (-k / 2) for k in range(4, 16)]
+
+
+def kencarp(problem: Problem, tol: float) -> Tensor:
+    """KenCarp4."""
+    return odeint(problem.func, problem.x, problem.t, KenCarp4(tol, tol * floor(problem)))
+
+
+def solvers(image: bool) -> dict[str, Solver]:
+    """Name -> solver."""
+    named = {"KenCarp4": kencarp, "torchdiffeq dopri5": torchdiffeq_adaptive("dopri5"), "AdaptiveExponential": ours}
+    scipy = {} if image else {f"SciPy {m}, one sample": scipy_one_sample(m) for m in ("BDF", "LSODA", "Radau")}
+    return named | scipy
+
+
+def climb(problem: Problem, solver: Solver, exact: Tensor, budget: float) -> dict:
+    """The loosest tolerance that reaches the target, its error, calls and first seconds; empty if none does."""
+    spent = 0.0
+    for tol in LADDER:
+        kept: list[Tensor] = []
+        try:
+            calls, seconds = counted(problem.func, lambda: kept.append(solver(problem, tol)), budget - spent)  # noqa: B023
+        except IntegrationError:
+            continue
+        except TimeoutError:
+            break
+        spent += seconds
+        got = error(kept[0], exact[:, : kept[0].shape[1]])
+        if got <= TARGET:
+            return {"tolerance": tol, "error": got, "calls": calls, "first run s": seconds}
+    return {}
+
+
+def measure(problem: Problem, args: argparse.Namespace, order: random.Random) -> dict[str, dict]:
+    """All solvers on one problem."""
+    exact = kencarp(problem, args.reference)
+    named = solvers(problem.name == "conv")
+    rows = {name: climb(problem, solver, exact, args.budget) for name, solver in named.items()}
+    timings: dict[str, list[float]] = {name: [row["first run s"]] for name, row in rows.items() if row}
+    for _ in range(args.rounds - 1):
+        for name in order.sample(sorted(timings), len(timings)):
+            timings[name].append(counted(problem.func, lambda: named[name](problem, rows[name]["tolerance"]))[1])  # noqa: B023
+    for name, found in timings.items():
+        rows[name] |= {"s": statistics.median(found), "s, spread": [min(found), max(found)], "s, n": len(found)}
+    if problem.name == "MLP":
+        for name, found in measure_diffrax(problem, exact, args).items():
+            if name == "diffrax Kvaerno5" and TARGET in found:
+                rows[name] = {**found[TARGET], "s": found[TARGET]["forward s"]}
+    return rows
+
+
+def table(name: str, rows: dict[str, dict]) -> None:
+    """Print one problem."""
+    print(f"\n{name}: calls of f and seconds for {TARGET:g}")
+    for solver, row in rows.items():
+        print(f"  {solver:28}" + (f"{row['calls']:>8} {row['s']:9.3f}" if row else "       -"), flush=True)
+
+
+def figure(results: dict[str, dict]) -> None:
+    """Calls and seconds against λ, MLP."""
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    _, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    names = dict.fromkeys(solver for rows in results.values() for solver in rows)
+    for marker, solver in zip("oXsD^vP", names, strict=False):
+        for ax, kind in zip(axes, ("calls", "s"), strict=True):
+            rows = [(lam, results.get(f"MLP, λ = {lam:g}", {}).get(solver)) for lam in LAMS]
+            points = [(lam, row[kind]) for lam, row in rows if row]
+            if points:
+                ax.loglog([lam for lam, _ in points], [value for _, value in points], marker, ls="-", label=solver)
+    for ax, kind in zip(axes, ("calls of f", "seconds"), strict=True):
+        ax.set(xlabel="damping λ, ρ = 1 + λ", ylabel=f"{kind} for a relative error of 1e-5")
+        ax.grid(alpha=0.3)
+    axes[0].legend(fontsize=7)
+    plt.savefig(RESULTS / "implicit.png", dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--budget", type=float, default=120.0, help="seconds a solver and problem")
+    parser.add_argument("--reference", type=float, default=1e-7, help="tolerance of the reference")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.quick:
+        args.batch, args.rounds, args.budget, args.reference = 2, 1, 40.0, 1e-6
+    torch.manual_seed(args.seed)
+    order, results = random.Random(args.seed), {}
+    images = () if args.quick else LAMS
+    with torch.no_grad():
+        for lam in LAMS[:1] if args.quick else LAMS:
+            results[f"MLP, λ = {lam:g}"] = measure(mlp(lam, one_plus, batch=args.batch), args, order)
+            table(f"MLP, λ = {lam:g}", results[f"MLP, λ = {lam:g}"])
+        for lam in images:
+            results[f"conv, λ = {lam:g}"] = measure(conv(lam, one_plus, batch=args.batch // 32), args, order)
+            table(f"conv, λ = {lam:g}", results[f"conv, λ = {lam:g}"])
+    if args.quick:
+        return
+    command = " ".join(["python benchmarks/implicit.py", *sys.argv[1:]])
+    payload = {"unit": "calls of f on the whole batch; seconds, median over rounds", "results": results}
+    write("implicit", {**provenance(command, args.seed), "rounds": args.rounds, "budget s": args.budget, **payload})
+    figure(results)
+
+
+if __name__ == "__main__":
+    main()

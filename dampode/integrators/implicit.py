@@ -1,0 +1,126 @@
+"""The implicit integrator for ρ ~ λ, where f is as stiff as the damping."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dampode._checks import require_positive, require_positive_int, require_real, require_state
+from dampode.dynamics import DampedODEFunc
+from dampode.integrators import kencarp
+from dampode.integrators.base import IntegrationError, Integrator
+from dampode.integrators.end_times import CALLS as TIME_CALLS
+from dampode.integrators.end_times import with_ends, with_start
+from dampode.integrators.implicit_gradients import attached
+from dampode.integrators.implicit_loop import ImplicitLoop, ImplicitStep
+from dampode.integrators.solution import Solution
+from dampode.integrators.splitting import Splitting
+from dampode.integrators.step_control import Tolerance
+
+
+@dataclass(frozen=True)
+class KenCarp4(Integrator):
+    """Kennedy and Carpenter's L-stable, stiffly accurate method of order 4, with a step size per sample: for ρ ~ λ.
+
+    A stage solves (1 + hγλ) U = base + hγ N(U, t), N = ρ f. Divided by 1 + hγλ its Jacobian is I − θ ∂f/∂x with
+    θ = hγρ / (1 + hγλ) < 1 + 1/λ for ρ = 1 + λ: as easy for λ = 10⁴ as for λ = 10. A quasi-Newton method solves it (see
+    `Secants`): it learns ∂N/∂x from the calls of f, about two a stage, and takes no Jacobian and no product with one.
+
+    Neither damping nor ρ f shortens its steps; where ρ = 1 `AdaptiveExponential` needs fewer calls and less time. Dense
+    output is the cubic of a step's ends. Batch mates do not influence one another.
+
+    Gradients are those of the accepted steps: a stage is differentiated by the implicit function theorem, its linear
+    equations solved by GMRES on products with the transposed Jacobian. They reach the state, the parameters of f and λ
+    and, in `odeint`, the times; second derivatives work. The solve runs without a graph; where gradients are wanted its
+    accepted steps are taken again, three calls of f a stage, and there is no ``checkpoint``: a step keeps its graph.
+
+    Args:
+        rtol, atol: tolerances relative to |x| and absolute, > 0; rtol is taken as ten rounding errors at least.
+        max_steps: attempted steps a sample may take.
+        first_step: length of the first step, > 0; None estimates it.
+
+    Raises:
+        ValueError, TypeError: a setting out of its range or of the wrong type.
+        IntegrationError: in a call: a sample failed; the words say which, at which time, and what to do.
+
+    Source: Kennedy & Carpenter 2003, Appl. Numer. Math. 44, ARK4(3)6L[2]SA (the implicit part); the quasi-Newton method
+    is Anderson's (1965) with a memory across stages and steps.
+    """
+
+    rtol: float = 1e-4
+    atol: float = 1e-6
+    max_steps: int = 100_000
+    first_step: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        require_positive(self.rtol, "rtol")
+        require_positive(self.atol, "atol")
+        require_positive_int(self.max_steps, "max_steps")
+        if self.first_step is not None:
+            require_positive(self.first_step, "first_step")
+
+    def __call__(self, func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> Tensor:
+        """The state at t1, (N, *S)."""
+        require_real(t0, "t0")
+        require_real(t1, "t1")
+        if t0 == t1:
+            return x
+        return self.trajectory(func, x, torch.tensor([t0, t1], dtype=torch.float64))[-1]
+
+    def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
+        """The states at all ``times``, or an IntegrationError where a sample fails."""
+        solution = self.solve(func, x, times)
+        failure = solution.failure()
+        if failure is not None:
+            raise IntegrationError(failure)
+        return solution.x
+
+    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
+        """The states with statistics and a status per sample."""
+        require_state(x)
+        if not times.requires_grad:
+            return self._solve(func, x, times)
+        solution = self._solve(func, with_start(func, x, times[0]), times.detach())
+        xs = torch.cat((x[None], with_ends(func, solution.x[1:], times[1:])))
+        return replace(solution, t=times, x=xs, nfe=solution.nfe + TIME_CALLS * len(times))
+
+    def _solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
+        keep = torch.is_grad_enabled()
+        with torch.no_grad():
+            loop = ImplicitLoop(func, x, times, Tolerance(self.rtol, self.atol))
+            solution = loop.run(self.max_steps, self.first_step, keep)
+        if not loop.steps:
+            return solution
+        xs = _differentiated(loop, func, x, loop.steps, 1e-3 * self.rtol)
+        xs = torch.where(torch.isnan(solution.x), torch.nan, xs)
+        return replace(solution, x=xs, nfe=solution.nfe + 1 + 15 * solution.accepted)
+
+
+def _differentiated(
+    loop: ImplicitLoop, func: DampedODEFunc, x: Tensor, steps: list[ImplicitStep], tol: float
+) -> Tensor:
+    """The states at the asked times with their derivatives, (T, N, *S), from the converged stages."""
+    split, rows = Splitting(func, x), [x] + [torch.full_like(x, torch.nan)] * len(loop.asked)
+    slope = split(loop.clock.time(steps[0].begin, x.dtype), x) - split.lam * x
+    for h, begin, end, stages in steps:
+        signed, ok = (loop.clock.sign * h).to(x.dtype), h > 0
+        slopes, u = [signed * slope], x
+        for node, value in zip(kencarp.NODES[1:], stages, strict=True):
+            eq = kencarp.equation(x, slopes, split.lam, signed)
+            t = loop.clock.time(begin + node * h, x.dtype)
+
+            def phi(u: Tensor, eq: kencarp.Equation = eq, t: Tensor = t, split: Splitting = split) -> Tensor:
+                return torch.addcmul(eq.a, eq.g, split(t, u))
+
+            u = attached(phi, torch.where(ok, value, x.detach()), tol)
+            slopes.append(kencarp.stage_slope(u, eq.base))
+        for row, asked in enumerate(loop.asked, 1):
+            inside = (begin < asked) & (asked <= end)
+            if bool(inside.any()):
+                theta = torch.where(inside, (asked - begin) / torch.where(ok, h, 1.0), 1.0).to(x.dtype)
+                rows[row] = torch.where(inside, kencarp.hermite(theta, x, u, slopes[0], slopes[-1]), rows[row])
+        slope = torch.where(ok, slopes[-1] / torch.where(ok, signed, 1.0), slope)
+        x = torch.where(ok, u, x)
+        split = split.at(x)
+    return torch.stack(rows)
