@@ -355,9 +355,9 @@ def test_negative_damping_is_named_per_sample():
     assert s.status == (Status.NEGATIVE_DAMPING,)
 
 
-def test_anti_damping_that_overflows_is_refused_with_a_reason():
-    func = DampedODEFunc(torch.sin, Constant(torch.tensor([[1.0], [1e3]])))
-    s = solve(func, torch.ones(2, 1), torch.tensor([1.0, 0.0]))
+def test_anti_damping_that_overflows_is_refused_with_a_reason(dtype):
+    func = DampedODEFunc(torch.sin, Constant(torch.tensor([[1.0], [1e3]], dtype=dtype)))
+    s = solve(func, torch.ones(2, 1, dtype=dtype), torch.tensor([1.0, 0.0]))
     assert s.status == (Status.SUCCESS, Status.OVERFLOW)
     with pytest.raises(IntegrationError, match="backwards in time damping amplifies; shorten the time span"):
         odeint(func, torch.ones(2, 1), torch.tensor([1.0, 0.0]))
