@@ -1,3 +1,7 @@
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run in several processes, which would fight for the cores
+
 import matplotlib as mpl
 import pytest
 import torch

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
-from dampode.integrators.attempt import Attempt, Clock, Place, bend
+from dampode.integrators.attempt import Attempt, Place, bend
+from dampode.integrators.clock import Clock
 from dampode.integrators.dense_output import DenseOutput, Segment
 from dampode.integrators.replay import Taken
 from dampode.integrators.solution import Solution, Status

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators import kencarp
-from dampode.integrators.attempt import Clock
+from dampode.integrators.clock import Clock
 from dampode.integrators.secant import Secants
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting

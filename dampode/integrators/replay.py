@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
-from dampode.integrators.attempt import Clock
+from dampode.integrators.clock import Clock
 from dampode.integrators.dense_output import DenseOutput, Segment, placed
 from dampode.integrators.exponential_rk import krogstad_step
 from dampode.integrators.segments import recomputed, segments
