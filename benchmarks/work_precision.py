@@ -6,10 +6,11 @@
 Every problem is non-autonomous and starts away from its slow manifold. The error is the largest over all times of
 |x − x*| / |x*|, x* from AdaptiveExponential at 1e-8; each solver runs at its loosest tolerance, by half decades, that
 reaches the error (torchdiffeq's dopri5 starts at 1e-4 for λ >= 1e3, where stability and not the tolerance sets its
-steps). Seconds are medians over rounds in which all solvers run in a new random order. A solver that spends
-its budget of seconds a run without reaching an error has no number for it. The compiled row is ours with
-compile=True, where λ <= 10 and a step's own cost decides; its first runs, which compile, stand apart. Rivals that are not installed are listed as
-not measured. SciPy's methods solve one sample of the batch; diffrax has the MLP field, forward only, compiling apart.
+steps). Seconds are medians over rounds in which all solvers run in a new random order. A solver that spends its budget
+of seconds a run without reaching an error has no number for it. The compiled row is ours with compile=True, where
+λ <= 10 and a step's own cost decides; its first runs, which compile, stand apart. Rivals that are not installed are
+listed as not measured. SciPy's methods solve one sample of the batch; diffrax has the MLP field, forward only,
+compiling apart.
 """
 
 import argparse
