@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs, eigsh
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from dampode._checks import require_positive, require_positive_int
@@ -160,7 +161,8 @@ def _search(
     if scale == 0.0:  # J = 0, which ARPACK refuses
         return np.zeros(k, dtype=np.complex128)
     try:
-        values, vectors = eigs(operator, k=k, which=which, ncv=subspace, tol=tol, maxiter=max_restarts, v0=start)
+        with _one_blas_thread():
+            values, vectors = eigs(operator, k=k, which=which, ncv=subspace, tol=tol, maxiter=max_restarts, v0=start)
     except ArpackNoConvergence as error:
         best = _sorted(torch.from_numpy(np.asarray(error.eigenvalues, dtype=np.complex128)))
         raise ConvergenceError(
@@ -189,14 +191,20 @@ def _symmetric(operator: JacobianOperator, product: Callable[[NDArray[Any]], NDA
     if not np.any(product(start)):
         return 0.0
     try:
-        values = eigsh(
-            symmetric, k=1, which="LA", ncv=min(d, 40), tol=_tolerance(x), v0=start, return_eigenvectors=False
-        )
+        with _one_blas_thread():
+            values = eigsh(
+                symmetric, k=1, which="LA", ncv=min(d, 40), tol=_tolerance(x), v0=start, return_eigenvectors=False
+            )
     except ArpackNoConvergence:
         raise ConvergenceError(
             f"the largest eigenvalue of a symmetric operator of D = {d} did not converge; pass x in float64"
         ) from None
     return float(values[0])
+
+
+def _one_blas_thread() -> Any:
+    """A context in which SciPy's BLAS has one thread: between products its threads would spin against torch's."""
+    return threadpool_limits(1, user_api="blas")
 
 
 def _few(x: Tensor) -> int | None:
