@@ -102,7 +102,7 @@ def test_official_files_are_read_by_severity(official):
     with pytest.raises(ValueError, match="the whole test set in its order"):
         CifarCFiles(official, labels[:100])
     with pytest.raises(ValueError, match="as many as the images: 10000 and 4"):
-        evaluate(torch.nn.Identity().eval(), torch.rand(4, 3), labels[:4], eps=[0.1], noise=source)
+        evaluate(torch.nn.Flatten().eval(), torch.rand(4, 3, 2, 2), labels[:4], eps=[0.1], noise=source)
 
 
 def test_damaged_files_end_in_words(official, tmp_path):

@@ -1,7 +1,7 @@
 """The adaptive exponential pair: Eq. 4 to a tolerance, with a step size of its own for every sample."""
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ class AdaptiveExponential(Integrator):
     first_step: float | None = None
     progress: bool = False
     compile: bool = False
-    checkpoint: int | None = None
+    checkpoint: int | None = field(default=None, repr=False)  # changes no value: no part of an architecture
 
     def __post_init__(self) -> None:
         """Check the settings."""

@@ -1,7 +1,7 @@
 """What every integrator is: a frozen dataclass that maps the state at t0 to the state at t1."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import ClassVar
@@ -74,7 +74,7 @@ class FixedStep(Integrator):
     """
 
     steps: int = 1
-    checkpoint: int | None = None
+    checkpoint: int | None = field(default=None, repr=False)  # changes no value: no part of an architecture
     order: ClassVar[int]
     """Global order of accuracy in h, at fixed λ."""
 
