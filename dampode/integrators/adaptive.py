@@ -6,22 +6,20 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from dampode._checks import require_instance, require_positive, require_positive_int, require_real, require_state
+from dampode._checks import require_instance
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.adaptive_loop import CALLS, AdaptiveLoop, Attempting
 from dampode.integrators.attempt import attempt
-from dampode.integrators.base import IntegrationError, Integrator
-from dampode.integrators.end_times import CALLS as TIME_CALLS
-from dampode.integrators.end_times import with_ends, with_start
 from dampode.integrators.replay import replay
 from dampode.integrators.segments import require_segments
 from dampode.integrators.solution import Solution
 from dampode.integrators.step_control import Tolerance
 from dampode.integrators.stiffness import warn_if_stiff
+from dampode.integrators.tolerant import TolerantIntegrator
 
 
 @dataclass(frozen=True)
-class AdaptiveExponential(Integrator):
+class AdaptiveExponential(TolerantIntegrator):
     """Krogstad's fourth-order exponential method with an error estimate and a step size per sample.
 
     Damping is exact, so the step follows f and not λ: for ρ = 1 the calls of f hardly grow with λ. With ρ ~ λ the
@@ -59,54 +57,22 @@ class AdaptiveExponential(Integrator):
     Source: Krogstad 2005, Eq. 51; the estimate and the control are described above; PI control: Gustafsson 1991.
     """
 
-    rtol: float = 1e-4
-    atol: float = 1e-6
-    max_steps: int = 100_000
-    first_step: float | None = None
     progress: bool = False
     compile: bool = False
     checkpoint: int | None = field(default=None, repr=False)  # changes no value: no part of an architecture
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        require_positive(self.rtol, "rtol")
-        require_positive(self.atol, "atol")
-        require_positive_int(self.max_steps, "max_steps")
-        if self.first_step is not None:
-            require_positive(self.first_step, "first_step")
+        super().__post_init__()
         require_instance(self.progress, bool, "progress")
         require_instance(self.compile, bool, "compile")
         require_segments(self.checkpoint)
-
-    def __call__(self, func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> Tensor:
-        """The state at t1, (N, *S)."""
-        require_real(t0, "t0")
-        require_real(t1, "t1")
-        if t0 == t1:
-            return x
-        return self.trajectory(func, x, torch.tensor([t0, t1], dtype=torch.float64))[-1]
-
-    def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
-        """The states at all ``times``, or an IntegrationError where a sample fails."""
-        solution = self._run(func, x, times)
-        failure = solution.failure()
-        if failure is not None:
-            raise IntegrationError(failure)
-        return solution.x
 
     def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
         """The states with statistics and a status per sample; warns where the method is out of its depth."""
         solution = self._run(func, x, times)
         warn_if_stiff(func, solution)
         return solution
-
-    def _run(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
-        require_state(x)
-        if not times.requires_grad:
-            return self._steps_taken(func, x, times)
-        solution = self._steps_taken(func, with_start(func, x, times[0]), times.detach())
-        xs = torch.cat((x[None], with_ends(func, solution.x[1:], times[1:])))
-        return replace(solution, t=times, x=xs, nfe=solution.nfe + TIME_CALLS * len(times))
 
     def _steps_taken(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
         """A solve, its steps in segments where that is asked for and gradients are."""

@@ -5,21 +5,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dampode._checks import require_positive, require_positive_int, require_real, require_state
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators import kencarp
-from dampode.integrators.base import IntegrationError, Integrator
-from dampode.integrators.end_times import CALLS as TIME_CALLS
-from dampode.integrators.end_times import with_ends, with_start
 from dampode.integrators.implicit_gradients import attached
 from dampode.integrators.implicit_loop import ImplicitLoop, ImplicitStep
 from dampode.integrators.solution import Solution
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import Tolerance
+from dampode.integrators.tolerant import TolerantIntegrator
 
 
 @dataclass(frozen=True)
-class KenCarp4(Integrator):
+class KenCarp4(TolerantIntegrator):
     """Kennedy and Carpenter's L-stable, stiffly accurate method of order 4, with a step size per sample: for ρ ~ λ.
 
     A stage solves (1 + hγλ) U = base + hγ N(U, t), N = ρ f. Divided by 1 + hγλ its Jacobian is I − θ ∂f/∂x with
@@ -47,45 +44,8 @@ class KenCarp4(Integrator):
     is Anderson's (1965) with a memory across stages and steps.
     """
 
-    rtol: float = 1e-4
-    atol: float = 1e-6
-    max_steps: int = 100_000
-    first_step: float | None = None
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        require_positive(self.rtol, "rtol")
-        require_positive(self.atol, "atol")
-        require_positive_int(self.max_steps, "max_steps")
-        if self.first_step is not None:
-            require_positive(self.first_step, "first_step")
-
-    def __call__(self, func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> Tensor:
-        """The state at t1, (N, *S)."""
-        require_real(t0, "t0")
-        require_real(t1, "t1")
-        if t0 == t1:
-            return x
-        return self.trajectory(func, x, torch.tensor([t0, t1], dtype=torch.float64))[-1]
-
-    def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
-        """The states at all ``times``, or an IntegrationError where a sample fails."""
-        solution = self.solve(func, x, times)
-        failure = solution.failure()
-        if failure is not None:
-            raise IntegrationError(failure)
-        return solution.x
-
-    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
-        """The states with statistics and a status per sample."""
-        require_state(x)
-        if not times.requires_grad:
-            return self._solve(func, x, times)
-        solution = self._solve(func, with_start(func, x, times[0]), times.detach())
-        xs = torch.cat((x[None], with_ends(func, solution.x[1:], times[1:])))
-        return replace(solution, t=times, x=xs, nfe=solution.nfe + TIME_CALLS * len(times))
-
-    def _solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
+    def _steps_taken(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
+        """A solve without a graph, and its accepted steps again where gradients are wanted."""
         keep = torch.is_grad_enabled()
         with torch.no_grad():
             loop = ImplicitLoop(func, x, times, Tolerance(self.rtol, self.atol))
