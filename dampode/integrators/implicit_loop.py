@@ -91,7 +91,7 @@ class ImplicitLoop:
         if self.clock.sign < 0:
             limit = math.log(torch.finfo(self.x.dtype).max)
             self._code(_any(lam * self.clock.span > limit), Status.OVERFLOW)
-        self._code(_any(~(lam >= 0)), Status.NEGATIVE_DAMPING)
+        self._code(self.split.undamped(self.x), Status.NEGATIVE_DAMPING)
         self._code(_any(~torch.isfinite(self.x + self.slope)), Status.NOT_FINITE)
 
     def _code(self, where: Tensor, status: Status) -> None:
@@ -177,7 +177,7 @@ class ImplicitLoop:
             self.past = self.past._replace(log_ratio=made)
             if split is not self.split:
                 self.split = self.split.at(self.x)
-                self._code(ok & _any(~(self.split.lam.expand_as(self.x) >= 0)), Status.NEGATIVE_DAMPING)
+                self._code(ok & self.split.undamped(self.x), Status.NEGATIVE_DAMPING)
         return wished
 
     def _output(self, ok: Tensor, tau: Tensor, h: Tensor, x: Tensor, slopes: list[Tensor]) -> None:
