@@ -176,13 +176,6 @@ def checkpoint(name: Model, seed: int, args: Args) -> Path:
     return args.out / "checkpoints" / f"{name}-seed{seed}.pt"
 
 
-def on_device(images: data.ImageData, device: str) -> data.ImageData:
-    try:
-        return images.to(training.local_device(device))
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from None
-
-
 def run(name: Model, seed: int, images: data.ImageData, args: Args) -> Run:
     torch.manual_seed(seed)
     model = build(name, images, args).to(images.x_train.device)
@@ -271,7 +264,7 @@ def main(args: Args) -> None:
             training.require_writable(args.out)
             stack.enter_context(training.only_writer(args.out / "report.json"))
         images = data.load(args.data, root=args.root, download=args.download)
-        images = on_device(images.subset(args.train_images, args.test_images), args.device)
+        images = images.subset(args.train_images, args.test_images).to(training.local_device(args.device))
         check(images, args)
         if training.is_main():
             print(f"{images.name}: {len(images.x_train)} training and {len(images.x_test)} test images")

@@ -29,7 +29,7 @@ from work import checkpoint, claimed, complete, partial
 
 from dampode import data
 from dampode._checks import require_positive
-from dampode.training import Execution, require_writable
+from dampode.training import Execution, local_device, require_writable
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,7 @@ def run(jobs: list[Job], args: Args, results: Path = store.RESULTS) -> None:
 def load(job: Job, args: Args) -> data.ImageData:
     """The data set, cut to the scale, on the device."""
     whole = data.load(job.dataset, root=args.root, download=args.download)
-    images = whole.subset(job.scale.train_images, job.scale.test_images)
-    try:
-        return images.to(args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {args.device} cannot be used here: {str(error).splitlines()[0]}") from None
+    return whole.subset(job.scale.train_images, job.scale.test_images).to(local_device(args.device))
 
 
 def saved(job: Job, out: Path) -> list[int]:
