@@ -1,7 +1,7 @@
 """Calls of f and seconds that an error along the whole trajectory costs, ours beside every rival in the same run.
 
     python benchmarks/work_precision.py          half an hour on two quiet cores
-    python benchmarks/work_precision.py --quick  a few minutes, small batches
+    python benchmarks/work_precision.py --quick  a few minutes, small batches; prints only
 
 Every problem is non-autonomous and starts away from its slow manifold. The error is the largest over all times of
 |x − x*| / |x*|, x* from AdaptiveExponential at 1e-8; each solver runs at its loosest tolerance, by half decades, that
@@ -244,6 +244,8 @@ def main() -> None:
     wanted = {"torchode dopri5", "diffrax Tsit5", "diffrax Kvaerno5"}
     missing = sorted(wanted - {solver for rows in results.values() for solver in rows})
     print("\nnot measured:", ", ".join(missing) or "nothing")
+    if args.quick:
+        return
     command = " ".join(["python benchmarks/work_precision.py", *sys.argv[1:]])
     write(
         "work_precision",
