@@ -66,10 +66,12 @@ def correct(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500) -> Te
     Raises:
         ValueError: no images, images and labels differ in number, a label is no class of the model, or a logit is NaN
             or infinite.
-        TypeError: labels are not int64.
+        TypeError: labels are not int64, or images not floating.
     """
     require_positive_int(batch_size, "batch_size")
     require_labels(y, len(x))
+    if not x.is_floating_point():
+        raise TypeError(f"images must be floating, got {x.dtype}; divide 8-bit images by 255")
     with evaluating(model):
         logits = predict(model, x, batch_size)
     require_labels_below(y, logits.shape[1])
@@ -86,8 +88,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500) -> f
         batch_size: images a forward pass.
 
     Raises:
-        ValueError: as `correct`.
-        TypeError: labels are not int64.
+        ValueError, TypeError: as `correct`.
     """
     return correct(model, x, y, batch_size).double().mean().item()
 

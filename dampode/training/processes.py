@@ -3,11 +3,7 @@
 import os
 
 import torch
-
-try:
-    from accelerate import Accelerator
-except ImportError:
-    raise ImportError("training runs on accelerate: install dampode[train]") from None
+from accelerate import Accelerator
 
 
 def processes(device: torch.device) -> Accelerator:
