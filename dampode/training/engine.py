@@ -119,7 +119,6 @@ def fit(
                 disable=not together.is_main_process,
             )
         )
-        model.train()
         while run.epoch < recipe.epochs and not run.history.diverged:
             for loss in run.steps():
                 bar.update()
@@ -145,6 +144,11 @@ def _require_fit(model: nn.Module, data: ImageData, recipe: Recipe, execution: E
         raise ValueError(
             f"parts must be a multiple of the number of processes, got {recipe.parts} for {everyone} processes; "
             f"use Recipe(parts={everyone})"
+        )
+    if execution.step_graph and (device.type != "cuda" or everyone > 1):
+        raise ValueError(
+            f"step_graph records CUDA graphs of one process alone, got {device.type} and {everyone} processes; "
+            "leave it off"
         )
     if execution.compile == "reduce-overhead" and recipe.parts > everyone:
         raise ValueError(
