@@ -2,7 +2,7 @@
 
     python examples/cifar_train.py                                  scikit-learn's digits, about two minutes
     python examples/cifar_train.py --data cifar10 --root data --download --depth 110 --epochs 160
-    python examples/cifar_train.py --data cifar10 --recipe cifar10 --precision bf16 --compile reduce-overhead
+    python examples/cifar_train.py --data cifar10 --recipe cifar10 --precision bf16 --compile blocks --step-graph
     python examples/cifar_train.py --data my_images.npz             x_train, y_train, x_test, y_test
     torchrun --nproc-per-node 2 examples/cifar_train.py             or accelerate launch: a GPU, or a CPU, a process
 
@@ -93,9 +93,11 @@ class Args:
     precision: Precision = "fp32"
     """fp32, or autocast to bf16 or fp16"""
     compile: Compile = "off"
-    """torch.compile's mode; reduce-overhead records CUDA graphs"""
+    """what torch.compile compiles, or its mode"""
     channels_last: bool | None = None
     """memory layout; chosen where it is not given"""
+    step_graph: bool = False
+    """record training steps as CUDA graphs"""
     checkpoint_every: int | None = None
     """steps between checkpoints within an epoch"""
     tensorboard: bool = False
@@ -188,7 +190,7 @@ def run(name: Model, seed: int, images: data.ImageData, args: Args) -> Run:
         resume=args.resume,
         identity={"depth": args.depth, "width": args.width, "low": args.low, "high": args.high},
         label=f"{name}, seed {seed}",
-        execution=training.Execution(args.precision, args.compile, args.channels_last),
+        execution=training.Execution(args.precision, args.compile, args.channels_last, args.step_graph),
         checkpoint_every=args.checkpoint_every,
         logs=args.out / "logs" / f"{name}-seed{seed}",
         tensorboard=args.tensorboard,

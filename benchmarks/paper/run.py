@@ -2,6 +2,7 @@
 
     python benchmarks/paper/run.py table1 --dataset cifar10 --seeds 0 1 2 3 4 --scale full --root data
     python benchmarks/paper/run.py next --minutes 9 --root data      the next missing rows, within nine minutes
+    python benchmarks/paper/run.py next --precision bf16 --compile blocks --step-graph   quick on CUDA
     python benchmarks/paper/run.py arms --scale small --seeds 0 1 2
 
 The target is table1 to table14, figure1 to figure8, arms, lambda_arms (what the robustness comes from) or next. A run
@@ -56,8 +57,10 @@ class Args:
     """folder of checkpoints"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """what training computes in; measurements are in fp32"""
-    compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
-    """mode of torch.compile in training"""
+    compile: Literal["off", "blocks", "default", "reduce-overhead", "max-autotune"] = "off"
+    """what torch.compile compiles in training, or its mode"""
+    step_graph: bool = False
+    """record training steps as CUDA graphs"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """cpu, cuda, ..."""
 
@@ -93,7 +96,7 @@ def run(jobs: list[Job], args: Args, results: Path = store.RESULTS) -> None:
     """
     store.read_all(results)
     command = shlex.join(["python", "benchmarks/paper/run.py", *sys.argv[1:]])
-    execution = Execution(args.precision, args.compile)
+    execution = Execution(args.precision, args.compile, step_graph=args.step_graph)
     images: dict[str, data.ImageData] = {}
     job, before, finished = jobs[0], saved(jobs[0], args.out), 0
     try:
