@@ -11,34 +11,39 @@ class Secants:
     step, into nearly the same few directions, which B knows: no Jacobian is formed and no product with one is taken.
 
     Args:
-        x: a state, (N, *S), for sizes.
+        x: a state, (N, d), for sizes.
         memory: pairs kept.
     """
 
-    def __init__(self, x: Tensor, memory: int = 32) -> None:
-        size = min(memory, x[0].numel())
-        self._moves, self._changes = (x.new_zeros(len(x), x[0].numel(), size) for _ in range(2))
-        self._next = torch.zeros(len(x), 1, 1, dtype=torch.long, device=x.device)
-        self._ridge = 10 * torch.finfo(x.dtype).eps
+    def __init__(self, x: Tensor, memory: int = 16) -> None:
+        size = min(memory, x.shape[1])
+        self._moves, self._changes = (x.new_zeros(len(x), size, x.shape[1]) for _ in range(2))  # ΔUᵀ and ΔNᵀ
+        self._gram, self._cross = (x.new_zeros(len(x), size, size) for _ in range(2))  # ΔUᵀ ΔU and ΔUᵀ ΔN
+        self._ridge = 10 * torch.finfo(x.dtype).eps * torch.eye(size, dtype=x.dtype, device=x.device)
+        self._sample = torch.arange(len(x), device=x.device)
+        self._added = torch.zeros_like(self._sample)
 
     def add(self, move: Tensor, change: Tensor, used: Tensor) -> None:
-        """Keep N(U + move) − N(U) = change of the samples where ``used``, (N, 1, ..., 1), is true."""
-        move, change = move.flatten(1), change.flatten(1)
+        """Keep N(U + move) − N(U) = change of the samples where ``used``, (N, 1), in the place of the oldest pair."""
         length = torch.linalg.vector_norm(move, dim=1, keepdim=True)
-        keep = used.reshape(-1, 1) & (length > 0) & torch.isfinite(change).all(1, keepdim=True)
-        length = torch.where(keep, length, 1.0)
-        slot = (self._next % self._moves.shape[2]).expand(-1, move.shape[1], 1)
-        for kept, new in ((self._moves, move), (self._changes, change)):
-            kept.scatter_(2, slot, torch.where(keep[:, :, None], (new / length)[:, :, None], kept.gather(2, slot)))
-        self._next = self._next + keep[:, :, None]
+        keep = used & (length > 0) & torch.isfinite(change).all(1, keepdim=True)
+        place = self._sample, self._added % self._moves.shape[1]
+        move = torch.where(keep, move / length, self._moves[place])
+        change = torch.where(keep, change / length, self._changes[place])
+        self._moves[place], self._changes[place] = move, change
+        inner = _dots(move, self._moves)
+        self._gram[place], self._gram.mT[place] = inner, inner
+        self._cross[place], self._cross.mT[place] = _dots(move, self._changes), _dots(change, self._moves)
+        self._added = self._added + keep[:, 0]
 
     def solve(self, residual: Tensor, g: Tensor) -> Tensor:
-        """(I − g B)^{-1} residual: r + g ΔN (I − ΔU⁺ g ΔN)^{-1} ΔU⁺ r."""
-        r = residual.flatten(1)[:, :, None]
-        gn = g.expand_as(residual).flatten(1)[:, :, None] * self._changes
-        identity = torch.eye(gn.shape[2], dtype=r.dtype, device=r.device)
-        moved = self._moves.mT
-        gram = moved @ self._moves + self._ridge * identity
-        y = torch.linalg.solve_ex(gram - moved @ gn, moved @ r)[0]
-        correction: Tensor = gn @ y
-        return residual + correction.reshape(residual.shape)
+        """(I − g B)^{-1} residual: r + g ΔN (I − ΔU⁺ g ΔN)^{-1} ΔU⁺ r; g is (N, 1), a number a sample, or (N, d)."""
+        per_sample = g.shape[1] == 1
+        cross = g[:, :, None] * self._cross if per_sample else self._moves @ (g[:, None] * self._changes).mT
+        y = torch.linalg.solve_ex(self._gram + self._ridge - cross, _dots(residual, self._moves))[0]
+        return torch.addcmul(residual, g, (y[:, None] @ self._changes)[:, 0])
+
+
+def _dots(vector: Tensor, rows: Tensor) -> Tensor:
+    """The products of (N, d) with the rows of (N, M, d), (N, M): a row times a matrix, several times faster in bmm."""
+    return (vector[:, None] @ rows.mT)[:, 0]
