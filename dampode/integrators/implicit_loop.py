@@ -133,19 +133,14 @@ class ImplicitLoop:
         ok, log_ratio = ended & good & (ratio <= 1), logarithm(ratio)
         wished = torch.where(good, h * step_factor(log_ratio, ok, self.log_ratio), 0.5 * h)
         self.log_ratio = torch.where(ok, log_ratio.clamp(min=FLOOR), self.log_ratio)
-        self.attempts, self.accepted = self.attempts + ended, self.accepted + ok
+        self.attempts = self.attempts + ended
         stuck = ended & ~ok & (wished <= self.clock.shortest)
         self._code(stuck, Status.STEP_UNDERFLOW)
         self._code(stuck & ~torch.isfinite(ratio), Status.NOT_FINITE)
         self._code(stuck & ~good, Status.INNER_SOLVE_FAILED)
-        self._keep(ok)
-        self.tau = torch.where(ok, self.stages.times[:, 7:], self.tau)
-        self.stages.end(ok)
-        x = self.stages.states[:, 2].reshape(self.x0.shape)
-        split = self.split.at(x)
-        if split is not self.split:
-            self.split, self.lam = split, _flat(split.lam, x)
-            self._code(ok & ~(self.lam >= 0).all(1, keepdim=True), Status.NEGATIVE_DAMPING)
+        rows = ok[:, 0].nonzero()[:, 0]
+        if len(rows):
+            self._accept(rows)
         going = (self.tau < self.clock.span) & (self.code == 0)
         self._code(going & (self.attempts >= max_steps), Status.MAX_STEPS)
         self.running = going & (self.code == 0)
@@ -154,18 +149,26 @@ class ImplicitLoop:
     def _code(self, where: Tensor, status: Status) -> None:
         self.code = self.code.masked_fill(where, _CODES.index(status))
 
-    def _keep(self, ok: Tensor) -> None:
-        """The asked times inside the accepted steps, and the steps where they are kept."""
-        stages, begin, end = self.stages, self.tau, self.stages.times[:, 7:]
-        sample, row = (ok & (begin < self.asked) & (self.asked <= end)).nonzero(as_tuple=True)
-        if len(sample):
-            theta = (self.asked[row, None] - begin[sample]) / stages.h[sample].abs()
-            ends = (kept[sample, slot] for slot in (0, 5) for kept in (stages.states[:, 2:], stages.slopes))
-            self.rows[row, sample] = kencarp.hermite(theta.to(self.rows.dtype), *ends)
-        sample = ok[:, 0].nonzero()[:, 0]
-        if self.keep and len(sample):
-            times = torch.cat((stages.h.abs(), begin, end), 1)
-            self.taken.append((self.accepted[sample, 0] - 1, sample, times[sample], stages.states[sample, 3:]))
+    def _accept(self, rows: Tensor) -> None:
+        """Move the samples ``rows``, (R,), to the end of their step; keep it and the asked times inside it."""
+        stages, begin, end = self.stages, self.tau[rows], self.stages.times[rows, 7:]
+        sample, row = ((begin < self.asked) & (self.asked <= end)).nonzero(as_tuple=True)
+        if len(row):
+            place = rows[sample]
+            theta = (self.asked[row, None] - begin[sample]) / stages.h[place].abs()
+            ends = (kept[place, slot] for slot in (0, 5) for kept in (stages.states[:, 2:], stages.slopes))
+            self.rows[row, place] = kencarp.hermite(theta.to(self.rows.dtype), *ends)
+        if self.keep:
+            times = torch.cat((stages.h[rows].abs(), begin, end), 1)
+            self.taken.append((self.accepted[rows, 0], rows, times, stages.states[rows, 3:]))
+        self.accepted[rows] += 1
+        self.tau[rows] = end
+        stages.end(rows)
+        x = stages.states[:, 2].reshape(self.x0.shape)
+        split = self.split.at(x)
+        if split is not self.split:
+            self.split, self.lam = split, _flat(split.lam, x)
+            self._code(self.running & ~(self.lam >= 0).all(1, keepdim=True), Status.NEGATIVE_DAMPING)
 
 
 def _flat(lam: Tensor, x: Tensor) -> Tensor:

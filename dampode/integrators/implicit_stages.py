@@ -29,7 +29,7 @@ class Stages:
     def __init__(self, x: Tensor, lam: Tensor, span: Tensor, tol: Tolerance) -> None:
         self._tol, self._share = tol, max(_SHARE, 2 * torch.finfo(x.dtype).eps / tol.rtol)
         self._table = x.new_tensor([[*row, *[0.0] * (6 - len(row))] for row in kencarp.ROWS])
-        self._error, self._near = x.new_tensor([kencarp.ERROR]), torch.tensor(_NEAR, device=x.device)
+        self._error, self._near = x.new_tensor(kencarp.ERROR).repeat(len(x), 1, 1), torch.tensor(_NEAR, device=x.device)
         self._nodes = torch.tensor(kencarp.NODES, dtype=torch.float64, device=x.device)
         self._sample = torch.arange(len(x), device=x.device)
         self.states = x[:, None].repeat(1, 8, 1)
@@ -50,11 +50,11 @@ class Stages:
         self._stage, self._tries = (torch.zeros_like(self.now, dtype=torch.long) for _ in range(2))
         self._secants = Secants(x)
 
-    def end(self, moved: Tensor) -> None:
-        """Move samples, (N, 1), to the end of their step, and keep what predicts the next one's stages."""
-        self.times[:, :3] = torch.where(moved, self.times[:, 5:], self.times[:, :3])
-        self.states[:, :3] = torch.where(moved[:, :, None], self.states[:, 5:], self.states[:, :3])
-        self.slopes[:, 0] = torch.where(moved, self.slopes[:, 5], self.slopes[:, 0])
+    def end(self, rows: Tensor) -> None:
+        """Move the samples ``rows``, (R,), to the end of their step, and keep what predicts the next one's stages."""
+        for kept in (self.times, self.states):
+            kept[rows, :3] = kept[rows, 5:]
+        self.slopes[rows, 0] = self.slopes[rows, 5]
 
     def begin(self, which: Tensor, end: Tensor, h: Tensor, lam: Tensor) -> None:
         """Start steps of the samples ``which``, (N, 1).
@@ -76,12 +76,11 @@ class Stages:
         """Set up the next stage of the samples ``which``, (N, 1)."""
         self._stage = self._stage + which
         self._tries = self._tries.masked_fill(which, 0)
-        near, x = self._near[self._stage[:, 0]], self.states[:, 2]
+        near = self._near[self._stage[:, 0]]
         self.now = self.times.gather(1, self._stage + 2)
         guess = kencarp.predict(self.times.gather(1, near), self.states[self._sample[:, None], near], self.now)
-        guess = torch.where(torch.isfinite(guess), guess, x)
-        base = x + (self._table[self._stage] @ self.slopes)[:, 0]
-        self.u, self._base = torch.where(which, guess, self.u), torch.where(which, base, self._base)
+        self.u = torch.where(which, guess, self.u)
+        self._base = self.states[:, 2] + (self._table[self._stage] @ self.slopes)[:, 0]
 
     def iterate(self, n: Tensor, running: Tensor) -> tuple[Tensor, Tensor]:
         """One quasi-Newton iteration.

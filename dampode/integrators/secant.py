@@ -19,7 +19,7 @@ class Secants:
         size = min(memory, x.shape[1])
         self._moves, self._changes = (x.new_zeros(len(x), size, x.shape[1]) for _ in range(2))  # ΔUᵀ and ΔNᵀ
         self._gram, self._cross = (x.new_zeros(len(x), size, size) for _ in range(2))  # ΔUᵀ ΔU and ΔUᵀ ΔN
-        self._ridge = 10 * torch.finfo(x.dtype).eps * torch.eye(size, dtype=x.dtype, device=x.device)
+        self._diagonal = self._gram.diagonal(0, 1, 2).fill_(1 + 10 * torch.finfo(x.dtype).eps)  # moves have length 1
         self._sample = torch.arange(len(x), device=x.device)
         self._added = torch.zeros_like(self._sample)
 
@@ -33,14 +33,17 @@ class Secants:
         self._moves[place], self._changes[place] = move, change
         inner = _dots(move, self._moves)
         self._gram[place], self._gram.mT[place] = inner, inner
+        self._diagonal.fill_(1 + 10 * torch.finfo(move.dtype).eps)
         self._cross[place], self._cross.mT[place] = _dots(move, self._changes), _dots(change, self._moves)
         self._added = self._added + keep[:, 0]
 
     def solve(self, residual: Tensor, g: Tensor) -> Tensor:
         """(I − g B)^{-1} residual: r + g ΔN (I − ΔU⁺ g ΔN)^{-1} ΔU⁺ r; g is (N, 1), a number a sample, or (N, d)."""
-        per_sample = g.shape[1] == 1
-        cross = g[:, :, None] * self._cross if per_sample else self._moves @ (g[:, None] * self._changes).mT
-        y = torch.linalg.solve_ex(self._gram + self._ridge - cross, _dots(residual, self._moves))[0]
+        if g.shape[1] == 1:
+            inner = torch.addcmul(self._gram, g[:, :, None], self._cross, value=-1)
+        else:
+            inner = self._gram - self._moves @ (g[:, None] * self._changes).mT
+        y = torch.linalg.solve_ex(inner, _dots(residual, self._moves))[0]
         return torch.addcmul(residual, g, (y[:, None] @ self._changes)[:, 0])
 
 
