@@ -48,12 +48,11 @@ class KenCarp4(TolerantIntegrator):
         """A solve without a graph, and its accepted steps again where gradients are wanted."""
         keep = torch.is_grad_enabled()
         with torch.no_grad():
-            loop = ImplicitLoop(func, x, times, Tolerance(self.rtol, self.atol), keep)
-            solution = loop.run(self.max_steps, self.first_step)
-        steps = loop.steps()
-        if not steps:
+            loop = ImplicitLoop(func, x, times, Tolerance(self.rtol, self.atol))
+            solution = loop.run(self.max_steps, self.first_step, keep)
+        if not loop.steps:
             return solution
-        xs = _differentiated(loop, func, x, steps, 1e-3 * self.rtol)
+        xs = _differentiated(loop, func, x, loop.steps, 1e-3 * self.rtol)
         xs = torch.where(torch.isnan(solution.x), torch.nan, xs)
         return replace(solution, x=xs, nfe=solution.nfe + 1 + 15 * solution.accepted)
 

@@ -18,10 +18,10 @@ _CODES = tuple(Status)
 
 
 class ImplicitStep(NamedTuple):
-    """An accepted step of every sample, for the pass that gradients take."""
+    """An accepted step, for the pass that gradients take."""
 
     h: Tensor
-    """Its length, (N, 1, ..., 1) float64; 0 for samples that have taken all of theirs."""
+    """Its length, (N, 1, ..., 1) float64; 0 for samples that did not move."""
     begin: Tensor
     end: Tensor
     stages: list[Tensor]
@@ -36,35 +36,33 @@ class ImplicitLoop:
         x: initial state, (N, *S).
         times: strictly monotonic, (T,).
         tol: tolerance of a step.
-        keep: whether to keep the accepted steps.
     """
 
-    def __init__(self, func: DampedODEFunc, x: Tensor, times: Tensor, tol: Tolerance, keep: bool) -> None:
-        self.clock, self.times, self.x0, self.keep = Clock.of(times, x.device), times, x, keep
+    def __init__(self, func: DampedODEFunc, x: Tensor, times: Tensor, tol: Tolerance) -> None:
+        self.clock, self.times, self.x0 = Clock.of(times, x.device), times, x
         self.asked = self.clock.tau(times[1:])
         self.tol = Tolerance(max(tol.rtol, 10 * torch.finfo(x.dtype).eps), tol.atol)
         self.tau = torch.zeros(len(x), 1, dtype=torch.float64, device=x.device)
         self.calls, self.accepted, self.attempts = (torch.zeros_like(self.tau, dtype=torch.long) for _ in range(3))
-        self.split = Splitting(func, x)
+        self.split, self.x = Splitting(func, x), x.flatten(1)
         self.lam = _flat(self.split.lam, x)
-        self.stages = Stages(x.flatten(1), self.lam, self.clock.span, self.tol)
-        self.stages.slopes[:, 0] = self._n(self.tau >= 0) - self.lam * self.stages.u  # F(x, t)
-        self.log_ratio = torch.zeros_like(self.stages.u[:, :1])
+        self.slope = self._n(self.tau, self.x, self.tau >= 0) - self.lam * self.x  # F(x, t)
+        self.stages = Stages(self.x, self.clock.span, self.tol)
+        self.log_ratio = torch.zeros_like(self.x[:, :1])
         """Of the last accepted step's error."""
         self.code = self._refusals()
-        self.running = self.code == 0
-        self.rows = x.new_full((len(self.asked), *self.stages.u.shape), torch.nan)
-        self.taken: list[tuple[Tensor, ...]] = []
+        self.rows = x.new_full((len(self.asked), *self.x.shape), torch.nan)
+        self.steps: list[ImplicitStep] = []
 
-    def run(self, max_steps: int, start: float | None) -> Solution:
-        """Step until every sample is done or has failed."""
-        over = self.running
-        self._begin(over, self._first_step(start))
-        while bool(self.running.any()):
-            self.stages.open(over & self.running)
-            over, ended = self.stages.iterate(self._n(self.running), self.running)
-            if bool(ended.any()):
-                self._finish(ended, max_steps)
+    def run(self, max_steps: int, start: float | None, keep: bool) -> Solution:
+        """Step until every sample is done or has failed; ``keep`` the accepted steps."""
+        h = self._first_step(start)
+        for _ in range(max_steps):
+            active = (self.tau < self.clock.span) & (self.code == 0)
+            if not bool(active.any()):
+                break
+            h = self._advance(h, active, keep)
+        self._code((self.tau < self.clock.span) & (self.code == 0), Status.MAX_STEPS)
         attempts, accepted = self.attempts[:, 0], self.accepted[:, 0]
         return Solution(
             t=self.times,
@@ -76,99 +74,74 @@ class ImplicitLoop:
             reached=self.clock.time(self.tau[:, 0], torch.float64),
         )
 
-    def steps(self) -> list[ImplicitStep]:
-        """The accepted steps: every sample's first ones together, its second ones together, and so on."""
-        if not self.taken:
-            return []
-        step, sample, times, stages = map(torch.cat, zip(*self.taken, strict=True))
-        place, shape = (step, sample), (int(step.max()) + 1, len(self.x0))
-        still = torch.cat((torch.zeros_like(self.tau), self.tau, self.tau), 1)
-        times = still.repeat(shape[0], 1, 1).index_put(place, times)
-        stages = stages.new_zeros(*shape, *stages.shape[1:]).index_put(place, stages)
-        made = []
-        for ends, values in zip(times, stages, strict=True):
-            h, begin, end = ends.T.reshape(3, *self._per_sample).unbind()
-            made.append(ImplicitStep(h, begin, end, list(values.mT.reshape(len(self.x0), -1, 5).unbind(-1))))
-        return made
+    def _shaped(self, per_sample: Tensor) -> Tensor:
+        """(N, 1) as (N, 1, ..., 1), which broadcasts to the state."""
+        return per_sample.reshape(-1, *[1] * (self.x0.ndim - 1))
 
-    @property
-    def _per_sample(self) -> tuple[int, ...]:
-        return len(self.x0), *[1] * (self.x0.ndim - 1)
-
-    def _n(self, active: Tensor) -> Tensor:
+    def _n(self, tau: Tensor, x: Tensor, active: Tensor) -> Tensor:
         self.calls = self.calls + active
-        t = self.clock.time(self.stages.now, self.x0.dtype).reshape(self._per_sample)
-        return self.split(t, self.stages.u.reshape(self.x0.shape)).flatten(1)
+        return self.split(self._shaped(self.clock.time(tau, x.dtype)), x.reshape(self.x0.shape)).flatten(1)
+
+    def _code(self, where: Tensor, status: Status) -> None:
+        self.code = self.code.masked_fill(where, _CODES.index(status))
 
     def _refusals(self) -> Tensor:
         """Codes of samples that cannot start."""
-        code, x = torch.zeros_like(self.calls), self.stages.u
+        code, x = torch.zeros_like(self.calls), self.x
         if self.clock.sign < 0:
             limit = math.log(torch.finfo(x.dtype).max)
             code[(self.lam * self.clock.span > limit).any(1)] = _CODES.index(Status.OVERFLOW)
         code[~(self.lam >= 0).all(1)] = _CODES.index(Status.NEGATIVE_DAMPING)
-        code[~torch.isfinite(x + self.stages.slopes[:, 0]).all(1)] = _CODES.index(Status.NOT_FINITE)
+        code[~torch.isfinite(x + self.slope).all(1)] = _CODES.index(Status.NOT_FINITE)
         return code
 
     def _first_step(self, start: float | None) -> Tensor:
         """Over which x moves by a hundredth of the tolerance's root: a cautious start, which grows tenfold a step."""
         if start is not None:
             return torch.full_like(self.tau, start)
-        speed = self.tol.ratio(self.stages.slopes[:, 0], self.stages.u.abs()).to(torch.float64)
+        speed = self.tol.ratio(self.slope, self.x.abs()).to(torch.float64)
         lam = self.lam.abs().amax(1, keepdim=True).to(torch.float64)
         h: Tensor = (self.tol.rtol**-0.5 / speed.nan_to_num(1e8, 1e8).clamp(min=1e-8)).clamp(max=self.clock.span)
         return h.clamp(max=0.1 / lam.clamp(min=0.1 / self.clock.span))
 
-    def _begin(self, which: Tensor, h: Tensor) -> None:
-        """Start steps of lengths h, cut to what is left."""
+    def _advance(self, h: Tensor, active: Tensor, keep: bool) -> Tensor:
+        """One attempt of every active sample; the lengths to try next."""
         left = self.clock.span - self.tau
-        end = torch.where(h >= left, self.clock.span, self.tau + h)
-        self.stages.begin(which, end, self.clock.sign * torch.minimum(h, left), self.lam)
-
-    def _finish(self, ended: Tensor, max_steps: int) -> None:
-        """Judge the steps of the samples that have come to the end of one, or could not, and start their next ones."""
-        good, h = self.stages.solved, self.stages.h.abs()
-        size = torch.maximum(self.stages.states[:, 2].abs(), self.stages.states[:, 7].abs())
-        ratio = self.tol.ratio(self.stages.error(), size)
-        ok, log_ratio = ended & good & (ratio <= 1), logarithm(ratio)
+        end = torch.where(active, torch.where(h >= left, self.clock.span, self.tau + h), self.tau)
+        h = torch.where(active, torch.minimum(h, left), 0.0)
+        stages, signed = self.stages, (self.clock.sign * h).to(self.x.dtype)
+        good = stages.solve(self._n, torch.cat((self.tau, end), 1), signed, self.slope, self.lam, active)
+        x = stages.states[:, 7]
+        ratio = self.tol.ratio(kencarp.error(stages.slopes), torch.maximum(self.x.abs(), x.abs()))
+        ok, log_ratio = good & (ratio <= 1), logarithm(ratio)
         wished = torch.where(good, h * step_factor(log_ratio, ok, self.log_ratio), 0.5 * h)
         self.log_ratio = torch.where(ok, log_ratio.clamp(min=FLOOR), self.log_ratio)
-        self.attempts = self.attempts + ended
-        stuck = ended & ~ok & (wished <= self.clock.shortest)
+        self.attempts, self.accepted = self.attempts + active, self.accepted + ok
+        stuck = active & ~ok & (wished <= self.clock.shortest)
         self._code(stuck, Status.STEP_UNDERFLOW)
         self._code(stuck & ~torch.isfinite(ratio), Status.NOT_FINITE)
         self._code(stuck & ~good, Status.INNER_SOLVE_FAILED)
-        rows = ok[:, 0].nonzero()[:, 0]
-        if len(rows):
-            self._accept(rows)
-        going = (self.tau < self.clock.span) & (self.code == 0)
-        self._code(going & (self.attempts >= max_steps), Status.MAX_STEPS)
-        self.running = going & (self.code == 0)
-        self._begin(ended & self.running, wished)
-
-    def _code(self, where: Tensor, status: Status) -> None:
-        self.code = self.code.masked_fill(where, _CODES.index(status))
-
-    def _accept(self, rows: Tensor) -> None:
-        """Move the samples ``rows``, (R,), to the end of their step; keep it and the asked times inside it."""
-        stages, begin, end = self.stages, self.tau[rows], self.stages.times[rows, 7:]
-        sample, row = ((begin < self.asked) & (self.asked <= end)).nonzero(as_tuple=True)
-        if len(row):
-            place = rows[sample]
-            theta = (self.asked[row, None] - begin[sample]) / stages.h[place].abs()
-            ends = (kept[place, slot] for slot in (0, 5) for kept in (stages.states[:, 2:], stages.slopes))
-            self.rows[row, place] = kencarp.hermite(theta.to(self.rows.dtype), *ends)
-        if self.keep:
-            times = torch.cat((stages.h[rows].abs(), begin, end), 1)
-            self.taken.append((self.accepted[rows, 0], rows, times, stages.states[rows, 3:]))
-        self.accepted[rows] += 1
-        self.tau[rows] = end
-        stages.end(rows)
-        x = stages.states[:, 2].reshape(self.x0.shape)
-        split = self.split.at(x)
+        end = torch.where(ok, end, self.tau)
+        self._output(end, h)
+        if keep and bool(ok.any()):
+            values = [state.reshape(self.x0.shape) for state in stages.states[:, 3:].clone().unbind(1)]
+            length, begin, until = map(self._shaped, (torch.where(ok, h, 0.0), self.tau, end))
+            self.steps.append(ImplicitStep(length, begin, until, values))
+        stages.end(ok)
+        self.tau, self.x = end, stages.states[:, 2]
+        self.slope = torch.where(ok, stages.slopes[:, 5] / torch.where(ok, signed, 1.0), self.slope)
+        split = self.split.at(self.x.reshape(self.x0.shape))
         if split is not self.split:
-            self.split, self.lam = split, _flat(split.lam, x)
-            self._code(self.running & ~(self.lam >= 0).all(1, keepdim=True), Status.NEGATIVE_DAMPING)
+            self.split, self.lam = split, _flat(split.lam, self.x0)
+            self._code(ok & ~(self.lam >= 0).all(1, keepdim=True), Status.NEGATIVE_DAMPING)
+        return wished
+
+    def _output(self, end: Tensor, h: Tensor) -> None:
+        """The asked times inside the steps."""
+        sample, row = ((self.tau < self.asked) & (self.asked <= end)).nonzero(as_tuple=True)
+        theta = ((self.asked[row, None] - self.tau[sample]) / h[sample]).to(self.x.dtype)
+        states, slopes = self.stages.states[sample], self.stages.slopes[sample]
+        self.rows[row, sample] = kencarp.hermite(theta, states[:, 2], slopes[:, 0], states[:, 7], slopes[:, 5])
 
 
 def _flat(lam: Tensor, x: Tensor) -> Tensor:

@@ -24,9 +24,6 @@ EMBEDDED = (
 )
 
 
-ERROR = tuple(weight - embedded for weight, embedded in zip(WEIGHTS, EMBEDDED, strict=True))
-
-
 def base(x: Tensor, slopes: list[Tensor]) -> Tensor:
     """The explicit part x + h Σ_j a_ij F_j of the stage i after ``slopes`` = h F_1, h F_2, ...; (N, *S)."""
     for weight, slope in zip(ROWS[len(slopes)], slopes, strict=True):
@@ -45,12 +42,18 @@ def stage_slope(stage: Tensor, base: Tensor) -> Tensor:
     return (stage - base) / GAMMA
 
 
+def error(slopes: Tensor) -> Tensor:
+    """The difference to the embedded method of order 3, (N, d), from the slopes h F, (N, 6, d)."""
+    weights = [weight - embedded for weight, embedded in zip(WEIGHTS, EMBEDDED, strict=True)]
+    return (slopes.new_tensor(weights)[:, None] * slopes).sum(1)
+
+
 def predict(times: Tensor, states: Tensor, tau: Tensor) -> Tensor:
     """The polynomial through ``states``, (N, K, d), at ``times``, (N, K), at the time ``tau``, (N, 1)."""
     same = torch.eye(times.shape[1], dtype=torch.bool, device=times.device)
     gaps = (times[:, :, None] - times[:, None]).masked_fill(same, 1.0)
     weights = ((tau - times)[:, None] / gaps).masked_fill(same, 1.0).prod(2)
-    return (weights[:, None].to(states.dtype) @ states)[:, 0]
+    return torch.bmm(weights[:, None].to(states.dtype), states)[:, 0]
 
 
 def hermite(theta: Tensor, x: Tensor, slope: Tensor, end: Tensor, end_slope: Tensor) -> Tensor:

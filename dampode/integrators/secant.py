@@ -44,9 +44,9 @@ class Secants:
         else:
             inner = self._gram - self._moves @ (g[:, None] * self._changes).mT
         y = torch.linalg.solve_ex(inner, _dots(residual, self._moves))[0]
-        return torch.addcmul(residual, g, (y[:, None] @ self._changes)[:, 0])
+        return torch.addcmul(residual, g, torch.bmm(y[:, None], self._changes)[:, 0])
 
 
 def _dots(vector: Tensor, rows: Tensor) -> Tensor:
     """The products of (N, d) with the rows of (N, M, d), (N, M): a row times a matrix, several times faster in bmm."""
-    return (vector[:, None] @ rows.mT)[:, 0]
+    return torch.bmm(vector[:, None], rows.mT)[:, 0]
