@@ -2,18 +2,20 @@
 
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from dampode import models
-from dampode.data import ImageData, pixels
+from dampode.data import ImageData
 from dampode.training import Execution, Recipe, fit
-from dampode.training.recipe import optimizer
+from dampode.training.processes import processes
+from dampode.training.run import Run
 
-GRAPHS = Execution("bf16", "reduce-overhead")
+FAST = Execution("bf16", "blocks", channels_last=True, step_graph=True)
 
 
 def images(n: int) -> ImageData:
@@ -23,71 +25,82 @@ def images(n: int) -> ImageData:
     return ImageData("random", x, y, x[:1], y[:1], 10)
 
 
-def epoch_seconds(depth: int, width: int, batch: int) -> dict[str, float]:
-    """Seconds an epoch of 50,000 images takes `fit`, after the one that compiles; bf16 with CUDA graphs."""
+def epoch_seconds(depth: int, width: int, batch: int) -> dict[str, list[float]]:
+    """Seconds that each epoch of 50,000 images takes `fit`; the first ones compile and record."""
     found = {}
     for name in ("resnet", "in_resnet"):
         torch.manual_seed(0)
         network = getattr(models, name)(depth, width=width).cuda()
-        history = fit(network, images(50_000), Recipe(epochs=4, batch_size=batch), execution=GRAPHS, label=name)
-        found[name] = statistics.median(history.seconds[1:])
+        found[name] = fit(
+            network, images(50_000), Recipe(epochs=8, batch_size=batch), execution=FAST, label=name
+        ).seconds
     return found
 
 
-def profile_table(depth: int, width: int, batch: int, steps: int = 50) -> list[dict[str, Any]]:
-    """The kernels that take the most time of the device, over some steps of In-ResNet in bf16 with CUDA graphs."""
-    network, few = models.in_resnet(depth, width=width).cuda(), images(batch * steps)
-    fit(network, few, Recipe(epochs=1, batch_size=batch), execution=GRAPHS)
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
-        fit(network, few, Recipe(epochs=1, batch_size=batch), execution=GRAPHS)
+def endless(run: Run) -> Iterator[Tensor]:
+    """Steps without end."""
+    while True:
+        yield from run.steps()
+
+
+def in_resnet_run(depth: int, width: int, batch: int, seed: int = 0) -> Iterator[Tensor]:
+    """In-ResNet's steps, recorded already."""
+    torch.manual_seed(seed)
+    network = models.in_resnet(depth, width=width).cuda().to(memory_format=torch.channels_last)
+    data = images(8 * batch)
+    run = Run(network, data, Recipe(batch_size=batch), FAST, seed, torch.channels_last, processes(data.x_train.device))
+    steps = endless(run)
+    for _ in range(5):
+        next(steps)
+    torch.cuda.synchronize()
+    return steps
+
+
+def profile_table(depth: int, width: int, batch: int, count: int = 20) -> dict[str, Any]:
+    """The kernels that take the most time of the device, over some steps of In-ResNet."""
+    steps = in_resnet_run(depth, width, batch)
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for _ in range(count):
+            next(steps)
         torch.cuda.synchronize()
     kernels = sorted(profiler.key_averages(), key=lambda k: k.self_device_time_total, reverse=True)
     total = sum(k.self_device_time_total for k in kernels)
-    return [
-        {"kernel": k.key[:100], "share": k.self_device_time_total / total, "calls_a_step": k.count / steps}
-        for k in kernels[:15]
+    rows = [
+        {
+            "kernel": k.key[:100],
+            "share": k.self_device_time_total / total,
+            "calls_a_step": k.count / count,
+            "us_a_call": k.self_device_time_total / k.count,
+        }
+        for k in kernels[:20]
     ]
+    return {
+        "kernels_a_step": sum(k.count for k in kernels) / count,
+        "device_ms_a_step": total / count / 1e3,
+        "rows": rows,
+    }
 
 
-def several_at_once(depth: int, width: int, batch: int, most: int = 4, steps: int = 50) -> dict[int, float]:
-    """Images a second of all of k = 1, 2, .. In-ResNets, each step a CUDA graph on a stream of its own."""
-    data, found = images(batch), {}
-    x = pixels(data.x_train).contiguous(memory_format=torch.channels_last)
-    graphs, streams = [], []
-    for seed in range(most):
-        torch.manual_seed(seed)
-        network = models.in_resnet(depth, width=width).cuda().to(memory_format=torch.channels_last)
-        update = optimizer(network, Recipe(batch_size=batch))
-
-        def step(network=network, update=update) -> None:
-            update.zero_grad()
-            with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
-                logits = network(x)
-            F.cross_entropy(logits.float(), data.y_train).backward()
-            update.step()
-
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                step()
-        torch.cuda.synchronize()
-        update.zero_grad()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            step()
-        graphs.append(graph)
-        streams.append(stream)
+def several_at_once(depth: int, width: int, batch: int, most: int = 8, count: int = 100) -> dict[int, float]:
+    """Images a second of all of k = 1, 2, 4, .. In-ResNets, each on a stream of its own."""
+    found, runs, streams = {}, [], []
+    k = 1
+    while k <= most:
+        for seed in range(len(runs), k):
+            streams.append(torch.cuda.Stream())
+            with torch.cuda.stream(streams[-1]):
+                runs.append(in_resnet_run(depth, width, batch, seed))
         for attempt in range(2):  # the first warms up
             torch.cuda.synchronize()
             start = time.perf_counter()
-            for _ in range(steps):
-                for one, its_stream in zip(graphs, streams, strict=True):
-                    with torch.cuda.stream(its_stream):
-                        one.replay()
+            for _ in range(count):
+                for run, stream in zip(runs, streams, strict=True):
+                    with torch.cuda.stream(stream):
+                        next(run)
             torch.cuda.synchronize()
             if attempt:
-                found[seed + 1] = steps * batch * len(graphs) / (time.perf_counter() - start)
+                found[k] = count * batch * k / (time.perf_counter() - start)
+        k *= 2
     return found
 
 
@@ -102,9 +115,19 @@ def measure(depth: int, width: int, batch: int) -> dict[str, Any]:
 
 def text(found: dict[str, Any]) -> str:
     """The same for people."""
-    lines = [f"seconds an epoch, bf16 with CUDA graphs: {found['epoch_s']}", "", "| kernel | share | calls a step |"]
-    lines += ["|---|---|---|"]
-    lines += [f"| {row['kernel']} | {row['share']:.1%} | {row['calls_a_step']:.1f} |" for row in found["profile"]]
+    epochs = {name: round(statistics.median(seconds[-3:]), 3) for name, seconds in found["epoch_s"].items()}
+    profiled = found["profile"]
+    lines = [
+        f"seconds an epoch, bf16, blocks compiled, steps recorded: {epochs}",
+        f"{profiled['kernels_a_step']:.0f} kernels and {profiled['device_ms_a_step']:.2f} ms of the device a step",
+        "",
+        "| kernel | share | calls a step | µs a call |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['kernel']} | {row['share']:.1%} | {row['calls_a_step']:.1f} | {row['us_a_call']:.1f} |"
+        for row in profiled["rows"]
+    ]
     several = found["images_per_s_of_k_seeds"]
     lines += ["", *(f"{k} seeds at once: {rate:.0f} images/s, {rate / several[1]:.2f}x" for k, rate in several.items())]
     return "\n".join(lines)

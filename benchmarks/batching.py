@@ -35,7 +35,7 @@ class Drive(VectorField):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="32 samples")
+    parser.add_argument("--quick", action="store_true", help="32 samples; prints only")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
@@ -78,6 +78,8 @@ def main() -> None:
         print(f"\n{name}")
         for key, value in row.items():
             print(f"  {key:52} {value:.3g}")
+    if args.quick:
+        return
     command = " ".join(["python benchmarks/batching.py", *sys.argv[1:]])
     write("batching", {**provenance(command, args.seed), "tolerance": TOL, "samples": n, "n": 1, "results": results})
 

@@ -14,8 +14,8 @@ import random
 import statistics
 import sys
 
-import matplotlib as mpl
 import torch
+from _axes import cost_against_damping
 from _fields import Problem, conv, counted, error, mlp
 from _report import RESULTS, provenance, write
 from _rivals import Solver, floor, ours, scipy_one_sample, torchdiffeq_adaptive
@@ -92,22 +92,13 @@ def table(name: str, rows: dict[str, dict]) -> None:
 
 def figure(results: dict[str, dict]) -> None:
     """Calls and seconds against λ, MLP."""
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    _, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    names = dict.fromkeys(solver for rows in results.values() for solver in rows)
-    for marker, solver in zip("oXsD^vP", names, strict=False):
-        for ax, kind in zip(axes, ("calls", "s"), strict=True):
-            rows = [(lam, results.get(f"MLP, λ = {lam:g}", {}).get(solver)) for lam in LAMS]
-            points = [(lam, row[kind]) for lam, row in rows if row]
-            if points:
-                ax.loglog([lam for lam, _ in points], [value for _, value in points], marker, ls="-", label=solver)
-    for ax, kind in zip(axes, ("calls of f", "seconds"), strict=True):
-        ax.set(xlabel="damping λ, ρ = 1 + λ", ylabel=f"{kind} for a relative error of 1e-5")
-        ax.grid(alpha=0.3)
-    axes[0].legend(fontsize=7)
-    plt.savefig(RESULTS / "implicit.png", dpi=150)
+    costs: dict[str, dict[float, tuple[float, float]]] = {}
+    for lam in LAMS:
+        for solver, row in results[f"MLP, λ = {lam:g}"].items():
+            points = costs.setdefault(solver, {})
+            if row:
+                points[lam] = row["calls"], row["s"]
+    cost_against_damping(costs, "damping λ, ρ = 1 + λ", RESULTS / "implicit.png")
 
 
 def main() -> None:

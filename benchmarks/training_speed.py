@@ -5,11 +5,11 @@
 
 The plain loop: a DataLoader that runs torchvision's crop and flip on PIL images, eager, NCHW, fp32, on the same
 networks. The engine: uint8 images and augmentation on the device, in its default layout, eager and compiled; on a CUDA
-device also in bf16 with CUDA graphs. Every round times all ways once, in a new random order, so that a machine that
-slows down slows all of them. Speed is the ratio to the plain loop of the same network in the same round, the cost of
-damping that of In-ResNet to ResNet; a median with a 95% bound by bootstrap. Goals: 1.5 a step on a CPU; damping 1.02
-beyond what a second ResNet shows. Images are random numbers: they cost what real ones cost. Epochs, the profile and
-several seeds at once are measured on a CUDA device only.
+device also in bf16 with its steps recorded as CUDA graphs. Every round times all ways once, in a new random order, so
+that a machine that slows down slows all of them. Speed is the ratio to the plain loop of the same network in the same
+round, the cost of damping that of In-ResNet to ResNet; a median with a 95% bound by bootstrap. Goals: 1.5 a step on a
+CPU; damping 1.02 beyond what a second ResNet shows. Images are random numbers: they cost what real ones cost. Epochs,
+the profile and several seeds at once are measured on a CUDA device only.
 """
 
 import argparse
@@ -122,10 +122,13 @@ def ways(args: argparse.Namespace, data: ImageData, stack: ExitStack) -> dict[st
 
     executions = {"engine": Execution(), "engine again (noise)": Execution()}
     if not args.eager:
-        executions["engine, compiled"] = Execution(compile="default")
+        executions["engine, blocks compiled"] = Execution(compile="blocks")
+    if args.whole:
+        executions["engine, compiled whole"] = Execution(compile="default")
     if data.x_train.device.type == "cuda":
         executions["engine, bf16"] = Execution("bf16")
-        executions["engine, bf16, CUDA graphs"] = Execution("bf16", "reduce-overhead")
+        executions["engine, bf16, steps recorded"] = Execution("bf16", step_graph=True)
+        executions["engine, bf16, blocks compiled, steps recorded"] = _training_cuda.FAST
     found = {f"plain, {name}": plain(network(name), data, args.batch, args.workers) for name in NETWORKS}
     for title, execution in executions.items():
         for name in NETWORKS if title != "engine again (noise)" else ["ResNet"]:
@@ -143,7 +146,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50 if cuda else 1, help="steps of each way in a round")
     parser.add_argument("--workers", type=int, default=4 if cuda else 0, help="of the plain loop's DataLoader")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--eager", action="store_true", help="leave out the compiled ways, which take minutes to start")
+    parser.add_argument("--eager", action="store_true", help="leave out the compiled ways")
+    parser.add_argument("--whole", action="store_true", help="compile whole networks too: minutes each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
     parser.add_argument("--name", default="training_speed", help="of the file under results/")
@@ -157,7 +161,7 @@ def main() -> None:
     data = ImageData("random", x, y, x[:1], y[:1], 10).to(args.device)
     with ExitStack() as stack:
         contestants = ways(args, data, stack)
-        started = {name: way(2) for name, way in contestants.items()}  # warms up and compiles
+        started = {name: way(6) for name, way in contestants.items()}  # warms up, compiles, records
         seconds: dict[str, list[float]] = {name: [] for name in contestants}
         for _ in range(args.rounds):
             for name in order.sample(list(contestants), len(contestants)):
@@ -177,7 +181,7 @@ def main() -> None:
             "median_s": (median := statistics.median(times)),
             "spread_s": statistics.median(abs(t - median) for t in times),
             "images_per_s": args.batch / median,
-            "first_two_steps_s": started[name],
+            "first_six_steps_s": started[name],
             "speed": against(name, f"plain, {name.rsplit(', ', 1)[1]}"),
         }
         for name, times in seconds.items()

@@ -1,7 +1,7 @@
 """Calls of f and seconds that an error along the whole trajectory costs, ours beside every rival in the same run.
 
     python benchmarks/work_precision.py          half an hour on two quiet cores
-    python benchmarks/work_precision.py --quick  a few minutes, small batches
+    python benchmarks/work_precision.py --quick  a few minutes, small batches; prints only
 
 Every problem is non-autonomous and starts away from its slow manifold. The error is the largest over all times of
 |x − x*| / |x*|, x* from AdaptiveExponential at 1e-8; each solver runs at its loosest tolerance, by half decades, that
@@ -21,8 +21,8 @@ import sys
 import time
 import warnings
 
-import matplotlib as mpl
 import torch
+from _axes import cost_against_damping
 from _fields import Problem, conv, counted, error, mlp
 from _report import RESULTS, provenance, write
 from _rivals import Solver, diffrax_solver, floor, ours, ours_compiled, scipy_one_sample, torchode_dopri5
@@ -212,26 +212,15 @@ def table(name: str, rows: dict[str, dict]) -> None:
 
 def figure(results: dict[str, dict]) -> None:
     """Calls of f for 1e-5 against λ, MLP, ρ = 1."""
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
     lams = {f"MLP, λ = {lam:g}, ρ = 1": lam for lam in (0.0, 1.0, 10.0, 1e2, 1e3, 1e4)}
-    _, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    names = dict.fromkeys(solver for name in lams if name in results for solver in results[name])
-    for marker, solver in zip("oXsD^v<>P*p", names, strict=False):
-        for ax, kind in zip(axes, ("calls", "forward s"), strict=True):
-            points = [
-                (max(lam, 0.1), results[name][solver]["1e-05"][kind])
-                for name, lam in lams.items()
-                if "1e-05" in results.get(name, {}).get(solver, {}) and kind in results[name][solver]["1e-05"]
-            ]
-            if points:
-                ax.loglog(*zip(*points, strict=True), marker=marker, label=solver)
-    for ax, kind in zip(axes, ("calls of f", "forward seconds"), strict=True):
-        ax.set(xlabel="damping λ (λ = 0 drawn at 0.1)", ylabel=f"{kind} for a relative error of 1e-5")
-        ax.grid(alpha=0.3)
-    axes[0].legend(fontsize=7)
-    plt.savefig(RESULTS / "work_precision.png", dpi=150)
+    measured = {max(lam, 0.1): results[name] for name, lam in lams.items() if name in results}
+    costs: dict[str, dict[float, tuple[float, float]]] = {}
+    for lam, rows in measured.items():
+        for solver, found in rows.items():
+            points = costs.setdefault(solver, {})
+            if "1e-05" in found:
+                points[lam] = found["1e-05"]["calls"], found["1e-05"]["forward s"]
+    cost_against_damping(costs, "damping λ (λ = 0 drawn at 0.1)", RESULTS / "work_precision.png")
 
 
 def main() -> None:
@@ -255,6 +244,8 @@ def main() -> None:
     wanted = {"torchode dopri5", "diffrax Tsit5", "diffrax Kvaerno5"}
     missing = sorted(wanted - {solver for rows in results.values() for solver in rows})
     print("\nnot measured:", ", ".join(missing) or "nothing")
+    if args.quick:
+        return
     command = " ".join(["python benchmarks/work_precision.py", *sys.argv[1:]])
     write(
         "work_precision",

@@ -2,7 +2,7 @@
 
     python examples/cifar_train.py                                  scikit-learn's digits, about two minutes
     python examples/cifar_train.py --data cifar10 --root data --download --depth 110 --epochs 160
-    python examples/cifar_train.py --data cifar10 --recipe cifar10 --precision bf16 --compile reduce-overhead
+    python examples/cifar_train.py --data cifar10 --recipe cifar10 --precision bf16 --compile blocks --step-graph
     python examples/cifar_train.py --data my_images.npz             x_train, y_train, x_test, y_test
     torchrun --nproc-per-node 2 examples/cifar_train.py             or accelerate launch: a GPU, or a CPU, a process
 
@@ -93,9 +93,11 @@ class Args:
     precision: Precision = "fp32"
     """fp32, or autocast to bf16 or fp16"""
     compile: Compile = "off"
-    """torch.compile's mode; reduce-overhead records CUDA graphs"""
+    """what torch.compile compiles, or its mode"""
     channels_last: bool | None = None
     """memory layout; chosen where it is not given"""
+    step_graph: bool = False
+    """record training steps as CUDA graphs"""
     checkpoint_every: int | None = None
     """steps between checkpoints within an epoch"""
     tensorboard: bool = False
@@ -176,13 +178,6 @@ def checkpoint(name: Model, seed: int, args: Args) -> Path:
     return args.out / "checkpoints" / f"{name}-seed{seed}.pt"
 
 
-def on_device(images: data.ImageData, device: str) -> data.ImageData:
-    try:
-        return images.to(training.local_device(device))
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from None
-
-
 def run(name: Model, seed: int, images: data.ImageData, args: Args) -> Run:
     torch.manual_seed(seed)
     model = build(name, images, args).to(images.x_train.device)
@@ -195,7 +190,7 @@ def run(name: Model, seed: int, images: data.ImageData, args: Args) -> Run:
         resume=args.resume,
         identity={"depth": args.depth, "width": args.width, "low": args.low, "high": args.high},
         label=f"{name}, seed {seed}",
-        execution=training.Execution(args.precision, args.compile, args.channels_last),
+        execution=training.Execution(args.precision, args.compile, args.channels_last, args.step_graph),
         checkpoint_every=args.checkpoint_every,
         logs=args.out / "logs" / f"{name}-seed{seed}",
         tensorboard=args.tensorboard,
@@ -271,7 +266,7 @@ def main(args: Args) -> None:
             training.require_writable(args.out)
             stack.enter_context(training.only_writer(args.out / "report.json"))
         images = data.load(args.data, root=args.root, download=args.download)
-        images = on_device(images.subset(args.train_images, args.test_images), args.device)
+        images = images.subset(args.train_images, args.test_images).to(training.local_device(args.device))
         check(images, args)
         if training.is_main():
             print(f"{images.name}: {len(images.x_train)} training and {len(images.x_test)} test images")

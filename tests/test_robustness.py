@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dampode import robustness
-from dampode.robustness import SEVERITIES, accuracy, corrupt, fgsm, ifgsm, pgd
+from dampode.robustness import SEVERITIES, accuracy, corrupt, fgsm, ifgsm, pgd, square, uniform_noise
 
 
 def net():
@@ -158,6 +158,16 @@ def test_refusals():
         fgsm(model, x - 1, y, 0.1)
     with pytest.raises(ValueError, match="eps must be at least 0"):
         fgsm(model, x, y, -0.1)
+    for call in (
+        lambda: fgsm(model, x, y, 8),
+        lambda: pgd(model, x, y, 0.1, alpha=2),
+        lambda: square(model, x, y, 8),
+        lambda: uniform_noise(x, 8),
+    ):
+        with pytest.raises(ValueError, match=r"must be at most 1, for pixels lie in .* divide 8-bit units by 255"):
+            call()
+    with pytest.raises(TypeError, match=r"images must be floating, got torch.uint8; divide 8-bit images by 255"):
+        accuracy(model, (255 * x).byte(), y)
     with pytest.raises(ValueError, match="eval mode"):
         fgsm(model.train(), x, y, 0.1)
     with pytest.raises(ValueError, match="batch_size must be a positive int"):

@@ -56,12 +56,31 @@ def test_a_saved_network_is_measured(saved, tmp_path):
         (["--network", "resnet"], "holds another architecture"),
         (["--network", "in_resnet", "--model", "none.safetensors"], "No such file"),
         (["--network", "in_resnet", "--eps", "-1"], "eps must be at least 0"),
+        (["--network", "in_resnet", "--eps"], "eps must hold at least one radius"),
+        (["--network", "in_resnet", "--device", "nowhere"], "device nowhere cannot be used here"),
         (["--network", "in_resnet", "--cifar-c", "nowhere"], "must exist: download CIFAR-10-C"),
     ],
 )
 def test_bad_input_ends_in_words(saved, tmp_path, flags, message):
     with pytest.raises(SystemExit, match=message):
         main([*SMALL, "--model", str(saved / "net.safetensors"), "--out", str(tmp_path), *flags])
+
+
+def test_flags_that_do_not_parse_end_in_words(capsys):
+    for flags, message in (
+        (["--network", "vgg"], "vgg"),
+        (["--model", "net.pt", "--network", "cnn"], "--out"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(flags)
+        assert end.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_missing_tyro_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    with pytest.raises(SystemExit, match=r"install dampode\[train\]"):
+        main([])
 
 
 def test_figures_draw_the_report():

@@ -153,6 +153,12 @@ def test_columns_are_what_they_say(plain):
     assert plain.noise_score() == pytest.approx(sum(sum(k) / 5 for k in kinds) / 4)
     with pytest.raises(KeyError, match="no 'fog' at 1"):
         plain.column("fog", 1)
+    with pytest.raises(KeyError, match=r"no 'PDG' was measured; there are .*'PGD'"):
+        plain.curve("PDG")
+    with pytest.raises(KeyError, match=r"no fog was measured; there are .*'shot_noise'"):
+        plain.noise_score("fog")
+    with pytest.raises(KeyError, match="no noise was measured"):
+        Report(4, (column("clean", 0.0, 3, 4, "clean"),), (), {}).noise_score()
 
 
 def test_the_worst_case_is_per_example(plain):
@@ -217,7 +223,7 @@ class Interrupted(nn.Module):
 
 
 def test_an_interruption_costs_little(tmp_path):
-    (x, y), path = digits(), tmp_path / "part.json"
+    (x, y), path = digits(), tmp_path / "new" / "part.json"
     x, y = x[:50], y[:50]
     settings = {"eps": [8 / 255], "noises": ["shot_noise"], "attacks": QUICK, "partial": path}
     whole = evaluate(Interrupted(10**6).eval(), x, y, eps=[8 / 255], noises=["shot_noise"], attacks=QUICK)
@@ -225,7 +231,7 @@ def test_an_interruption_costs_little(tmp_path):
         evaluate(Interrupted(9).eval(), x, y, **settings)
     finished = json.loads(path.read_text())["finished"]
     assert 5 < len(finished) < len(whole.columns)
-    assert [p.name for p in tmp_path.iterdir()] == ["part.json"]
+    assert [p.name for p in path.parent.iterdir()] == ["part.json"]
     resumed = evaluate(Interrupted(10**6).eval(), x, y, **settings)
     assert resumed.to_json() == whole.to_json()
     again = evaluate(Interrupted(1).eval(), x, y, **settings)  # one call: the check of the input
@@ -266,6 +272,8 @@ def test_modes_come_back_and_bad_input_ends_in_words():
         ({"eps": [-0.1]}, ValueError, "eps must be at least 0"),
         ({"eps": [0.1, 0.1]}, ValueError, "eps must hold none twice"),
         ({"eps": []}, ValueError, "eps must hold at least one radius"),
+        ({"eps": [8]}, ValueError, "eps must be at most 1"),
+        ({"severities": []}, ValueError, "severities must hold at least one"),
         ({"noises": ["fog"]}, ValueError, "noise must be one of gaussian_noise, shot_noise"),
         ({"severities": [0]}, ValueError, "severity must be 1, 2, 3, 4 or 5, got 0"),
         ({"severities": [True]}, ValueError, "severity must be 1, 2, 3, 4 or 5, got True"),

@@ -1,4 +1,5 @@
 import csv
+import importlib
 import os
 import subprocess
 import sys
@@ -109,9 +110,9 @@ def test_kill_9_in_mid_epoch_resumes_to_the_same_weights(tmp_path):
     recipe = Recipe(epochs=1000, batch_size=8)
     whole, resumed = (nn.Sequential(nn.Identity(), net()) for _ in range(2))
     # the learning rate is constant for the first 500 epochs, so a shorter recipe with late milestones is the same run
-    short = replace(recipe, epochs=epochs, milestones=(2.0,))
+    short = replace(recipe, epochs=epochs, milestones=(1.0,))
     fit(whole, tiny(), short, seed=3)
-    state["settings"]["recipe"] |= {"epochs": epochs, "milestones": (2.0,)}
+    state["settings"]["recipe"] |= {"epochs": epochs, "milestones": (1.0,)}
     training.save_checkpoint(path, state)
     fit(resumed, tiny(), short, seed=3, checkpoint=path, resume=True)
     assert torch.equal(weights(resumed), weights(whole))
@@ -267,6 +268,20 @@ def test_tensorboard_that_is_missing_is_said(tmp_path, monkeypatch):
         fit(net(), tiny(), Recipe(epochs=1, batch_size=16), logs=tmp_path, tensorboard=True)
 
 
+@pytest.mark.parametrize("package", ["accelerate", "tqdm"])
+def test_a_package_that_is_missing_is_said(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "dampode.training")
+    with pytest.raises(ImportError, match=rf"training needs {package}: install dampode\[train\]"):
+        importlib.import_module("dampode.training")
+
+
+def test_files_may_be_named_by_strings(tmp_path):
+    fit(net(), tiny(), Recipe(epochs=1, batch_size=16), checkpoint=f"{tmp_path}/run.pt", logs=str(tmp_path))
+    training.save_checkpoint(f"{tmp_path}/copy.pt", training.load_checkpoint(f"{tmp_path}/run.pt"))
+    assert sorted(p.name for p in tmp_path.glob("*.*") if p.name[0] != ".") == ["copy.pt", "log.csv", "run.pt"]
+
+
 def test_what_does_not_fit_is_refused_in_words(tmp_path):
     with pytest.raises(ValueError, match="batch_size must not exceed the training set, got 128 for 40 images"):
         fit(net(), tiny(), Recipe(epochs=1))
@@ -278,6 +293,13 @@ def test_what_does_not_fit_is_refused_in_words(tmp_path):
         _require_fit(net(), tiny(), Recipe(batch_size=16, parts=2), Execution(), 3)
     with pytest.raises(ValueError, match="checkpoint_every must be a positive int"):
         fit(net(), tiny(), Recipe(epochs=1, batch_size=16), checkpoint_every=0)
+    for flags, missing in (
+        ({"resume": True}, "checkpoint"),
+        ({"checkpoint_every": 2}, "checkpoint"),
+        ({"tensorboard": True}, "logs"),
+    ):
+        with pytest.raises(ValueError, match=f"got {missing}=None; name i"):
+            fit(net(), tiny(), Recipe(epochs=1, batch_size=16), **flags)
 
 
 def test_a_second_run_on_one_file_is_refused(tmp_path):
@@ -295,6 +317,7 @@ def test_a_second_run_on_one_file_is_refused(tmp_path):
         {"lr": 0.0},
         {"momentum": -1.0},
         {"momentum": 1.0},
+        {"milestones": (80, 120)},
         {"weight_decay": float("nan")},
         {"parts": 0},
     ],

@@ -7,6 +7,7 @@ from torch import nn
 
 from dampode import data, models, training
 from dampode.training import Execution, Recipe, fit
+from dampode.training.run import Run
 
 
 def convolutional(width=8):
@@ -93,9 +94,59 @@ def test_compiled_is_the_same_run(tmp_path):
     assert set(training.load_checkpoint(path)["model"]) == set(plain.state_dict())
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo reads it
+def test_blocks_alike_are_compiled_once(digits):
+    """One step of networks of 12 blocks, 5 kinds; torch.compile alone would give up at the 8th."""
+    few = digits.subset(train=32)
+    recipe = Recipe(epochs=1, batch_size=32, lr=0.01)
+    for make in (models.in_resnet, models.lambda_in_resnet):
+        stepped, before = [], torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        for compile in ("off", "blocks"):
+            torch.manual_seed(0)
+            model = make(26, width=8, in_channels=1, mean=(0.3,), std=(0.4,))
+            fit(model, few, recipe, execution=Execution(compile=compile))
+            stepped.append(weights(model))
+        torch.testing.assert_close(*stepped, rtol=1e-4, atol=1e-4)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before in (3, 6)  # entries are compiled already
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.parametrize("compile", ["off", "blocks"])
+def test_recorded_steps_are_steps(digits, compile, tmp_path, monkeypatch):
+    """Six epochs of three steps, the last one smaller, with two new learning rates; then interrupted and resumed."""
+    on_gpu = digits.subset(train=80).to("cuda")
+    recipe, path = Recipe(epochs=6, batch_size=32, lr=0.01, milestones=(0.5, 0.75)), tmp_path / "run.pt"
+    plain, recorded, resumed = (convolutional().cuda() for _ in range(3))
+    execution, set_lr = Execution(compile=compile, step_graph=True), Run._set_lr
+
+    def until_the_fifth_epoch(run, lr):
+        if run.epoch == 4:
+            raise KeyboardInterrupt
+        set_lr(run, lr)
+
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        fit(plain, on_gpu, recipe)
+        fit(recorded, on_gpu, recipe, execution=execution)
+        with monkeypatch.context() as patched:
+            patched.setattr(Run, "_set_lr", until_the_fifth_epoch)
+            with pytest.raises(KeyboardInterrupt):
+                fit(resumed, on_gpu, recipe, execution=execution, checkpoint=path)
+        fit(resumed, on_gpu, recipe, execution=execution, checkpoint=path, resume=True)
+    torch.testing.assert_close(weights(recorded), weights(plain), rtol=1e-3, atol=2e-3)
+    torch.testing.assert_close(weights(resumed), weights(plain), rtol=1e-3, atol=2e-3)
+
+
 def test_executions_are_checked():
-    for wrong, words in (({"precision": "fp8"}, "precision must be one of fp32"), ({"compile": True}, "compile must")):
+    for wrong, words in (
+        ({"precision": "fp8"}, "precision must be one of fp32"),
+        ({"compile": True}, "compile must"),
+        ({"step_graph": True, "precision": "fp16"}, "step_graph takes bf16 or fp32"),
+        ({"step_graph": True, "compile": "reduce-overhead"}, "step_graph takes .* no mode that records graphs"),
+    ):
         with pytest.raises(ValueError, match=words):
             Execution(**wrong)
     with pytest.raises(TypeError, match="channels_last must be True, False or None"):
         Execution(channels_last=1)
+    with pytest.raises(ValueError, match="step_graph records CUDA graphs of one process alone, got cpu"):
+        fit(net(), tiny(), Recipe(epochs=1, batch_size=16), execution=Execution(step_graph=True))

@@ -2,6 +2,7 @@
 
     python benchmarks/paper/run.py table1 --dataset cifar10 --seeds 0 1 2 3 4 --scale full --root data
     python benchmarks/paper/run.py next --minutes 9 --root data      the next missing rows, within nine minutes
+    python benchmarks/paper/run.py next --precision bf16 --compile blocks --step-graph   quick on CUDA
     python benchmarks/paper/run.py arms --scale small --seeds 0 1 2
 
 The target is table1 to table14, figure1 to figure8, arms, lambda_arms (what the robustness comes from) or next. A run
@@ -29,7 +30,7 @@ from work import checkpoint, claimed, complete, partial
 
 from dampode import data
 from dampode._checks import require_positive
-from dampode.training import Execution, require_writable
+from dampode.training import Execution, local_device, require_writable
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ class Args:
     """folder of checkpoints"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """what training computes in; measurements are in fp32"""
-    compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
-    """mode of torch.compile in training"""
+    compile: Literal["off", "blocks", "default", "reduce-overhead", "max-autotune"] = "off"
+    """what torch.compile compiles in training, or its mode"""
+    step_graph: bool = False
+    """record training steps as CUDA graphs"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """cpu, cuda, ..."""
 
@@ -93,7 +96,7 @@ def run(jobs: list[Job], args: Args, results: Path = store.RESULTS) -> None:
     """
     store.read_all(results)
     command = shlex.join(["python", "benchmarks/paper/run.py", *sys.argv[1:]])
-    execution = Execution(args.precision, args.compile)
+    execution = Execution(args.precision, args.compile, step_graph=args.step_graph)
     images: dict[str, data.ImageData] = {}
     job, before, finished = jobs[0], saved(jobs[0], args.out), 0
     try:
@@ -126,11 +129,7 @@ def run(jobs: list[Job], args: Args, results: Path = store.RESULTS) -> None:
 def load(job: Job, args: Args) -> data.ImageData:
     """The data set, cut to the scale, on the device."""
     whole = data.load(job.dataset, root=args.root, download=args.download)
-    images = whole.subset(job.scale.train_images, job.scale.test_images)
-    try:
-        return images.to(args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {args.device} cannot be used here: {str(error).splitlines()[0]}") from None
+    return whole.subset(job.scale.train_images, job.scale.test_images).to(local_device(args.device))
 
 
 def saved(job: Job, out: Path) -> list[int]:

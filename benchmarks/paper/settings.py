@@ -65,6 +65,6 @@ CODE = Protocol(
 )
 PROTOCOLS = {protocol.name: protocol for protocol in (TEXT, CODE)}
 
-FULL = Scale("full")
-SMALL = Scale("small", narrow=4, epochs=16, train_images=10_000, test_images=1_000, attacked_images=500)
+FULL = Scale("full", attacked_images=2_000)
+SMALL = Scale("small", narrow=4, epochs=40, train_images=10_000, test_images=2_000, attacked_images=500)
 SCALES = {scale.name: scale for scale in (FULL, SMALL)}

@@ -5,51 +5,69 @@ checkpoint (.pt). report.json, report.md and robustness.png are written under --
 it was when the same command is given again.
 """
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 
 from dampode import data, models, robustness, training
 
-NETWORKS = {
-    "resnet": models.resnet,
-    "in_resnet": models.in_resnet,
-    "lambda_in_resnet": models.lambda_in_resnet,
-    "cnn": models.cnn,
-}
+
+@dataclass(frozen=True)
+class Args:
+    """Measure the robustness of a saved network."""
+
+    model: Path
+    """file of dampode.models.save, or a checkpoint (.pt)"""
+    network: Literal["resnet", "in_resnet", "lambda_in_resnet", "cnn"]
+    """which network the file is of; a .pt of another one with the same tensors goes unnoticed"""
+    out: Path
+    """folder of the report"""
+    depth: int = 110
+    """weighted layers"""
+    width: int = 16
+    """channels of the first stage"""
+    data: str = "cifar10"
+    """digits, cifar10, cifar100, or the path of an .npz file"""
+    root: Path = Path("data")
+    """folder of the CIFAR files"""
+    images: int | None = None
+    """measure on a random subset of the test images of this size"""
+    eps: tuple[float, ...] = (1, 2, 4, 8)
+    """radii, in 1/255"""
+    steps: int = 20
+    """steps of IFGSM and PGD"""
+    alpha: float = 2
+    """step of IFGSM and PGD, in 1/255"""
+    restarts: int = 1
+    """random starts of PGD"""
+    cifar_c: Path | None = None
+    """folder of the official CIFAR-C files; else noise is drawn"""
+    seed: int = 0
+    """seed of all draws"""
+    batch_size: int = 500
+    """images a forward pass"""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """cpu, cuda, ..."""
 
 
-def arguments(command: Sequence[str] | None) -> argparse.Namespace:
+def arguments(command: Sequence[str] | None) -> Args:
     """The command line, or a list of flags."""
-    parser = argparse.ArgumentParser("python -m dampode.robustness", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", type=Path, required=True, help="file of dampode.models.save, or a checkpoint (.pt)")
-    parser.add_argument("--network", choices=NETWORKS, required=True)
-    parser.add_argument("--depth", type=int, default=110)
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--data", default="cifar10", help="digits, cifar10, cifar100, or the path of an .npz file")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the CIFAR files")
-    parser.add_argument("--images", type=int, help="measure on a random subset of the test images of this size")
-    parser.add_argument("--eps", type=float, nargs="+", default=[1, 2, 4, 8], help="radii, in 1/255")
-    parser.add_argument("--steps", type=int, default=20, help="steps of IFGSM and PGD")
-    parser.add_argument("--alpha", type=float, default=2, help="step of IFGSM and PGD, in 1/255")
-    parser.add_argument("--restarts", type=int, default=1, help="random starts of PGD")
-    parser.add_argument("--cifar-c", type=Path, help="folder of the official CIFAR-C files; else noise is drawn")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the report")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=500)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    return parser.parse_args(command)
+    try:
+        import tyro
+    except ImportError:
+        raise ImportError("the command line is tyro's: install dampode[train]") from None
+    return tyro.cli(Args, prog="python -m dampode.robustness", description=__doc__, args=command)
 
 
-def load(args: argparse.Namespace, images: data.ImageData) -> nn.Module:
+def load(args: Args, images: data.ImageData) -> nn.Module:
     """The network, filled from its file."""
     mean, std = images.statistics()
-    model: nn.Module = NETWORKS[args.network](
-        args.depth, images.num_classes, width=args.width, in_channels=images.channels, mean=mean, std=std
-    )
+    build: Callable[..., nn.Module] = getattr(models, args.network)
+    model = build(args.depth, images.num_classes, width=args.width, in_channels=images.channels, mean=mean, std=std)
     if args.model.suffix == ".pt":
         state = training.load_checkpoint(args.model)["model"]
         try:
@@ -58,13 +76,14 @@ def load(args: argparse.Namespace, images: data.ImageData) -> nn.Module:
             raise ValueError(f"{args.model} must be of the network named: {error}") from None
     else:
         models.load(model, args.model)
-    return model.to(args.device).eval()
+    return model.to(images.x_test.device).eval()
 
 
-def measure(args: argparse.Namespace) -> None:
+def measure(args: Args) -> None:
     """Measure and write."""
     training.require_writable(args.out)
-    images = data.load(args.data, root=args.root).subset(test=args.images).to(args.device)
+    device = training.local_device(args.device)
+    images = data.load(args.data, root=args.root).subset(test=args.images).to(device)
     model = load(args, images)
     x, y = data.pixels(images.x_test), images.y_test
     alpha = args.alpha / 255
@@ -81,7 +100,7 @@ def measure(args: argparse.Namespace) -> None:
         y,
         eps=[e / 255 for e in args.eps],
         attacks=attacks,
-        noise=robustness.CifarCFiles(args.cifar_c, y, args.device) if args.cifar_c else None,
+        noise=robustness.CifarCFiles(args.cifar_c, y, device) if args.cifar_c else None,
         seed=args.seed,
         batch_size=args.batch_size,
         partial=partial,

@@ -5,8 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dampode._checks import require_nonnegative, require_positive, require_positive_int
+from dampode._checks import require_positive, require_positive_int
 from dampode.robustness.classifier import margins, predict, predict_and_differentiate, require_attackable
+from dampode.robustness.noise import require_length
 
 Keep = Literal["strongest", "first", "last"]
 """Which iterate of an attack an example keeps, see `ifgsm`."""
@@ -19,20 +20,20 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, batch_size: int 
         model: classifier of pixels, in eval mode; its parameters' gradients are left alone.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
-        eps: radius ε >= 0 in pixel units, such as 2/255.
+        eps: radius ε in pixel units, in [0, 1], such as 2/255.
         batch_size: images a forward pass.
 
     Returns:
         The perturbed pixels in [0, 1], |x' − x| <= ε.
 
     Raises:
-        ValueError: ε is negative, pixels lie outside [0, 1], labels do not fit, the model is in training mode, or a
+        ValueError: ε or pixels lie outside [0, 1], labels do not fit, the model is in training mode, or a
             logit is not finite.
         TypeError: pixels are not float32 or float64, or labels not int64.
 
     Source: Yang et al. 2020, Eq. 19; Goodfellow et al. 2015.
     """
-    require_nonnegative(eps, "eps")
+    require_length(eps, "eps")
     require_positive_int(batch_size, "batch_size")
     require_attackable(model, x, y)
     _, gradient = predict_and_differentiate(model, x, y, batch_size)
@@ -56,8 +57,8 @@ def ifgsm(
         model: classifier of pixels, in eval mode; its parameters' gradients are left alone.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
-        eps: radius ε >= 0 in pixel units.
-        alpha: step α > 0 in pixel units.
+        eps: radius ε in pixel units, in [0, 1].
+        alpha: step α in pixel units, in (0, 1].
         steps: number of iterations M.
         keep: "strongest" returns each example's iterate of the largest margin, max_{j≠y} z_j − z_y over logits z,
             since with α close to 2ε the iteration can oscillate. "first" returns its first misclassified iterate, and
@@ -100,8 +101,8 @@ def pgd(
         model: classifier of pixels, in eval mode; its parameters' gradients are left alone.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
-        eps: radius ε >= 0 in pixel units.
-        alpha: step α > 0 in pixel units.
+        eps: radius ε in pixel units, in [0, 1].
+        alpha: step α in pixel units, in (0, 1].
         steps: number of iterations.
         restarts: random starts; of their results each example keeps the one of the largest margin.
         keep: which iterate a start gives, as in `ifgsm`; with "first", a broken example starts no more.
@@ -154,8 +155,8 @@ def recentered_pgd(
         model: classifier of pixels, in eval mode.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
-        eps: radius ε >= 0 of the start, and of the ball around it.
-        alpha: step α > 0 in pixel units.
+        eps: radius ε, in [0, 1], of the start, and of the ball around it.
+        alpha: step α in pixel units, in (0, 1].
         steps: number of iterations.
         generator: source of the starts, on x's device.
         batch_size: images a forward pass.
@@ -213,8 +214,9 @@ def _ascend(
 
 
 def _require_iteration(eps: float, alpha: float, steps: int, keep: str, batch_size: int) -> None:
-    require_nonnegative(eps, "eps")
+    require_length(eps, "eps")
     require_positive(alpha, "alpha")
+    require_length(alpha, "alpha")
     require_positive_int(steps, "steps")
     require_positive_int(batch_size, "batch_size")
     if keep not in ("strongest", "first", "last"):

@@ -9,12 +9,12 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from dampode._checks import require_instance, require_nonnegative, require_positive_int
+from dampode._checks import require_instance, require_positive_int
 from dampode.robustness import laws
 from dampode.robustness.classifier import evaluating, require_attackable
 from dampode.robustness.ledger import Ledger, fingerprint
 from dampode.robustness.measuring import Measuring, Task
-from dampode.robustness.noise import SEVERITIES, require_noise
+from dampode.robustness.noise import SEVERITIES, require_length, require_noise
 from dampode.robustness.report import Column, Report
 from dampode.robustness.sources import Drawn, NoiseSource, blocks
 from dampode.robustness.specs import FGSM, IFGSM, PGD, Attack, Square, UniformNoise
@@ -57,23 +57,24 @@ def evaluate(
         model: classifier of pixels; its mode and its parameters' gradients are as before afterwards.
         x: pixels in [0, 1], (N, C, H, W), on the model's device.
         y: labels, (N,).
-        eps: radii of the attacks, >= 0 in pixel units.
+        eps: radii of the attacks in pixel units, in [0, 1].
         attacks: name -> attack with its settings.
         noises: kinds of noise, keys of ``SEVERITIES``.
         severities: severities of each, 1 to 5.
         noise: where noisy images come from; `Drawn` from x by default.
         seed: seed of all draws.
         batch_size: images a forward pass.
-        partial: file that is written as blocks are finished; a call with the same model, data and settings goes on
-            from it.
+        partial: file that is written as blocks are finished, its folder made; a call with the same model, data and
+            settings goes on from it.
         progress: whether to show a progress bar (tqdm).
 
     Returns:
         The report, per-example results included.
 
     Raises:
-        ValueError: pixels outside [0, 1], a radius that is negative or comes twice, labels that do not fit, an
-            unknown noise or severity, a logit that is not finite, or a partial file of another measurement.
+        ValueError: pixels outside [0, 1], a radius outside [0, 1] or twice, labels that do not fit, an unknown noise
+            or severity, noises without severities, a logit that is not finite, or a partial file of another
+            measurement.
         TypeError: pixels are not float32 or float64, labels not int64, or an attack is no `Attack`.
     """
     noise = Drawn(x, seed) if noise is None else noise
@@ -135,9 +136,11 @@ def _check(
     batch_size: int,
 ) -> None:
     for e in eps:
-        require_nonnegative(e, "eps")
+        require_length(e, "eps")
     if attacks and not eps:
         raise ValueError("eps must hold at least one radius for the attacks, got none; pass attacks={} for no attack")
+    if noises and not severities:
+        raise ValueError("severities must hold at least one for the noises, got none; pass noises=() for no noise")
     if x.ndim != 4:
         raise ValueError(f"a report needs images (N, C, H, W), got shape {tuple(x.shape)}")
     taken = {"clean", *noises} & set(attacks)

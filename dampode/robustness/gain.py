@@ -69,7 +69,8 @@ def ensemble_gain(members: Sequence[Report], ensemble: Report) -> EnsembleGain:
         ensemble: `evaluate` of their `Ensemble`, likewise.
 
     Raises:
-        ValueError: no members, or reports of different images, noises or seeds.
+        ValueError: no members, or reports of different numbers of images, noises, severities or seeds. That the images
+            are the same, a report cannot tell.
 
     Source: Yang et al. 2020, Sec. 4.6 and Appendix C.
     """

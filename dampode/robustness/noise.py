@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dampode._checks import require_instance, require_state
+from dampode._checks import require_instance, require_nonnegative, require_state
 
 SEVERITIES = {
     "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.10),
@@ -56,6 +56,13 @@ def require_noise(name: str, severity: int) -> None:
         raise ValueError(f"noise must be one of {', '.join(SEVERITIES)}, got {name!r}")
     if isinstance(severity, bool) or not isinstance(severity, int) or severity not in (1, 2, 3, 4, 5):
         raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
+
+
+def require_length(value: float, name: str) -> None:
+    """Raise unless a radius or step is at least 0 and at most 1, the length of the whole range of pixels."""
+    require_nonnegative(value, name)
+    if value > 1:
+        raise ValueError(f"{name} must be at most 1, for pixels lie in [0, 1], got {value}; divide 8-bit units by 255")
 
 
 def require_pixels(x: Tensor) -> None:

@@ -102,14 +102,27 @@ class Report:
         return sorted({c.strength for c in self.columns if c.group == group})
 
     def curve(self, name: str) -> tuple[list[float], list[float]]:
-        """Severities or radii, ascending, and the accuracy at each; the clean accuracy comes first, at 0."""
+        """Severities or radii, ascending, and the accuracy at each; the clean accuracy comes first, at 0.
+
+        Raises:
+            KeyError: nothing of this name was measured; what was is listed.
+        """
         columns = sorted((c for c in self.columns if c.name == name and c.group != "probe"), key=lambda c: c.strength)
+        if not columns:
+            raise KeyError(f"no {name!r} was measured; there are {[*self.names('noise'), *self.names('attack')]}")
         points = {0.0: self.clean} | {c.strength: c.accuracy for c in columns}
         return list(points), list(points.values())
 
     def noise_score(self, name: str | None = None) -> float:
-        """Mean over the severities of a noise; without a name, the mean of that over all noises, as in the paper."""
-        names = self.names("noise") if name is None else [name]
+        """Mean over the severities of a noise; without a name, the mean of that over all noises, as in the paper.
+
+        Raises:
+            KeyError: no such noise, or none at all, was measured.
+        """
+        measured = self.names("noise")
+        names = measured if name is None else [name]
+        if not names or not set(names) <= set(measured):
+            raise KeyError(f"no {name or 'noise'} was measured; there are {measured}")
         scores = [np.mean([c.accuracy for c in self.columns if c.group == "noise" and c.name == k]) for k in names]
         return float(np.mean(scores))
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from dampode._checks import require_nonnegative, require_positive_int
+from dampode._checks import require_positive_int
 from dampode.robustness.classifier import margins, predict, require_attackable
-from dampode.robustness.noise import require_pixels
+from dampode.robustness.noise import require_length, require_pixels
 
 FIRST_SHARE = 0.8
 """Share of the image that the first squares cover."""
@@ -18,17 +18,17 @@ def uniform_noise(x: Tensor, eps: float, generator: torch.Generator | None = Non
 
     Args:
         x: pixels in [0, 1], (N, *S).
-        eps: radius ε >= 0 in pixel units.
+        eps: radius ε in pixel units, in [0, 1].
         generator: source of the draws, on x's device.
 
     Returns:
         The perturbed pixels in [0, 1], |x' − x| <= ε.
 
     Raises:
-        ValueError: ε is negative, or pixels lie outside [0, 1].
+        ValueError: ε or pixels lie outside [0, 1].
         TypeError: pixels are not float32 or float64.
     """
-    require_nonnegative(eps, "eps")
+    require_length(eps, "eps")
     require_pixels(x)
     delta = 2 * torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - 1
     return (x + eps * delta).clamp(0, 1)
@@ -53,7 +53,7 @@ def square(
         model: classifier of pixels, in eval mode.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
-        eps: radius ε >= 0 in pixel units.
+        eps: radius ε in pixel units, in [0, 1].
         queries: forward passes an image.
         generator: source of the draws, on x's device; they do not depend on ``batch_size``.
         batch_size: images a forward pass.
@@ -67,7 +67,7 @@ def square(
 
     Source: Andriushchenko et al. 2020, Square Attack, its L∞ form.
     """
-    require_nonnegative(eps, "eps")
+    require_length(eps, "eps")
     require_positive_int(queries, "queries")
     require_positive_int(batch_size, "batch_size")
     require_attackable(model, x, y)

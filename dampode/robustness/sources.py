@@ -31,7 +31,8 @@ def stream(device: torch.device, *parts: str | int | float) -> torch.Generator:
 class NoiseSource(ABC):
     """Noisy versions of n images in order, a block at a time.
 
-    ``title`` says in a report what the images are.
+    ``title`` says in a report what the images are, and ``repr`` what tells this source from others: a partial
+    measurement is gone on with where it is the same, so it holds no address in memory.
     """
 
     title: str

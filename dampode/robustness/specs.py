@@ -16,6 +16,7 @@ from dampode.robustness.search import square, uniform_noise
 class Attack(ABC):
     """An attack in L∞ and its settings.
 
+    Its ``repr`` tells it from others in reports and partial measurements, so it holds no address in memory.
     ``reach`` is the distance it may go, in ε: 1 but for a compatibility protocol.
     """
 

@@ -32,23 +32,23 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise OSError(f"{path} could not be written ({error}); the one before it is untouched") from None
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
     """Write a checkpoint atomically.
 
     Raises:
         OSError: it cannot be written; the old checkpoint is then as it was.
     """
-    write_atomically(path, lambda file: torch.save(state, file))
+    write_atomically(Path(path), lambda file: torch.save(state, file))
 
 
-def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a checkpoint of `save_checkpoint`: tensors and plain values only, no code.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: the file is damaged, truncated or holds something else.
     """
-    if not path.is_file():
+    if not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint {path} must exist; got no such file")
     try:
         state: Any = torch.load(path, map_location=map_location, weights_only=True)

@@ -26,13 +26,13 @@ def fit(
     recipe: Recipe,
     *,
     seed: int = 0,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     resume: bool = False,
     identity: Mapping[str, str | int | float] | None = None,
     label: str = "training",
     execution: Execution = Execution(),
     checkpoint_every: int | None = None,
-    logs: Path | None = None,
+    logs: str | Path | None = None,
     tensorboard: bool = False,
 ) -> History:
     """Train a classifier of pixels in place, on the device where it and the data are.
@@ -65,14 +65,21 @@ def fit(
         The history, resumed epochs included.
 
     Raises:
-        ValueError: the batch is larger than the set, the checkpoint is damaged or of another run or architecture, or a
-            setting does not fit the device or the processes.
+        ValueError: the batch is larger than the set, the checkpoint is damaged or of another run or architecture, a
+            setting does not fit the device or the processes, or one that is about a file comes without its path.
+        TypeError: checkpoint_every is no int.
+        ImportError: TensorBoard is asked for and not installed.
         OSError: a file cannot be written, or another run is writing it.
     """
     together = processes(data.x_train.device)
     _require_fit(model, data, recipe, execution, together.num_processes)
     if checkpoint_every is not None:
         require_positive_int(checkpoint_every, "checkpoint_every")
+    if checkpoint is None and (resume or checkpoint_every is not None):
+        raise ValueError("resume and checkpoint_every are about a checkpoint, got checkpoint=None; name its file")
+    if logs is None and tensorboard:
+        raise ValueError("TensorBoard's events are written into the folder of the logs, got logs=None; name it")
+    file = None if checkpoint is None else Path(checkpoint)
     settings = {
         "recipe": asdict(recipe),
         "execution": asdict(execution),
@@ -82,24 +89,24 @@ def fit(
         "identity": dict(identity or {}),
     }
     with ExitStack() as stack:
-        if checkpoint is not None and together.is_main_process:
-            stack.enter_context(only_writer(checkpoint))
+        if file is not None and together.is_main_process:
+            stack.enter_context(only_writer(file))
         layout = stack.enter_context(execution.layout(model, data.x_train.device))
         run = Run(model, data, recipe, execution, seed, layout, together)
-        if resume and checkpoint is not None and checkpoint.exists():
-            state = load_checkpoint(checkpoint)
-            require_same_run(checkpoint, state["settings"], settings)
+        if resume and file is not None and file.exists():
+            state = load_checkpoint(file)
+            require_same_run(file, state["settings"], settings)
             run.load(state)
 
         def save() -> None:
-            if checkpoint is not None:
+            if file is not None:
                 state = run.state()  # by every process: they sum what they counted
                 if together.is_main_process:
-                    save_checkpoint(checkpoint, {"settings": settings, **state})
+                    save_checkpoint(file, {"settings": settings, **state})
 
         log = None
         if logs is not None and together.is_main_process:
-            log = stack.enter_context(Log(logs, recipe, len(data.x_train), run.epoch, tensorboard))
+            log = stack.enter_context(Log(Path(logs), recipe, len(data.x_train), run.epoch, tensorboard))
         steps = len(batches(torch.arange(len(data.x_train)), recipe))
         done = run.epoch * steps + run.step
         bar = stack.enter_context(
@@ -112,7 +119,6 @@ def fit(
                 disable=not together.is_main_process,
             )
         )
-        model.train()
         while run.epoch < recipe.epochs and not run.history.diverged:
             for loss in run.steps():
                 bar.update()
@@ -138,6 +144,11 @@ def _require_fit(model: nn.Module, data: ImageData, recipe: Recipe, execution: E
         raise ValueError(
             f"parts must be a multiple of the number of processes, got {recipe.parts} for {everyone} processes; "
             f"use Recipe(parts={everyone})"
+        )
+    if execution.step_graph and (device.type != "cuda" or everyone > 1):
+        raise ValueError(
+            f"step_graph records CUDA graphs of one process alone, got {device.type} and {everyone} processes; "
+            "leave it off"
         )
     if execution.compile == "reduce-overhead" and recipe.parts > everyone:
         raise ValueError(

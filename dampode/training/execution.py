@@ -1,5 +1,6 @@
-"""How the arithmetic is done: precision, compilation, memory layout."""
+"""How the arithmetic is done: precision, compilation, memory layout, launches."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,8 +9,11 @@ from typing import Literal, cast, get_args
 import torch
 from torch import nn
 
+from dampode._checks import require_instance
+from dampode.block import DampedBlock, Transition
+
 Precision = Literal["fp32", "bf16", "fp16"]
-Compile = Literal["off", "default", "reduce-overhead", "max-autotune"]
+Compile = Literal["off", "blocks", "default", "reduce-overhead", "max-autotune"]
 
 
 @dataclass(frozen=True)
@@ -19,19 +23,23 @@ class Execution:
     Args:
         precision: "fp32", or what autocast computes convolutions and products in, "bf16" or "fp16" (with a loss scale);
             parameters, their updates and the loss stay in fp32. A CPU without bf16 instructions emulates them, slowly.
-        compile: "off", or the mode of `torch.compile`. On a CUDA device "reduce-overhead" records CUDA graphs of the
-            forward and the backward pass, which a deep network of small kernels needs. The first step compiles.
+        compile: "off"; "blocks", which compiles every `DampedBlock` and `Transition` by itself, those alike once:
+            seconds where a deep network as a whole takes minutes; or the whole network in a mode of `torch.compile`, of
+            which "reduce-overhead" records CUDA graphs of the forward and the backward pass. The first steps compile.
         channels_last: whether images and convolution weights lie channels-last in memory; None where it pays: on a CPU,
             unless a convolution has 4 to 7 channels, and on other devices below fp32.
+        step_graph: whether whole steps are recorded as CUDA graphs and replayed (`StepGraph`), which a deep network of
+            small kernels needs: launching them costs more than computing them.
 
     Raises:
-        ValueError: no such precision or mode.
-        TypeError: channels_last is no bool.
+        ValueError: no such precision or mode, or step_graph with one that cannot be recorded.
+        TypeError: channels_last or step_graph is no bool.
     """
 
     precision: Precision = "fp32"
     compile: Compile = "off"
     channels_last: bool | None = None
+    step_graph: bool = False
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -43,16 +51,33 @@ class Execution:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
         if not (self.channels_last is None or isinstance(self.channels_last, bool)):
             raise TypeError(f"channels_last must be True, False or None, got {self.channels_last!r}")
+        require_instance(self.step_graph, bool, "step_graph")
+        if self.step_graph and (self.precision == "fp16" or self.compile in ("reduce-overhead", "max-autotune")):
+            raise ValueError(
+                "step_graph takes bf16 or fp32 (fp16's loss scale asks the device at every step) and no mode that "
+                f"records graphs of its own, got {self.precision} and {self.compile}; use bf16 and 'blocks'"
+            )
 
-    def autocast(self, device: torch.device) -> torch.autocast:
+    @contextmanager
+    def forward(self, device: torch.device) -> Iterator[None]:
         """The context of a forward pass."""
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        return torch.autocast(device.type, dtype, enabled=self.precision != "fp32")
+        # a graph's copies of the weights must be made inside it
+        cached = torch.autocast(device.type, dtype, self.precision != "fp32", cache_enabled=not self.step_graph)
+        if self.compile != "blocks":
+            with cached:
+                yield
+            return
+        # torch.compile gives up on a function at its 8th kind of input: three networks' blocks have more
+        with cached, torch._dynamo.config.patch(recompile_limit=100):
+            yield
 
     def compiled(self, model: nn.Module) -> nn.Module:
         """The model, or its compiled twin, which shares its parameters. Each batch size is compiled by itself."""
         if self.compile == "off":
             return model
+        if self.compile == "blocks":
+            return _compiled_by_blocks(model)
         return cast(nn.Module, torch.compile(model, mode=self.compile, dynamic=False))
 
     @contextmanager
@@ -83,3 +108,13 @@ class Execution:
             yield torch.channels_last
         finally:
             model.to(memory_format=torch.contiguous_format)
+
+
+def _compiled_by_blocks(model: nn.Module) -> nn.Module:
+    """A twin whose blocks are compiled, on the model's own parameters and buffers."""
+    kept = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, kept)
+    for module in twin.modules():
+        if isinstance(module, DampedBlock | Transition):
+            module.compile(dynamic=False)
+    return twin

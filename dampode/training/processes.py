@@ -3,11 +3,7 @@
 import os
 
 import torch
-
-try:
-    from accelerate import Accelerator
-except ImportError:
-    raise ImportError("training runs on accelerate: install dampode[train]") from None
+from accelerate import Accelerator
 
 
 def processes(device: torch.device) -> Accelerator:
@@ -22,5 +18,13 @@ def is_main() -> bool:
 
 
 def local_device(device: str) -> torch.device:
-    """This process's device of a kind: "cuda" is the GPU of the process's own number."""
-    return torch.device(device, int(os.environ.get("LOCAL_RANK", "0"))) if device == "cuda" else torch.device(device)
+    """This process's device of a kind: "cuda" is the GPU of the process's own number.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
+    try:
+        return torch.empty(1, device=own).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {own} cannot be used here: {str(error).splitlines()[0]}") from None

@@ -24,7 +24,7 @@ class Recipe:
         momentum: of SGD, without Nesterov.
         weight_decay: L2 decay, on all parameters.
         decay_damping: whether weight decay acts on damping parameters too, as it does in the authors' code.
-        milestones: shares of the epochs after which the learning rate is divided by 10.
+        milestones: shares of the epochs, in [0, 1], after which the learning rate is divided by 10.
         augmentation: None for what fits the data (CIFAR: pad 4 with zeros, crop, flip, the paper's);
             ``Augmentation(2, mode="reflect")`` is the authors' code.
         parts: pieces that a batch is computed in, one after another or on as many processes, each with its own batch
@@ -59,6 +59,8 @@ class Recipe:
         require_instance(self.milestones, tuple, "milestones")
         for share in self.milestones:
             require_nonnegative(share, "a milestone")
+            if share > 1:
+                raise ValueError(f"a milestone must be a share of the epochs, at most 1, got {share}; divide by epochs")
         if self.augmentation is not None:
             require_instance(self.augmentation, Augmentation, "augmentation")
         require_positive_int(self.parts, "parts")

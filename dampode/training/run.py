@@ -15,6 +15,7 @@ from dampode.data import ImageData, pixels
 from dampode.training.execution import Execution
 from dampode.training.history import History, chance_accuracy, lam_range
 from dampode.training.recipe import Recipe, optimizer
+from dampode.training.step_graph import StepGraph
 
 
 class Run:
@@ -23,7 +24,7 @@ class Run:
     ``epoch`` and ``step`` say where it stands: whole epochs done, and steps of the epoch under way.
 
     Args:
-        model: the classifier, in the layout of its images.
+        model: the classifier, in the layout of its images; it is set to training mode.
         data: images on the model's device; every process holds all of them and draws the same order and augmentation.
         recipe, execution: how to train.
         seed: of shuffling and augmentation.
@@ -41,7 +42,7 @@ class Run:
         layout: torch.memory_format,
         processes: Accelerator,
     ) -> None:
-        self.model, self.data, self.recipe, self.execution = model, data, recipe, execution
+        self.model, self.data, self.recipe, self.execution = model.train(), data, recipe, execution
         self.layout, self.processes = layout, processes
         self.device = data.x_train.device
         self.augmentation = recipe.augmentation or data.augmentation
@@ -49,6 +50,7 @@ class Run:
         self.optimizer = optimizer(model, recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=execution.precision == "fp16")
         self.network: nn.Module = processes.prepare_model(execution.compiled(model))
+        self.recorded = StepGraph(self._step) if execution.step_graph else None
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.history = History([])
         self.step, self.seconds = 0, 0.0
@@ -64,8 +66,7 @@ class Run:
         """Take the steps of this epoch that are left, giving each one's last loss, (); then enter it in the history."""
         if self.step == 0:
             self.order = torch.randperm(len(self.data.x_train), generator=self.generator, device=self.device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.lr_at(self.epoch)
+        self._set_lr(self.recipe.lr_at(self.epoch))
         start = time.perf_counter()
         for batch in batches(self.order, self.recipe)[self.step :]:
             loss = self._take(batch)
@@ -81,10 +82,21 @@ class Run:
         self.step, self.seconds = 0, 0.0
         self.sums.zero_()
 
+    def _set_lr(self, lr: float) -> None:
+        """The learning rate from here on."""
+        if self.recorded is not None and any(group["lr"] != lr for group in self.optimizer.param_groups):
+            self.recorded.forget()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
     def _take(self, batch: Tensor) -> Tensor:
-        """One step of SGD on the images of a batch; returns the loss of the last part computed here, ()."""
+        """One step of SGD on the images of a batch, (B,); returns a loss, ()."""
+        step = self._step if self.recorded is None else self.recorded
+        return step(batch, self.augmentation.draw(len(batch), self.generator))
+
+    def _step(self, batch: Tensor, drawn: Tensor) -> Tensor:
+        """The step with given draws, (3, B); returns the loss of the last part computed here, ()."""
         everyone, rank = self.processes.num_processes, self.processes.process_index
-        drawn = self.augmentation.draw(len(batch), self.generator)
         parts = self.recipe.parts
         mine = list(zip(batch.tensor_split(parts), drawn.tensor_split(parts, 1), strict=True))[rank::everyone]
         self.optimizer.zero_grad()
@@ -103,7 +115,7 @@ class Run:
         x = pixels(self.augmentation.apply(self.data.x_train[chosen], drawn)).contiguous(memory_format=self.layout)
         y = self.data.y_train[chosen]
         torch.compiler.cudagraph_mark_step_begin()
-        with self.execution.autocast(self.device):
+        with self.execution.forward(self.device):
             logits = self.network(x)
         loss = F.cross_entropy(logits.float(), y)
         with torch.no_grad():
