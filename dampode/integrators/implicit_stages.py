@@ -97,4 +97,4 @@ class Stages:
         """Of the stages that the samples are at: a first guess, the explicit part, and their τ."""
         near, tau = self._near[stage[:, 0]], self.times.gather(1, stage + 2)
         guess = kencarp.predict(self.times.gather(1, near), self.states[self._sample, near], tau)
-        return guess, self.states[:, 2] + torch.bmm(self._table[stage], self.slopes)[:, 0], tau
+        return guess, self.states[:, 2] + (self._table[stage[:, 0], :, None] * self.slopes).sum(1), tau

@@ -53,7 +53,7 @@ def predict(times: Tensor, states: Tensor, tau: Tensor) -> Tensor:
     same = torch.eye(times.shape[1], dtype=torch.bool, device=times.device)
     gaps = (times[:, :, None] - times[:, None]).masked_fill(same, 1.0)
     weights = ((tau - times)[:, None] / gaps).masked_fill(same, 1.0).prod(2)
-    return torch.bmm(weights[:, None].to(states.dtype), states)[:, 0]
+    return (weights[:, :, None].to(states.dtype) * states).sum(1)
 
 
 def hermite(theta: Tensor, x: Tensor, slope: Tensor, end: Tensor, end_slope: Tensor) -> Tensor:
