@@ -39,7 +39,7 @@ class Stages:
         self.times = span * span.new_tensor([-2 * _LONG_AGO, -_LONG_AGO, *[0.0] * 6]).repeat(len(x), 1)
         """τ of the states, (N, 8)."""
         self.slopes = x.new_zeros(len(x), 6, x.shape[1])
-        """h F, (N, 6, d)."""
+        """h F, (N, 6, d); 0 at stages to come."""
         self._rate = x.new_full((len(x), 1), 0.5)
         self._secants = Secants(x)
 
@@ -63,6 +63,7 @@ class Stages:
             Whether all five stages converged, (N, 1).
         """
         self.times[:, 2:] = torch.lerp(ends[:, :1], ends[:, 1:], self._nodes)
+        self.slopes.zero_()
         self.slopes[:, 0] = h * slope
         weight, g = kencarp.damped(lam, h)
         scale, good = self.states[:, 2].abs(), busy
