@@ -116,20 +116,20 @@ def main() -> None:
         args.batch, args.rounds, args.budget, args.reference = 2, 1, 40.0, 1e-6
     torch.manual_seed(args.seed)
     order, results = random.Random(args.seed), {}
-    images = () if args.quick else LAMS
-    with torch.no_grad():
-        for lam in LAMS[:1] if args.quick else LAMS:
-            results[f"MLP, λ = {lam:g}"] = measure(mlp(lam, one_plus, batch=args.batch), args, order)
-            table(f"MLP, λ = {lam:g}", results[f"MLP, λ = {lam:g}"])
-        for lam in images:
-            results[f"conv, λ = {lam:g}"] = measure(conv(lam, one_plus, batch=args.batch // 32), args, order)
-            table(f"conv, λ = {lam:g}", results[f"conv, λ = {lam:g}"])
-    if args.quick:
-        return
     command = " ".join(["python benchmarks/implicit.py", *sys.argv[1:]])
-    payload = {"unit": "calls of f on the whole batch; seconds, median over rounds", "results": results}
-    write("implicit", {**provenance(command, args.seed), "rounds": args.rounds, "budget s": args.budget, **payload})
-    figure(results)
+    about = {**provenance(command, args.seed), "rounds": args.rounds, "budget s": args.budget}
+    unit = "calls of f on the whole batch; seconds, median over rounds"
+    problems = [(mlp, lam, args.batch) for lam in LAMS] + [(conv, lam, args.batch // 32) for lam in LAMS]
+    for make, lam, batch in problems[: 1 if args.quick else None]:
+        problem = make(lam, one_plus, batch=batch)
+        name = f"{problem.name}, λ = {lam:g}"
+        with torch.no_grad():
+            results[name] = measure(problem, args, order)
+        table(name, results[name])
+        if not args.quick:
+            write("implicit", {**about, "unit": unit, "results": results})
+    if not args.quick:
+        figure(results)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def test_the_tableau_is_of_order_four():
 
 def test_hermite_is_exact_for_a_cubic():
     theta, one = torch.tensor([[0.3]], dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
-    torch.testing.assert_close(hermite(theta, one, 2 * one, 0 * one, 3 * one), 1 + theta**3)
+    torch.testing.assert_close(hermite(theta, one, 0 * one, 2 * one, 3 * one), 1 + theta**3)
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -161,11 +161,11 @@ def test_gmres_against_a_dense_solve(restart):
 
 
 def test_secants_that_span_the_space_solve_a_linear_equation():
-    j, g = torch.randn(2, 4, 4, dtype=torch.float64) / 2, torch.rand(4, dtype=torch.float64)
+    j, g = torch.randn(2, 4, 4, dtype=torch.float64) / 2, torch.rand(1, 4, dtype=torch.float64)
     r, secants = torch.randn(2, 4, dtype=torch.float64), Secants(torch.zeros(2, 4, dtype=torch.float64))
     torch.testing.assert_close(secants.solve(r, g), r)
     for _ in range(4):
         move = torch.randn(2, 4, dtype=torch.float64)
         secants.add(move, (j @ move[:, :, None])[:, :, 0], torch.ones(2, 1, dtype=torch.bool))
-    want = torch.linalg.solve(torch.eye(4, dtype=torch.float64) - g[:, None] * j, r)
+    want = torch.linalg.solve(torch.eye(4, dtype=torch.float64) - g[0, :, None] * j, r)
     torch.testing.assert_close(secants.solve(r, g), want, rtol=1e-6, atol=1e-8)

@@ -88,7 +88,7 @@ def attempt(split: Splitting, place: Place, h: Tensor, clock: Clock, tol: Tolera
         ratio = tol.ratio(error_estimate(step, n5, change), torch.maximum(place.x.abs(), step.x.abs()))
         ok, finite = ratio <= 1, ratio < torch.inf
         log_ratio = logarithm(ratio)
-        wished = h * step_factor(log_ratio, ok, place.past)
+        wished = h * step_factor(log_ratio, ok, place.past.log_ratio)
         stuck = (wished <= clock.shortest) > ok
         if after is not split:
             stuck = stuck | (ok & after.undamped(step.x))

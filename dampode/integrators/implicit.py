@@ -65,21 +65,22 @@ def _differentiated(
     slope = split(loop.clock.time(steps[0].begin, x.dtype), x) - split.lam * x
     for h, begin, end, stages in steps:
         signed, ok = (loop.clock.sign * h).to(x.dtype), h > 0
-        slopes, u = [signed * slope], x
+        (weight, g), slopes, u = kencarp.damped(split.lam, signed), [signed * slope], x
         for node, value in zip(kencarp.NODES[1:], stages, strict=True):
-            eq = kencarp.equation(x, slopes, split.lam, signed)
-            t = loop.clock.time(begin + node * h, x.dtype)
+            base, t = kencarp.base(x, slopes), loop.clock.time(torch.lerp(begin, end, node), x.dtype)
 
-            def phi(u: Tensor, eq: kencarp.Equation = eq, t: Tensor = t, split: Splitting = split) -> Tensor:
-                return torch.addcmul(eq.a, eq.g, split(t, u))
+            def phi(
+                u: Tensor, a: Tensor = weight * base, t: Tensor = t, split: Splitting = split, g: Tensor = g
+            ) -> Tensor:
+                return torch.addcmul(a, g, split(t, u))
 
             u = attached(phi, torch.where(ok, value, x.detach()), tol)
-            slopes.append(kencarp.stage_slope(u, eq.base))
+            slopes.append(kencarp.stage_slope(u, base))
         for row, asked in enumerate(loop.asked, 1):
             inside = (begin < asked) & (asked <= end)
             if bool(inside.any()):
                 theta = torch.where(inside, (asked - begin) / torch.where(ok, h, 1.0), 1.0).to(x.dtype)
-                rows[row] = torch.where(inside, kencarp.hermite(theta, x, u, slopes[0], slopes[-1]), rows[row])
+                rows[row] = torch.where(inside, kencarp.hermite(theta, x, slopes[0], u, slopes[-1]), rows[row])
         slope = torch.where(ok, slopes[-1] / torch.where(ok, signed, 1.0), slope)
         x = torch.where(ok, u, x)
         split = split.at(x)

@@ -1,7 +1,5 @@
 """The implicit part of ARK4(3)6L[2]SA: six stages, the first explicit, one diagonal coefficient γ = 1/4."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -26,22 +24,17 @@ EMBEDDED = (
 )
 
 
-class Equation(NamedTuple):
-    """A stage's equation U = a + g N(U, t), with (1 + hγλ) U = base + hγ N(U, t) divided by its left factor."""
-
-    base: Tensor
-    """x + h Σ_j a_ij F_j over the stages before, (N, *S)."""
-    a: Tensor
-    g: Tensor
-
-
-def equation(x: Tensor, slopes: list[Tensor], lam: Tensor, h: Tensor) -> Equation:
-    """The equation of the stage after ``slopes`` = h F_1, h F_2, ...; h is signed and in x's dtype."""
-    base = x
+def base(x: Tensor, slopes: list[Tensor]) -> Tensor:
+    """The explicit part x + h Σ_j a_ij F_j of the stage i after ``slopes`` = h F_1, h F_2, ...; (N, *S)."""
     for weight, slope in zip(ROWS[len(slopes)], slopes, strict=True):
-        base = torch.add(base, slope, alpha=weight)
-    damped = 1 / (1 + GAMMA * h * lam)
-    return Equation(base, damped * base, GAMMA * h * damped)
+        x = torch.add(x, slope, alpha=weight)
+    return x
+
+
+def damped(lam: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights of U = w base + g N(U, t), which is (1 + hγλ) U = base + hγ N(U, t); h is signed, in x's dtype."""
+    weight = 1 / (1 + GAMMA * h * lam)
+    return weight, GAMMA * h * weight
 
 
 def stage_slope(stage: Tensor, base: Tensor) -> Tensor:
@@ -49,27 +42,21 @@ def stage_slope(stage: Tensor, base: Tensor) -> Tensor:
     return (stage - base) / GAMMA
 
 
-def error(slopes: list[Tensor]) -> Tensor:
-    """The difference to the embedded method of order 3, (N, *S)."""
-    total = torch.zeros_like(slopes[0])
-    for weight, embedded, slope in zip(WEIGHTS, EMBEDDED, slopes, strict=True):
-        total = torch.add(total, slope, alpha=weight - embedded)
-    return total
+def error(slopes: Tensor) -> Tensor:
+    """The difference to the embedded method of order 3, (N, d), from the slopes h F, (N, 6, d)."""
+    weights = [weight - embedded for weight, embedded in zip(WEIGHTS, EMBEDDED, strict=True)]
+    return (slopes.new_tensor(weights)[:, None] * slopes).sum(1)
 
 
-def predict(known: list[tuple[Tensor, Tensor]], tau: Tensor) -> Tensor:
-    """The polynomial through ``known`` pairs of a time (N, 1, ..., 1) and a state (N, *S), at the time ``tau``."""
-    guess = torch.zeros_like(known[0][1])
-    for j, (node, state) in enumerate(known):
-        weight = torch.ones_like(tau)
-        for k, (other, _) in enumerate(known):
-            if k != j:
-                weight = weight * (tau - other) / (node - other)
-        guess = torch.addcmul(guess, weight.to(state.dtype), state)
-    return guess
+def predict(times: Tensor, states: Tensor, tau: Tensor) -> Tensor:
+    """The polynomial through ``states``, (N, K, d), at ``times``, (N, K), at the time ``tau``, (N, 1)."""
+    same = torch.eye(times.shape[1], dtype=torch.bool, device=times.device)
+    gaps = (times[:, :, None] - times[:, None]).masked_fill(same, 1.0)
+    weights = ((tau - times)[:, None] / gaps).masked_fill(same, 1.0).prod(2)
+    return (weights[:, :, None].to(states.dtype) * states).sum(1)
 
 
-def hermite(theta: Tensor, x: Tensor, end: Tensor, slope: Tensor, end_slope: Tensor) -> Tensor:
+def hermite(theta: Tensor, x: Tensor, slope: Tensor, end: Tensor, end_slope: Tensor) -> Tensor:
     """The cubic through a step's ends with their slopes h F, at θ in [0, 1]."""
     rest = 1 - theta
     ends = (1 + 2 * theta) * rest**2 * x + theta**2 * (3 - 2 * theta) * end

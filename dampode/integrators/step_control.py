@@ -98,7 +98,7 @@ def logarithm(ratio: Tensor) -> Tensor:
     return ratio.nan_to_num(1e8, 1e8).clamp_(1e-8, 1e8).log_()
 
 
-def step_factor(log_ratio: Tensor, ok: Tensor, past: History) -> Tensor:
+def step_factor(log_ratio: Tensor, ok: Tensor, past: Tensor) -> Tensor:
     """Factor from this step's length to the next one's: PI control, between 0.1 and 10; at most 0.9 after a rejection.
 
     0.9 r^{−0.7/4} r_past^{0.4/4} after an accepted step, 0.9 r^{−1/4} after a rejected one.
@@ -106,14 +106,14 @@ def step_factor(log_ratio: Tensor, ok: Tensor, past: History) -> Tensor:
     Args:
         log_ratio: logarithm of this step's error ratio r, finite.
         ok: whether it was accepted.
-        past: the last accepted step.
+        past: logarithm of the last accepted step's.
 
     Returns:
         The factor, (N, 1, ..., 1).
 
     Source: Gustafsson 1991; Hairer & Wanner, Solving ODEs II, Sec. IV.2.
     """
-    accepted = torch.add(past.log_ratio * (0.4 / ORDER), log_ratio, alpha=-0.7 / ORDER)
+    accepted = torch.add(past * (0.4 / ORDER), log_ratio, alpha=-0.7 / ORDER)
     return torch.where(ok, accepted, log_ratio * (-1 / ORDER)).exp_().mul_(0.9).clamp_(0.1, GROWTH)
 
 
