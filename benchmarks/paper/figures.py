@@ -12,13 +12,14 @@ import landscapes
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from rows import FIGURES, ROWS
-from summaries import Result, measured, printed, select
+from summaries import Result, measured, printed, select, share, value
 from tables import DATASETS
 
 from dampode import plots
 
 LANDSCAPES = 2
 GAINS = (3, 7, 8)
+SHARE_MEASURES = ("noise", "pgd 2/255")
 GAIN_MEASURES = ("acc", "noise", "fgsm 2/255", "ifgsm 2/255", "pgd 2/255")
 
 
@@ -46,6 +47,24 @@ def draw(number: int, results: Sequence[Result], protocol: str, path: Path) -> N
             runs = _sound(results, name, dataset, protocol)
             plots.coefficients_by_layer(ax, {ROWS[name].label: [run["coefficients"] for run in runs]})
             ax.set_title(DATASETS[dataset])
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def shares(names: Sequence[str], runs: Sequence[Result], path: Path) -> None:
+    """What each run keeps of its clean accuracy against that accuracy: does a network resist more than its fit says?"""
+    figure, axes = plt.subplots(1, len(SHARE_MEASURES), figsize=(11, 4.2), layout="constrained")
+    for ax, measure in zip(axes, SHARE_MEASURES, strict=True):
+        for name, marker in zip(names, "osD^vP*X<>hd", strict=False):
+            of_row = [run for run in runs if run["config"]["row"] == name and not run["failed"]]
+            if of_row:
+                clean = [value(run, "acc") for run in of_row]
+                ax.scatter(clean, [share(run, measure) for run in of_row], 45, marker=marker, label=ROWS[name].label)
+        ax.set(xlabel="clean accuracy (%)", ylabel="share kept (%)", title=measure)
+        ax.set_ylim(0, 105)
+        ax.grid(alpha=0.3)
+        ax.set_axisbelow(True)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -132,10 +132,15 @@ def small(results: Sequence[Result]) -> list[str]:
         of_protocol = [r for r in results if _is(r, protocol, SMALL.name)]
         names = [name for name in SMALL_NAMES if any(r["config"]["row"] == name for r in of_protocol)]
         if names:
+            parts.append(f"![Share of its clean accuracy that each run keeps]({shares_image(protocol)})")
             for shares, title in ((False, "accuracy (%)"), (True, "share (%) of each run's own clean accuracy")):
                 text = columns_of(names, of_protocol, "cifar10", protocol, SMALL.name, shares)
                 parts.append(f"**{title}, protocol {protocol}**\n\n{text}")
     return parts or ["Not run."]
+
+
+def shares_image(protocol: str) -> str:
+    return f"paper_small_{protocol}.png"
 
 
 def image(number: int, protocol: str) -> str:
@@ -152,6 +157,10 @@ def main() -> None:
         for protocol in PROTOCOLS:
             if figures.drawable(number, results, protocol):
                 figures.draw(number, results, protocol, DOCS / image(number, protocol))
+    for protocol in PROTOCOLS:
+        of_protocol = [r for r in results if _is(r, protocol, SMALL.name)]
+        if of_protocol:
+            figures.shares(SMALL_NAMES, of_protocol, DOCS / shares_image(protocol))
     (DOCS / "paper.md").write_text(page(results), encoding="utf-8")
     print(f"{len(results)} results: {DOCS / 'paper.md'}")
 
@@ -187,9 +196,9 @@ decay on λ. These networks tell them apart; decay on λ means nothing to the la
 paper has no such experiment."""
 
 SMALL_HEAD = """Depth 110 at 1/{scale.narrow} of the width, {scale.train_images} training images, {scale.epochs} epochs;
-clean images and noise on {scale.test_images} test images, attacks on {scale.attacked_images} of them. Not
-comparable with the paper's numbers, and no verdict is read from it: an underfit network looks robust, so every robust
-accuracy stands beside the clean one and, below, as a share of it.
+clean images and noise on {scale.test_images} test images, attacks on {scale.attacked_images} of them. Not comparable
+with the paper's numbers, and no verdict is read from it: an underfit network looks robust, so every robust accuracy
+stands beside the clean one and, below, as a share of it.
 
     python benchmarks/paper/run.py next --scale small --seeds 0 1 2 --dataset cifar10 --root data"""
 
