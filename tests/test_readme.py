@@ -4,13 +4,20 @@ import re
 from pathlib import Path
 
 import pytest
+import store
+from report import load
+from summaries import measured
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_the_table_is_the_measured_one():
-    measured = (ROOT / "benchmarks" / "results" / "cifar10_small" / "table.md").read_text().strip()
-    assert measured in (ROOT / "README.md").read_text()
+    results, columns = load(store.RESULTS), ("acc", "noise", "pgd 1/255", "pgd 2/255")
+    values = measured(results, "text", "small")
+    for name in ("resnet-110", "in_resnet-110", "lambda_in_resnet-110", "in_resnet-110-frozen", "in_resnet-110-gains"):
+        cells = [values(name, "cifar10", column, False) for column in columns]
+        row = " | ".join(f"{cell.mean:.1f} ± {cell.sd:.1f}" for cell in cells)
+        assert f" | {row} |" in (ROOT / "README.md").read_text()
 
 
 PAGES = [
