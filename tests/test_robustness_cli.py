@@ -66,6 +66,24 @@ def test_bad_input_ends_in_words(saved, tmp_path, flags, message):
         main([*SMALL, "--model", str(saved / "net.safetensors"), "--out", str(tmp_path), *flags])
 
 
+def test_a_checkpoint_says_which_network_it_is_of(saved, tmp_path):
+    flags = [*SMALL, "--out", str(tmp_path), "--eps", "4"]
+    for network in ("lambda_in_resnet", "resnet"):
+        with pytest.raises(SystemExit, match=r"net\.pt holds another architecture"):
+            main([*flags, "--model", str(saved / "net.pt"), "--network", network])
+    state = training.load_checkpoint(saved / "net.pt")
+    del state["architecture"]  # as it was written before architectures were kept
+    training.save_checkpoint(tmp_path / "old.pt", state)
+    flags += ["--model", str(tmp_path / "old.pt")]
+    with pytest.warns(UserWarning, match="does not say which network it is of; taken for in_resnet"):
+        main([*flags, "--network", "in_resnet"])
+    with (
+        pytest.warns(UserWarning, match="taken for resnet"),
+        pytest.raises(SystemExit, match="must be of the network named"),
+    ):
+        main([*flags, "--network", "resnet"])
+
+
 def test_flags_that_do_not_parse_end_in_words(capsys):
     for flags, message in (
         (["--network", "vgg"], "vgg"),

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from dampode._checks import require_positive_int
 from dampode.data import ImageData
-from dampode.training.checkpoint import load_checkpoint, only_writer, require_same_run, save_checkpoint
+from dampode.models.checkpoint import architecture, require_architecture
+from dampode.training.checkpoint import ARCHITECTURE, load_checkpoint, only_writer, require_same_run, save_checkpoint
 from dampode.training.execution import Execution
 from dampode.training.history import History
 from dampode.training.logs import Log
@@ -54,7 +55,7 @@ def fit(
         checkpoint: file that every epoch overwrites.
         resume: whether to go on from the checkpoint if it is there.
         identity: what else makes this run what it is, such as the model's depth and λ range; a checkpoint with
-            another identity, recipe, execution, seed, data or device is refused.
+            another identity, recipe, execution, seed, data, device or `dampode.models.architecture` is refused.
         label: name on the progress bar.
         execution: precision, compilation, memory layout.
         checkpoint_every: steps between checkpoints within an epoch; None for none.
@@ -88,6 +89,7 @@ def fit(
         "device": data.x_train.device.type,
         "identity": dict(identity or {}),
     }
+    described = architecture(model)
     with ExitStack() as stack:
         if file is not None and together.is_main_process:
             stack.enter_context(only_writer(file))
@@ -96,13 +98,15 @@ def fit(
         if resume and file is not None and file.exists():
             state = load_checkpoint(file)
             require_same_run(file, state["settings"], settings)
+            if ARCHITECTURE in state:
+                require_architecture(model, state[ARCHITECTURE], file)
             run.load(state)
 
         def save() -> None:
             if file is not None:
                 state = run.state()  # by every process: they sum what they counted
                 if together.is_main_process:
-                    save_checkpoint(file, {"settings": settings, **state})
+                    save_checkpoint(file, {"settings": settings, ARCHITECTURE: described, **state})
 
         log = None
         if logs is not None and together.is_main_process:
