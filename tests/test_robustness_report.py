@@ -10,7 +10,7 @@ from trained import classifier
 from trained import digits as all_digits
 
 from dampode import robustness
-from dampode.robustness import FGSM, IFGSM, PGD, RecenteredPGD, Report, Transfer, UniformNoise, evaluate, laws
+from dampode.robustness import FGSM, IFGSM, PGD, RecenteredPGD, Report, Square, Transfer, UniformNoise, evaluate, laws
 from dampode.robustness.report import Column, pack, unpack
 
 EPS = [4 / 255, 8 / 255, 12 / 255]
@@ -307,6 +307,26 @@ def test_recentered_pgd_may_go_twice_as_far(tmp_path):
     assert report.column("authors", 0.05).excess < 1e-6
     assert report.robust_accuracy(0.05) == report.clean
     assert report.held
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "words"),
+    [
+        (lambda: IFGSM(alpha=-1), ValueError, "alpha must be above 0"),
+        (lambda: IFGSM(steps=2.5), TypeError, "steps must be a positive int"),
+        (lambda: PGD(steps=0), ValueError, "steps must be a positive int"),
+        (lambda: PGD(alpha=2), ValueError, "alpha must be at most 1"),
+        (lambda: PGD(restarts=0), ValueError, "restarts must be a positive int"),
+        (lambda: PGD(keep="best"), ValueError, "keep must be"),
+        (lambda: RecenteredPGD(alpha=float("nan")), ValueError, "alpha must be finite"),
+        (lambda: Square(queries=0), ValueError, "queries must be a positive int"),
+        (lambda: Transfer(FGSM()), TypeError, "source must be of type Module"),
+        (lambda: Transfer(nn.Identity(), robustness.fgsm), TypeError, "attack must be of type Attack"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_measured(build, error, words):
+    with pytest.raises(error, match=words):
+        build()
 
 
 def test_settings_are_printable():
