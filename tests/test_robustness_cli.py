@@ -41,7 +41,7 @@ def test_a_saved_network_is_measured(saved, tmp_path):
     ]
     done = subprocess.run([*command, *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["report.json", "report.md", "robustness.png"]
+    assert sorted(p.name for p in (tmp_path / "a").glob("[!.]*")) == ["report.json", "report.md", "robustness.png"]
     report = Report.from_json((tmp_path / "a" / "report.json").read_text())
     assert report.markdown() in done.stdout
     assert report.n == 20
@@ -82,6 +82,15 @@ def test_a_checkpoint_says_which_network_it_is_of(saved, tmp_path):
         pytest.raises(SystemExit, match="must be of the network named"),
     ):
         main([*flags, "--network", "resnet"])
+
+
+def test_two_runs_do_not_write_one_folder(saved, tmp_path):
+    flags = [*SMALL, "--model", str(saved / "net.safetensors"), "--network", "in_resnet", "--out", str(tmp_path)]
+    with (
+        training.only_writer(tmp_path / "report.json"),
+        pytest.raises(SystemExit, match=r"only one run may write .*report\.json; another does so now"),
+    ):
+        main(flags)
 
 
 def test_flags_that_do_not_parse_end_in_words(capsys):

@@ -88,7 +88,6 @@ def load(args: Args, images: data.ImageData) -> nn.Module:
 
 def measure(args: Args) -> None:
     """Measure and write."""
-    training.require_writable(args.out)
     device = training.local_device(args.device)
     images = data.load(args.data, root=args.root).subset(test=args.images).to(device)
     model = load(args, images)
@@ -137,7 +136,9 @@ def figure(report: robustness.Report, path: Path) -> None:
 def main(command: Sequence[str] | None = None) -> None:
     """Run the command line; what is wrong with the input ends it in words."""
     try:
-        measure(arguments(command))
+        args = arguments(command)
+        with training.only_writer(args.out / "report.json"):
+            measure(args)
     except KeyboardInterrupt:
         raise SystemExit("\ninterrupted; give the same command again to go on") from None
     except (ValueError, TypeError, OSError, ImportError) as error:
