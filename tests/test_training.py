@@ -144,6 +144,34 @@ def test_a_checkpoint_of_another_run_is_refused_by_the_field_that_differs(tmp_pa
             fit(net(), images, other, **{**first, **changes}, resume=True)
 
 
+class Both(nn.Module):
+    """Logits and something beside them, as some classifiers give in training."""
+
+    def forward(self, x):
+        return x, x
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"model": net}, TypeError, "model must be of type Module, got function"),
+        ({"data": "digits"}, TypeError, "data must be of type ImageData, got str"),
+        ({"recipe": {"epochs": 1}}, TypeError, "recipe must be of type Recipe, got dict"),
+        ({"execution": "bf16"}, TypeError, "execution must be of type Execution, got str"),
+        ({"data": replace(tiny(), num_classes=3)}, ValueError, "a logit for each class, got 2 for data of 3 classes"),
+        (
+            {"model": nn.Sequential(net(), nn.Flatten(0))},
+            ValueError,
+            r"must give logits \(N, classes\), got shape \(32,\)",
+        ),
+        ({"model": nn.Sequential(net(), Both())}, TypeError, "model's output must be of type Tensor, got tuple"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_words(changed, error, message):
+    with pytest.raises(error, match=message):
+        fit(**{"model": net(), "data": tiny(), "recipe": Recipe(epochs=1, batch_size=16), **changed})
+
+
 class Scale(nn.Module):
     """Numbers of its own, which its printed form does not tell."""
 

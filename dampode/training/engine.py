@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from dampode._checks import require_positive_int
+from dampode._checks import require_instance, require_positive_int
 from dampode.data import ImageData
 from dampode.models.checkpoint import architecture, require_architecture
 from dampode.training.checkpoint import ARCHITECTURE, load_checkpoint, only_writer, require_same_run, save_checkpoint
@@ -66,12 +66,20 @@ def fit(
         The history, resumed epochs included.
 
     Raises:
-        ValueError: the batch is larger than the set, the checkpoint is damaged or of another run or architecture, a
-            setting does not fit the device or the processes, or one that is about a file comes without its path.
-        TypeError: checkpoint_every is no int.
+        ValueError: the batch is larger than the set, the model has fewer logits than the data has classes, the
+            checkpoint is damaged or of another run or architecture, a setting does not fit the device or the processes,
+            or one that is about a file comes without its path.
+        TypeError: model, data, recipe or execution is of another type, or checkpoint_every no int.
         ImportError: TensorBoard is asked for and not installed.
         OSError: a file cannot be written, or another run is writing it.
     """
+    for value, kind, name in (
+        (model, nn.Module, "model"),
+        (data, ImageData, "data"),
+        (recipe, Recipe, "recipe"),
+        (execution, Execution, "execution"),
+    ):
+        require_instance(value, kind, name)
     together = processes(data.x_train.device)
     _require_fit(model, data, recipe, execution, together.num_processes)
     if checkpoint_every is not None:
