@@ -84,6 +84,15 @@ def require_labels_below(y: Tensor, classes: int) -> None:
         raise ValueError(f"labels must lie in [0, {classes}), the model's classes, got {int(y.max())}")
 
 
+def require_logits(z: Any, n: int, classes: int) -> None:
+    """Raise unless ``z`` is what a classifier gives for n images, (n, K) with K >= classes. Reads no values."""
+    require_instance(z, Tensor, "the model's output")
+    if z.ndim != 2 or len(z) != n:
+        raise ValueError(f"the model must give logits (N, classes), got shape {tuple(z.shape)} for {n} images")
+    if z.shape[1] < classes:
+        raise ValueError(f"the model must have a logit for each class, got {z.shape[1]} for data of {classes} classes")
+
+
 def require_field_value(x: Tensor, fx: Any) -> None:
     """Raise unless f(x, t) has x's shape, device and, outside autocast, dtype. Reads no values."""
     if not isinstance(fx, Tensor):

@@ -41,7 +41,7 @@ def test_a_saved_network_is_measured(saved, tmp_path):
     ]
     done = subprocess.run([*command, *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["report.json", "report.md", "robustness.png"]
+    assert sorted(p.name for p in (tmp_path / "a").glob("[!.]*")) == ["report.json", "report.md", "robustness.png"]
     report = Report.from_json((tmp_path / "a" / "report.json").read_text())
     assert report.markdown() in done.stdout
     assert report.n == 20
@@ -64,6 +64,33 @@ def test_a_saved_network_is_measured(saved, tmp_path):
 def test_bad_input_ends_in_words(saved, tmp_path, flags, message):
     with pytest.raises(SystemExit, match=message):
         main([*SMALL, "--model", str(saved / "net.safetensors"), "--out", str(tmp_path), *flags])
+
+
+def test_a_checkpoint_says_which_network_it_is_of(saved, tmp_path):
+    flags = [*SMALL, "--out", str(tmp_path), "--eps", "4"]
+    for network in ("lambda_in_resnet", "resnet"):
+        with pytest.raises(SystemExit, match=r"net\.pt holds another architecture"):
+            main([*flags, "--model", str(saved / "net.pt"), "--network", network])
+    state = training.load_checkpoint(saved / "net.pt")
+    del state["architecture"]  # as it was written before architectures were kept
+    training.save_checkpoint(tmp_path / "old.pt", state)
+    flags += ["--model", str(tmp_path / "old.pt")]
+    with pytest.warns(UserWarning, match="does not say which network it is of; taken for in_resnet"):
+        main([*flags, "--network", "in_resnet"])
+    with (
+        pytest.warns(UserWarning, match="taken for resnet"),
+        pytest.raises(SystemExit, match="must be of the network named"),
+    ):
+        main([*flags, "--network", "resnet"])
+
+
+def test_two_runs_do_not_write_one_folder(saved, tmp_path):
+    flags = [*SMALL, "--model", str(saved / "net.safetensors"), "--network", "in_resnet", "--out", str(tmp_path)]
+    with (
+        training.only_writer(tmp_path / "report.json"),
+        pytest.raises(SystemExit, match=r"only one run may write .*report\.json; another does so now"),
+    ):
+        main(flags)
 
 
 def test_flags_that_do_not_parse_end_in_words(capsys):

@@ -99,7 +99,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="at least one member, got none"):
         ensemble_gain([], BOTH)
     with pytest.raises(ValueError, match=r"same images, got \[4, 5\]"):
-        ensemble_gain([replace(A, n=5)], BOTH)
+        ensemble_gain([replace(A, n=5, columns=())], BOTH)
     with pytest.raises(ValueError, match=r"same seed, got \['0', '1'\]"):
         ensemble_gain([replace(A, settings=SETTINGS | {"seed": "1"})], BOTH)
     with pytest.raises(ValueError, match=r"same noise, got \[\('drawn',\), \('drawn', 'shot_noise'\)\]"):

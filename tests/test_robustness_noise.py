@@ -139,3 +139,17 @@ def test_the_authors_protocol_normalizes_by_the_file():
     np.testing.assert_allclose(seen, theirs, atol=1e-12)
     with pytest.raises(ValueError, match="one number for each of 3 channels"):
         NormalizedPerFile(plain, (0.5,), (0.2,)).block("gaussian_noise", 1, 0)
+    x[:, 1] = 0  # which shot noise leaves at 0
+    with pytest.raises(ValueError, match=r"each channel must vary .*, got shot_noise of means"):
+        NormalizedPerFile(Drawn(x, 1), mean, std).block("shot_noise", 1, 0)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3, 1.0])
+def test_constant_images_cannot_be_normalized_by_the_file(level):
+    class Constant(Drawn):
+        def block(self, name, severity, index):
+            return self.x
+
+    source = Constant(torch.full((50, 1, 8, 8), level))
+    with pytest.raises(ValueError, match="each channel must vary"):
+        NormalizedPerFile(source, (0.5,), (0.2,)).block("shot_noise", 1, 0)

@@ -3,14 +3,15 @@
 import dataclasses
 import json
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch import nn
 from trained import classifier
 from trained import digits as all_digits
 
-from dampode import robustness
-from dampode.robustness import FGSM, IFGSM, PGD, RecenteredPGD, Report, Transfer, UniformNoise, evaluate, laws
+from dampode import plots, robustness
+from dampode.robustness import FGSM, IFGSM, PGD, RecenteredPGD, Report, Square, Transfer, UniformNoise, evaluate, laws
 from dampode.robustness.report import Column, pack, unpack
 
 EPS = [4 / 255, 8 / 255, 12 / 255]
@@ -169,8 +170,29 @@ def test_the_worst_case_is_per_example(plain):
             expected = all(c.correct[k] for c in attacks if c.strength <= eps) and plain.columns[0].correct[k]
             assert stays[k] == expected
     assert plain.robust_accuracy(EPS[2]) <= min(c.accuracy for c in attacks)
-    beyond = Report(4, (column("clean", 0.0, 3, 4, "clean"), column("RecenteredPGD", 0.1, 0, 4)), (), {})
-    assert beyond.robust_accuracy(0.1) == 0.75
+    columns = column("clean", 0.0, 3, 4, "clean"), column("RecenteredPGD", 0.1, 0, 4), column("FGSM", 0.1, 2, 4)
+    assert Report(4, columns, (), {}).robust_accuracy(0.1) == 0.5
+
+
+def test_a_worst_case_that_was_not_measured_is_refused(plain):
+    assert plain.robust_accuracy(0) == plain.clean
+    with pytest.raises(KeyError, match=r"no attack within ε = 2/255; the radii are .'4/255', '8/255', '12/255'"):
+        plain.robust_accuracy(2 / 255)
+    for eps, words in ((float("nan"), "eps must be finite"), (-0.1, "eps must be at least 0")):
+        with pytest.raises(ValueError, match=words):
+            plain.robust_accuracy(eps)
+
+
+def test_columns_are_of_the_images(plain):
+    clean = column("clean", 0.0, 3, 4, "clean")
+    for other, n in ((column("FGSM", 0.1, 2, 3), 4), (column("longer", 0.1, 2, 5, "probe"), 4), (clean, 5)):
+        with pytest.raises(ValueError, match=f"must be of the report's {n} images, got"):
+            Report(n, (clean, other), (), {})
+    Report(4, (clean, column("longer", 0.1, 2, 3, "probe")), (), {})
+    with pytest.raises(
+        ValueError, match=r"must be JSON of Report\.to_json.*of the report's 151 images, got 150 of 'clean'"
+    ):
+        Report.from_json(plain.to_json().replace('"n": 150', '"n": 151'))
 
 
 def test_markdown_and_json_keep_everything(plain, tmp_path):
@@ -305,8 +327,35 @@ def test_recentered_pgd_may_go_twice_as_far(tmp_path):
     x, y = digits()
     report = evaluate(classifier(), x[:50], y[:50], eps=[0.05], noises=(), attacks={"authors": RecenteredPGD()})
     assert report.column("authors", 0.05).excess < 1e-6
-    assert report.robust_accuracy(0.05) == report.clean
+    assert report.radii == []
+    with pytest.raises(KeyError, match=r"no attack within ε = 12\.75/255; the radii are \[\]"):
+        report.robust_accuracy(0.05)
+    assert "worst case" not in report.markdown()
+    figure, ax = plt.subplots()
+    plots.accuracy_by_radius(ax, report)
+    assert [line.get_label() for line in ax.lines] == ["authors"]
+    plt.close(figure)
     assert report.held
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "words"),
+    [
+        (lambda: IFGSM(alpha=-1), ValueError, "alpha must be above 0"),
+        (lambda: IFGSM(steps=2.5), TypeError, "steps must be a positive int"),
+        (lambda: PGD(steps=0), ValueError, "steps must be a positive int"),
+        (lambda: PGD(alpha=2), ValueError, "alpha must be at most 1"),
+        (lambda: PGD(restarts=0), ValueError, "restarts must be a positive int"),
+        (lambda: PGD(keep="best"), ValueError, "keep must be"),
+        (lambda: RecenteredPGD(alpha=float("nan")), ValueError, "alpha must be finite"),
+        (lambda: Square(queries=0), ValueError, "queries must be a positive int"),
+        (lambda: Transfer(FGSM()), TypeError, "source must be of type Module"),
+        (lambda: Transfer(nn.Identity(), robustness.fgsm), TypeError, "attack must be of type Attack"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_measured(build, error, words):
+    with pytest.raises(error, match=words):
+        build()
 
 
 def test_settings_are_printable():

@@ -77,18 +77,26 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path, every, done, s
     assert torch.equal(weights(resumed), weights(whole))
 
 
+class Slow(nn.Module):
+    """The identity, after a while."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
+
+    def forward(self, x):
+        time.sleep(self.seconds)
+        return x
+
+
 RUN = """
 import sys; sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from test_training import net, tiny
+from test_training import Slow, net, tiny
 from dampode.training import Recipe, fit
-import torch, time
-class Slow(torch.nn.Module):
-    def forward(self, x):
-        time.sleep(0.02)
-        return x
-fit(torch.nn.Sequential(Slow(), net()), tiny(), Recipe(epochs=1000, batch_size=8), seed=3, checkpoint=Path(sys.argv[1]),
-    checkpoint_every=2)
+import torch
+recipe = Recipe(epochs=1000, batch_size=8)
+fit(torch.nn.Sequential(Slow(0.02), net()), tiny(), recipe, seed=3, checkpoint=Path(sys.argv[1]), checkpoint_every=2)
 """
 
 
@@ -108,7 +116,7 @@ def test_kill_9_in_mid_epoch_resumes_to_the_same_weights(tmp_path):
     epochs = len(state["history"]["loss"]) + 2
     assert epochs > 2
     recipe = Recipe(epochs=1000, batch_size=8)
-    whole, resumed = (nn.Sequential(nn.Identity(), net()) for _ in range(2))
+    whole, resumed = (nn.Sequential(Slow(0), net()) for _ in range(2))
     # the learning rate is constant for the first 500 epochs, so a shorter recipe with late milestones is the same run
     short = replace(recipe, epochs=epochs, milestones=(1.0,))
     fit(whole, tiny(), short, seed=3)
@@ -134,9 +142,58 @@ def test_a_checkpoint_of_another_run_is_refused_by_the_field_that_differs(tmp_pa
     ):
         with pytest.raises(ValueError, match=f"must be of this run: .*{field}"):
             fit(net(), images, other, **{**first, **changes}, resume=True)
-    other = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
-    with pytest.raises(ValueError, match=r"must be of this architecture: (.|\n)*Unexpected key"):
-        fit(other, tiny(), recipe, **first, resume=True)
+
+
+class Both(nn.Module):
+    """Logits and something beside them, as some classifiers give in training."""
+
+    def forward(self, x):
+        return x, x
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"model": net}, TypeError, "model must be of type Module, got function"),
+        ({"data": "digits"}, TypeError, "data must be of type ImageData, got str"),
+        ({"recipe": {"epochs": 1}}, TypeError, "recipe must be of type Recipe, got dict"),
+        ({"execution": "bf16"}, TypeError, "execution must be of type Execution, got str"),
+        ({"data": replace(tiny(), num_classes=3)}, ValueError, "a logit for each class, got 2 for data of 3 classes"),
+        (
+            {"model": nn.Sequential(net(), nn.Flatten(0))},
+            ValueError,
+            r"must give logits \(N, classes\), got shape \(32,\)",
+        ),
+        ({"model": nn.Sequential(net(), Both())}, TypeError, "model's output must be of type Tensor, got tuple"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_words(changed, error, message):
+    with pytest.raises(error, match=message):
+        fit(**{"model": net(), "data": tiny(), "recipe": Recipe(epochs=1, batch_size=16), **changed})
+
+
+class Scale(nn.Module):
+    """Numbers of its own, which its printed form does not tell."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(shape))
+
+    def forward(self, x):
+        return self.factor * x
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+    path, recipe = tmp_path / "run.pt", Recipe(epochs=1, batch_size=16)
+    fit(nn.Sequential(net(), Scale()), tiny(), recipe, checkpoint=path)
+    before = path.read_bytes()
+    for other, message in (
+        (nn.Sequential(net()[:4], Scale()), r"another architecture: at '0\.4' .* has Dropout\(p=0.1"),
+        (nn.Sequential(net(), Scale(2)), r"must be of this architecture: (.|\n)*size mismatch for 1\.factor"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(other, tiny(), recipe, checkpoint=path, resume=True)
+    assert path.read_bytes() == before
 
 
 def test_a_last_batch_of_one_joins_the_one_before():

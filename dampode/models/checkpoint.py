@@ -71,10 +71,15 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     require_instance(model, nn.Module, "model")
     described, state = _read(Path(path))
-    _require_same(described, architecture(model), path)
+    require_architecture(model, described, path)
     expected = {key: _form(value) for key, value in model.state_dict().items()}
     _require_same({key: _form(value) for key, value in state.items()}, expected, path)
     model.load_state_dict(state)
+
+
+def require_architecture(model: nn.Module, described: dict[str, str], path: str | os.PathLike[str]) -> None:
+    """Raise a ValueError unless the `architecture` described in a file is the model's, with the first that differs."""
+    _require_same(described, architecture(model), path)
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

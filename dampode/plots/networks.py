@@ -46,10 +46,11 @@ def accuracy_by_radius(ax: Axes, report: Report) -> Axes:
         report: a measurement with attacks.
     """
     _curves(ax, report, "attack", 255)
-    radii = report.strengths("attack")
-    worst = [100 * report.clean, *(100 * report.robust_accuracy(e) for e in radii if e > 0)]
-    ticks = [0.0, *(255 * e for e in radii if e > 0)]
-    ax.plot(ticks, worst, color="black", linewidth=1, linestyle=":", label="worst case")
+    radii = [0.0, *(e for e in report.strengths("attack") if e > 0)]
+    ticks = [255 * e for e in radii]
+    if report.radii:
+        worst = [100 * report.robust_accuracy(e) for e in radii]
+        ax.plot(ticks, worst, color="black", linewidth=1, linestyle=":", label="worst case")
     ax.set(xlabel="ε in 1/255 (0: clean)", ylabel="accuracy (%)", xticks=ticks, ylim=(0, None))
     ax.legend(frameon=False)
     return ax

@@ -5,6 +5,7 @@ checkpoint (.pt). report.json, report.md and robustness.png are written under --
 it was when the same command is given again.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch
 from torch import nn
 
 from dampode import data, models, robustness, training
+from dampode.models.checkpoint import require_architecture
+from dampode.training.checkpoint import ARCHITECTURE
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Args:
     model: Path
     """file of dampode.models.save, or a checkpoint (.pt)"""
     network: Literal["resnet", "in_resnet", "lambda_in_resnet", "cnn"]
-    """which network the file is of; a .pt of another one with the same tensors goes unnoticed"""
+    """which network the file is of"""
     out: Path
     """folder of the report"""
     depth: int = 110
@@ -69,9 +72,13 @@ def load(args: Args, images: data.ImageData) -> nn.Module:
     build: Callable[..., nn.Module] = getattr(models, args.network)
     model = build(args.depth, images.num_classes, width=args.width, in_channels=images.channels, mean=mean, std=std)
     if args.model.suffix == ".pt":
-        state = training.load_checkpoint(args.model)["model"]
+        state = training.load_checkpoint(args.model)
+        if ARCHITECTURE in state:
+            require_architecture(model, state[ARCHITECTURE], args.model)
+        else:
+            warnings.warn(f"{args.model} does not say which network it is of; taken for {args.network}", stacklevel=2)
         try:
-            model.load_state_dict(state)
+            model.load_state_dict(state["model"])
         except RuntimeError as error:
             raise ValueError(f"{args.model} must be of the network named: {error}") from None
     else:
@@ -81,7 +88,6 @@ def load(args: Args, images: data.ImageData) -> nn.Module:
 
 def measure(args: Args) -> None:
     """Measure and write."""
-    training.require_writable(args.out)
     device = training.local_device(args.device)
     images = data.load(args.data, root=args.root).subset(test=args.images).to(device)
     model = load(args, images)
@@ -130,7 +136,9 @@ def figure(report: robustness.Report, path: Path) -> None:
 def main(command: Sequence[str] | None = None) -> None:
     """Run the command line; what is wrong with the input ends it in words."""
     try:
-        measure(arguments(command))
+        args = arguments(command)
+        with training.only_writer(args.out / "report.json"):
+            measure(args)
     except KeyboardInterrupt:
         raise SystemExit("\ninterrupted; give the same command again to go on") from None
     except (ValueError, TypeError, OSError, ImportError) as error:

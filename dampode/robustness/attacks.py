@@ -75,7 +75,9 @@ def ifgsm(
 
     Source: Yang et al. 2020, Eq. 20; Kurakin et al. 2017.
     """
-    _require_iteration(eps, alpha, steps, keep, batch_size)
+    require_length(eps, "eps")
+    require_iteration(alpha, steps, keep)
+    require_positive_int(batch_size, "batch_size")
     require_attackable(model, x, y)
     return _ascend(model, x, x, y, eps, alpha, steps, keep, batch_size)[0]
 
@@ -119,7 +121,9 @@ def pgd(
 
     Source: Yang et al. 2020, Sec. 4.2; Madry et al. 2018.
     """
-    _require_iteration(eps, alpha, steps, keep, batch_size)
+    require_length(eps, "eps")
+    require_iteration(alpha, steps, keep)
+    require_positive_int(batch_size, "batch_size")
     require_positive_int(restarts, "restarts")
     require_attackable(model, x, y)
     best, strength = x.clone(), x.new_full(x.shape[:1], -torch.inf)
@@ -169,7 +173,9 @@ def recentered_pgd(
 
     Source: test_pgd.py of the public code of Yang et al. 2020.
     """
-    _require_iteration(eps, alpha, steps, "last", batch_size)
+    require_length(eps, "eps")
+    require_iteration(alpha, steps, "last")
+    require_positive_int(batch_size, "batch_size")
     require_attackable(model, x, y)
     start = x + _uniform(x, eps, generator)
     return _ascend(model, start, start, y, eps, alpha, steps, "last", batch_size)[0]
@@ -213,11 +219,10 @@ def _ascend(
     return kept, strength
 
 
-def _require_iteration(eps: float, alpha: float, steps: int, keep: str, batch_size: int) -> None:
-    require_length(eps, "eps")
+def require_iteration(alpha: float, steps: int, keep: str) -> None:
+    """Raise unless these can be the settings of an iterated attack."""
     require_positive(alpha, "alpha")
     require_length(alpha, "alpha")
     require_positive_int(steps, "steps")
-    require_positive_int(batch_size, "batch_size")
     if keep not in ("strongest", "first", "last"):
         raise ValueError(f'keep must be "strongest", "first" or "last", got {keep!r}')

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dampode._checks import require_nonnegative, require_positive_int
+
 FORMAT = 1
 
 
@@ -64,12 +66,25 @@ class Report:
         columns: every measurement.
         laws: what was checked.
         settings: what was measured and how, in words.
+
+    Raises:
+        ValueError: a column has not a flag for each image, or a probe has more.
     """
 
     n: int
     columns: tuple[Column, ...]
     laws: tuple[Law, ...]
     settings: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        """Check that the columns are of the images."""
+        require_positive_int(self.n, "n")
+        for c in self.columns:
+            m = len(c.correct)
+            if m > self.n or (c.group != "probe" and m < self.n):
+                raise ValueError(
+                    f"columns must be of the report's {self.n} images, got {m} of {c.name!r} at {c.strength:g}"
+                )
 
     @property
     def held(self) -> bool:
@@ -101,6 +116,15 @@ class Report:
         """The severities of "noise" or the radii of "attack", ascending."""
         return sorted({c.strength for c in self.columns if c.group == group})
 
+    @property
+    def radii(self) -> list[float]:
+        """The radii of the attacks that count in the worst case, ascending: of all but `RecenteredPGD`."""
+        return sorted({c.strength for c in self._counted})
+
+    @property
+    def _counted(self) -> list[Column]:
+        return [c for c in self.columns if c.group == "attack" and c.kind != "RecenteredPGD"]
+
     def curve(self, name: str) -> tuple[list[float], list[float]]:
         """Severities or radii, ascending, and the accuracy at each; the clean accuracy comes first, at 0.
 
@@ -130,15 +154,19 @@ class Report:
         """Which images stay right, clean and under every attack within ε of them, (n,) bool.
 
         An attack of a smaller radius counts too: its x' lie within ε. `RecenteredPGD`, which goes beyond, does not.
+
+        Raises:
+            KeyError: ε is above 0 and below every radius measured; those are listed.
+            ValueError: ε is negative or not finite.
         """
-        stays = self.column("clean", 0.0).correct.clone()
-        for c in self.columns:
-            if c.group == "attack" and c.kind != "RecenteredPGD" and c.strength <= eps:
-                stays &= c.correct
-        return stays
+        require_nonnegative(eps, "eps")
+        within = [c.correct for c in self._counted if c.strength <= eps]
+        if eps > 0 and not within:
+            raise KeyError(f"no attack within ε = {radius(eps)}; the radii are {[radius(r) for r in self.radii]}")
+        return torch.stack([self.column("clean", 0.0).correct, *within]).all(0)
 
     def robust_accuracy(self, eps: float) -> float:
-        """Share of images that stay right in the worst case."""
+        """Share of images that stay right in the `worst_case`."""
         return self.worst_case(eps).double().mean().item()
 
     def markdown(self) -> str:
@@ -163,7 +191,8 @@ class Report:
         if self.names("attack"):
             radii = self.strengths("attack")
             rows = [[name, *(_percent(self.column(name, e).accuracy) for e in radii)] for name in self.names("attack")]
-            rows.append(["worst case", *(_percent(self.robust_accuracy(e)) for e in radii)])
+            if self.radii:
+                rows.append(["worst case", *(_percent(self.robust_accuracy(e)) for e in radii)])
             lines += _table(["attack", *(f"ε = {radius(e)}" for e in radii)], rows)
         words = {True: "held", False: "**broken**", None: "not checked"}
         lines += _table(["law", "", "numbers"], [[law.name, words[law.held], law.detail] for law in self.laws])
@@ -193,7 +222,7 @@ class Report:
         """The report of `to_json`.
 
         Raises:
-            ValueError: the text is no report, or of another format.
+            ValueError: the text is no report, of another format, or its columns are not of its images.
         """
         try:
             content: dict[str, Any] = json.loads(text)

@@ -15,6 +15,8 @@ from dampode.robustness.noise import corrupt, require_pixels
 
 BLOCK = 1000
 """Images that share a stream of random numbers: results do not depend on the batch size of a forward pass."""
+CONSTANT = 1e-12
+"""A channel's variance up to which it holds one number and rounding errors."""
 
 
 def blocks(n: int) -> list[slice]:
@@ -110,6 +112,9 @@ class NormalizedPerFile(NoiseSource):
         source: the noisy images.
         mean, std: the model's own normalization, one number a channel.
 
+    Raises:
+        ValueError: std is not above 0; at a block, numbers and channels differ in number, or a channel is constant.
+
     Source: test_noise.py of the public code of Yang et al. 2020.
     """
 
@@ -143,4 +148,10 @@ class NormalizedPerFile(NoiseSource):
                 count += x.shape[1]
                 total, squares = total + x.sum(1), squares + x.square().sum(1)
         m = total / count
-        return m.view(-1, 1, 1), (squares / count - m.square()).sqrt().view(-1, 1, 1)
+        variance = squares / count - m.square()
+        if not bool((variance > CONSTANT).all()):
+            raise ValueError(
+                f"each channel must vary to be normalized by its deviation, got {name} of means {m.tolist()} and "
+                f"variances {variance.tolist()}; leave NormalizedPerFile out"
+            )
+        return m.view(-1, 1, 1), variance.sqrt().view(-1, 1, 1)

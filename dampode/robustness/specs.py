@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dampode.robustness.attacks import Keep, fgsm, ifgsm, pgd, recentered_pgd
+from dampode._checks import require_instance, require_positive_int
+from dampode.robustness.attacks import Keep, fgsm, ifgsm, pgd, recentered_pgd, require_iteration
 from dampode.robustness.classifier import evaluating
 from dampode.robustness.ledger import fingerprint
 from dampode.robustness.search import square, uniform_noise
@@ -59,6 +60,10 @@ class IFGSM(Attack):
     steps: int = 20
     keep: Keep = "first"
 
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        require_iteration(self.alpha, self.steps, self.keep)
+
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
     ) -> Tensor:
@@ -74,6 +79,11 @@ class PGD(Attack):
     steps: int = 20
     restarts: int = 1
     keep: Keep = "first"
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        require_iteration(self.alpha, self.steps, self.keep)
+        require_positive_int(self.restarts, "restarts")
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
@@ -101,6 +111,10 @@ class RecenteredPGD(Attack):
     alpha: float = 1 / 255
     steps: int = 20
 
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        require_iteration(self.alpha, self.steps, "last")
+
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
     ) -> Tensor:
@@ -115,6 +129,10 @@ class Square(Attack):
     """`square` with its settings."""
 
     queries: int = 200
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        require_positive_int(self.queries, "queries")
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
@@ -135,6 +153,11 @@ class Transfer(Attack):
 
     source: nn.Module
     attack: Attack = PGD(keep="strongest")
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        require_instance(self.source, nn.Module, "source")
+        require_instance(self.attack, Attack, "attack")
 
     def __repr__(self) -> str:
         return f"Transfer(source={type(self.source).__name__} {fingerprint(self.source)[:12]}, attack={self.attack})"

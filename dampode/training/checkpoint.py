@@ -12,6 +12,8 @@ import torch
 from filelock import FileLock, Timeout
 
 KEYS = frozenset({"settings", "model", "optimizer", "scaler", "random", "position", "history"})
+ARCHITECTURE = "architecture"
+"""One key more: `dampode.models.architecture` of the network. Checkpoints of before it was kept lack it."""
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -54,7 +56,7 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
         state: Any = torch.load(path, map_location=map_location, weights_only=True)
     except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError, ValueError) as error:
         raise ValueError(f"{path} must be a whole checkpoint; it is damaged or of another kind ({error})") from None
-    if not isinstance(state, dict) or set(state) != KEYS:
+    if not isinstance(state, dict) or set(state) - {ARCHITECTURE} != KEYS:
         raise ValueError(f"{path} must be a checkpoint of dampode.training with {sorted(KEYS)}")
     return state
 

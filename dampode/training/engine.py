@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from dampode._checks import require_positive_int
+from dampode._checks import require_instance, require_positive_int
 from dampode.data import ImageData
-from dampode.training.checkpoint import load_checkpoint, only_writer, require_same_run, save_checkpoint
+from dampode.models.checkpoint import architecture, require_architecture
+from dampode.training.checkpoint import ARCHITECTURE, load_checkpoint, only_writer, require_same_run, save_checkpoint
 from dampode.training.execution import Execution
 from dampode.training.history import History
 from dampode.training.logs import Log
@@ -54,7 +55,7 @@ def fit(
         checkpoint: file that every epoch overwrites.
         resume: whether to go on from the checkpoint if it is there.
         identity: what else makes this run what it is, such as the model's depth and λ range; a checkpoint with
-            another identity, recipe, execution, seed, data or device is refused.
+            another identity, recipe, execution, seed, data, device or `dampode.models.architecture` is refused.
         label: name on the progress bar.
         execution: precision, compilation, memory layout.
         checkpoint_every: steps between checkpoints within an epoch; None for none.
@@ -65,12 +66,20 @@ def fit(
         The history, resumed epochs included.
 
     Raises:
-        ValueError: the batch is larger than the set, the checkpoint is damaged or of another run or architecture, a
-            setting does not fit the device or the processes, or one that is about a file comes without its path.
-        TypeError: checkpoint_every is no int.
+        ValueError: the batch is larger than the set, the model has fewer logits than the data has classes, the
+            checkpoint is damaged or of another run or architecture, a setting does not fit the device or the processes,
+            or one that is about a file comes without its path.
+        TypeError: model, data, recipe or execution is of another type, or checkpoint_every no int.
         ImportError: TensorBoard is asked for and not installed.
         OSError: a file cannot be written, or another run is writing it.
     """
+    for value, kind, name in (
+        (model, nn.Module, "model"),
+        (data, ImageData, "data"),
+        (recipe, Recipe, "recipe"),
+        (execution, Execution, "execution"),
+    ):
+        require_instance(value, kind, name)
     together = processes(data.x_train.device)
     _require_fit(model, data, recipe, execution, together.num_processes)
     if checkpoint_every is not None:
@@ -88,6 +97,7 @@ def fit(
         "device": data.x_train.device.type,
         "identity": dict(identity or {}),
     }
+    described = architecture(model)
     with ExitStack() as stack:
         if file is not None and together.is_main_process:
             stack.enter_context(only_writer(file))
@@ -96,13 +106,15 @@ def fit(
         if resume and file is not None and file.exists():
             state = load_checkpoint(file)
             require_same_run(file, state["settings"], settings)
+            if ARCHITECTURE in state:
+                require_architecture(model, state[ARCHITECTURE], file)
             run.load(state)
 
         def save() -> None:
             if file is not None:
                 state = run.state()  # by every process: they sum what they counted
                 if together.is_main_process:
-                    save_checkpoint(file, {"settings": settings, **state})
+                    save_checkpoint(file, {"settings": settings, ARCHITECTURE: described, **state})
 
         log = None
         if logs is not None and together.is_main_process:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from dampode._checks import require_logits
 from dampode.data import ImageData, pixels
 from dampode.training.execution import Execution
 from dampode.training.history import History, chance_accuracy, lam_range
@@ -117,6 +118,7 @@ class Run:
         torch.compiler.cudagraph_mark_step_begin()
         with self.execution.forward(self.device):
             logits = self.network(x)
+        require_logits(logits, len(x), self.data.num_classes)
         loss = F.cross_entropy(logits.float(), y)
         with torch.no_grad():
             self.sums += torch.stack([loss * len(y), (logits.argmax(1) == y).sum()])
