@@ -158,7 +158,9 @@ class Stages:
         stage = torch.zeros_like(busy, dtype=torch.long)
         guess, base, tau = opened(step, self._secants.sample, stage)
         u = torch.where(busy, guess, x)
-        inner = Inner(u, base, tau, u, u, torch.ones_like(h), self._rate, stage, stage, busy, busy)
+        last_u, last_n = torch.zeros_like(u), torch.zeros_like(u)  # of their own: a compiled form is of no aliases
+        tries, good = torch.zeros_like(stage), busy.clone()
+        inner = Inner(u, base, tau, last_u, last_n, torch.ones_like(h), self._rate, tries, stage, busy, good)
         while bool(inner.busy.any()):
             inner = self._iterate(step, self._secants, inner, field(inner.tau, inner.u, inner.busy))
         self._rate = inner.rate

@@ -36,7 +36,8 @@ class Secants(NamedTuple):
         """Keep a pair in the place of the oldest, and solve with all of them.
 
         Args:
-            move, change: U' − U and N(U') − N(U), (N, d).
+            move: U' − U, (N, d).
+            change: N(U') − N(U), (N, d).
             used: the samples that have them, (N, 1).
             residual: r, (N, d).
             g: (N, 1), a number a sample, or (N, d).
