@@ -109,6 +109,19 @@ def test_batch_mates_do_not_influence_one_another():
         assert together.status[n] is one.status[0] is Status.SUCCESS
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile looks at it
+@pytest.mark.slow
+def test_a_compiled_iteration_gives_the_same_states_and_gradients():
+    torch.compiler.reset()
+    x, found = torch.randn(2, 3, dtype=torch.float64), []
+    func = DampedODEFunc(Forced(3), Constant(50.0), one_plus)
+    for compile in (False, True):
+        s = solve(func, x, T, KenCarp4(1e-5, 1e-7, compile=compile))
+        assert s.failure() is None
+        found.append((s.x, grad(s.x[-1].square().sum(), func.f.w)[0]))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-7)  # a rounding error may cost an iteration
+
+
 def test_calls_are_counted():
     calls = []
     func = DampedODEFunc(lambda x: calls.append(1) or torch.sin(x), Constant(20.0), one_plus)
@@ -142,6 +155,11 @@ def test_statuses_per_sample():
     assert solve(DampedODEFunc(torch.sin, Constant(1e3)), x[:1], back, KenCarp4()).status == (Status.OVERFLOW,)
 
 
+def test_compile_is_a_bool():
+    with pytest.raises(TypeError, match="compile must be"):
+        KenCarp4(compile=1)
+
+
 @pytest.mark.parametrize("settings", [{"rtol": 0.0}, {"atol": -1.0}, {"max_steps": 0}, {"first_step": 0.0}])
 def test_settings_out_of_range(settings):
     with pytest.raises(ValueError, match="must be"):
@@ -162,10 +180,16 @@ def test_gmres_against_a_dense_solve(restart):
 
 def test_secants_that_span_the_space_solve_a_linear_equation():
     j, g = torch.randn(2, 4, 4, dtype=torch.float64) / 2, torch.rand(1, 4, dtype=torch.float64)
-    r, secants = torch.randn(2, 4, dtype=torch.float64), Secants(torch.zeros(2, 4, dtype=torch.float64))
-    torch.testing.assert_close(secants.solve(r, g), r)
-    for _ in range(4):
+    r, secants = torch.randn(2, 4, dtype=torch.float64), Secants.none(torch.zeros(2, 4, dtype=torch.float64))
+    used = torch.ones(2, 1, dtype=torch.bool)
+    torch.testing.assert_close(secants.solve(r, r, ~used, r, g), r)
+    torch.testing.assert_close(secants.solve(0 * r, r, used, r, g), r)  # no move, no pair
+    for _ in range(6):
         move = torch.randn(2, 4, dtype=torch.float64)
-        secants.add(move, (j @ move[:, :, None])[:, :, 0], torch.ones(2, 1, dtype=torch.bool))
+        got = secants.solve(move, (j @ move[:, :, None])[:, :, 0], used, r, g)
     want = torch.linalg.solve(torch.eye(4, dtype=torch.float64) - g[0, :, None] * j, r)
-    torch.testing.assert_close(secants.solve(r, g), want, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-8)
+    one = torch.full((2, 1), 0.3, dtype=torch.float64)
+    got = secants.solve(move, r, ~used, r, one)
+    want = torch.linalg.solve(torch.eye(4, dtype=torch.float64) - 0.3 * j, r)
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-8)

@@ -1,14 +1,17 @@
 """The implicit integrator for ρ ~ λ, where f is as stiff as the damping."""
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from dampode._checks import require_instance
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators import kencarp
 from dampode.integrators.implicit_gradients import attached
 from dampode.integrators.implicit_loop import ImplicitLoop, ImplicitStep
+from dampode.integrators.implicit_stages import Iterating, iterate
 from dampode.integrators.solution import Solution
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import Tolerance
@@ -35,6 +38,9 @@ class KenCarp4(TolerantIntegrator):
         rtol, atol: tolerances relative to |x| and absolute, > 0; rtol is taken as ten rounding errors at least.
         max_steps: attempted steps a sample may take.
         first_step: length of the first step, > 0; None estimates it.
+        compile: whether to compile what an iteration does beside calling f, by torch.compile: that cost
+            falls, most in small batches, and the first solve of every new shape or dtype takes seconds to compile. f is
+            not compiled: it may be anything. It needs what torch.compile needs: a C++ compiler on a CPU, Triton on a GPU.
 
     Raises:
         ValueError, TypeError: a setting out of its range or of the wrong type.
@@ -44,17 +50,32 @@ class KenCarp4(TolerantIntegrator):
     is Anderson's (1965) with a memory across stages and steps.
     """
 
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        super().__post_init__()
+        require_instance(self.compile, bool, "compile")
+
     def _steps_taken(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
         """A solve without a graph, and its accepted steps again where gradients are wanted."""
         keep = torch.is_grad_enabled()
         with torch.no_grad():
-            loop = ImplicitLoop(func, x, times, Tolerance(self.rtol, self.atol))
+            how = _compiled_iterate() if self.compile else iterate
+            loop = ImplicitLoop(func, x, times, Tolerance(self.rtol, self.atol), how)
             solution = loop.run(self.max_steps, self.first_step, keep)
         if not loop.steps:
             return solution
         xs = _differentiated(loop, func, x, loop.steps, 1e-3 * self.rtol)
         xs = torch.where(torch.isnan(solution.x), torch.nan, xs)
         return replace(solution, x=xs, nfe=solution.nfe + 1 + 15 * solution.accepted)
+
+
+@functools.cache
+def _compiled_iterate() -> Iterating:
+    """`iterate` under torch.compile, one for all solves: its cache of compiled forms is shared."""
+    compiled: Iterating = torch.compile(iterate, dynamic=False)
+    return compiled
 
 
 def _differentiated(

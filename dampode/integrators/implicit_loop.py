@@ -9,7 +9,7 @@ from torch import Tensor
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators import kencarp
 from dampode.integrators.clock import Clock
-from dampode.integrators.implicit_stages import Stages
+from dampode.integrators.implicit_stages import Iterating, Stages
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import FLOOR, Tolerance, logarithm, step_factor
@@ -36,9 +36,10 @@ class ImplicitLoop:
         x: initial state, (N, *S).
         times: strictly monotonic, (T,).
         tol: tolerance of a step.
+        iterate: what makes an iteration of the stages.
     """
 
-    def __init__(self, func: DampedODEFunc, x: Tensor, times: Tensor, tol: Tolerance) -> None:
+    def __init__(self, func: DampedODEFunc, x: Tensor, times: Tensor, tol: Tolerance, iterate: Iterating) -> None:
         self.clock, self.times, self.x0 = Clock.of(times, x.device), times, x
         self.asked = self.clock.tau(times[1:])
         self.tol = Tolerance(max(tol.rtol, 10 * torch.finfo(x.dtype).eps), tol.atol)
@@ -47,7 +48,7 @@ class ImplicitLoop:
         self.split, self.x = Splitting(func, x), x.flatten(1)
         self.lam = _flat(self.split.lam, x)
         self.slope = self._n(self.tau, self.x, self.tau >= 0) - self.lam * self.x  # F(x, t)
-        self.stages = Stages(self.x, self.clock.span, self.tol)
+        self.stages = Stages(self.x, self.clock.span, self.tol, iterate)
         self.log_ratio = torch.zeros_like(self.x[:, :1])
         """Of the last accepted step's error."""
         self.code = self._refusals()
@@ -111,8 +112,9 @@ class ImplicitLoop:
         h = torch.where(active, torch.minimum(h, left), 0.0)
         stages, signed = self.stages, (self.clock.sign * h).to(self.x.dtype)
         good = stages.solve(self._n, torch.cat((self.tau, end), 1), signed, self.slope, self.lam, active)
-        x = stages.states[:, 7]
-        ratio = self.tol.ratio(kencarp.error(stages.slopes), torch.maximum(self.x.abs(), x.abs()))
+        x = stages.rows[:, 7]
+        error, slope = stages.error_and_slope()
+        ratio = self.tol.ratio(error, torch.maximum(self.x.abs(), x.abs()))
         ok, log_ratio = good & (ratio <= 1), logarithm(ratio)
         wished = torch.where(good, h * step_factor(log_ratio, ok, self.log_ratio), 0.5 * h)
         self.log_ratio = torch.where(ok, log_ratio.clamp(min=FLOOR), self.log_ratio)
@@ -122,26 +124,26 @@ class ImplicitLoop:
         self._code(stuck & ~torch.isfinite(ratio), Status.NOT_FINITE)
         self._code(stuck & ~good, Status.INNER_SOLVE_FAILED)
         end = torch.where(ok, end, self.tau)
-        self._output(end, h)
+        self._output(end, h, slope)
         if keep and bool(ok.any()):
-            values = [state.reshape(self.x0.shape) for state in stages.states[:, 3:].clone().unbind(1)]
+            values = [state.reshape(self.x0.shape) for state in stages.rows[:, 3:8].clone().unbind(1)]
             length, begin, until = map(self._shaped, (torch.where(ok, h, 0.0), self.tau, end))
             self.steps.append(ImplicitStep(length, begin, until, values))
         stages.end(ok)
-        self.tau, self.x = end, stages.states[:, 2]
-        self.slope = torch.where(ok, stages.slopes[:, 5] / torch.where(ok, signed, 1.0), self.slope)
+        self.tau, self.x = end, stages.rows[:, 2]
+        self.slope = torch.where(ok, slope / torch.where(ok, signed, 1.0), self.slope)
         split = self.split.at(self.x.reshape(self.x0.shape))
         if split is not self.split:
             self.split, self.lam = split, _flat(split.lam, self.x0)
             self._code(ok & ~(self.lam >= 0).all(1, keepdim=True), Status.NEGATIVE_DAMPING)
         return wished
 
-    def _output(self, end: Tensor, h: Tensor) -> None:
-        """The asked times inside the steps."""
+    def _output(self, end: Tensor, h: Tensor, slope: Tensor) -> None:
+        """The asked times inside the steps, at whose ends h F is ``slope``."""
         sample, row = ((self.tau < self.asked) & (self.asked <= end)).nonzero(as_tuple=True)
         theta = ((self.asked[row, None] - self.tau[sample]) / h[sample]).to(self.x.dtype)
-        states, slopes = self.stages.states[sample], self.stages.slopes[sample]
-        self.rows[row, sample] = kencarp.hermite(theta, states[:, 2], slopes[:, 0], states[:, 7], slopes[:, 5])
+        rows = self.stages.rows[sample]
+        self.rows[row, sample] = kencarp.hermite(theta, rows[:, 2], rows[:, 8], rows[:, 7], slope[sample])
 
 
 def _flat(lam: Tensor, x: Tensor) -> Tensor:

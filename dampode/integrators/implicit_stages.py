@@ -1,6 +1,7 @@
 """The stages of an implicit step, every sample at a stage of its own."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,10 +12,90 @@ from dampode.integrators.step_control import Tolerance
 
 _ITERATIONS = 12  # of a stage, at most: a shorter step costs less than more of them
 _SHARE = 0.02  # of the tolerance that the error of a stage may take
-_NEAR = ((0, 0, 0), (0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (3, 5, 6))  # the states that predict a stage
 _LONG_AGO = 1e9  # in spans: where the history of a first step lies, so that it predicts no change
 
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Step(NamedTuple):
+    """What does not change while the stages of a step are solved."""
+
+    rows: Tensor
+    """What `kencarp.combinations` are of, (N, 9, d); a stage's is written in place, 0 before."""
+    sums: Tensor
+    """Which of the rows are first guess and explicit part of a stage, (N, 5, 2, 9)."""
+    times: Tensor
+    """τ of the stages, (N, 5)."""
+    weight: Tensor
+    g: Tensor
+    """Of `kencarp.damped`."""
+    unit: Tensor
+    """What a correction is multiplied by before its norm: 1 is as much as a stage may be off, (N, d)."""
+
+
+class Inner(NamedTuple):
+    """Where the stages of every sample stand. Values per sample are (N, 1)."""
+
+    u: Tensor
+    """The iterate, (N, d)."""
+    base: Tensor
+    """The explicit part, (N, d)."""
+    tau: Tensor
+    last_u: Tensor
+    last_n: Tensor
+    """The last iterate and N there, (N, d)."""
+    last_size: Tensor
+    """Of the last correction."""
+    rate: Tensor
+    """Of convergence."""
+    tries: Tensor
+    """Calls of f at this stage."""
+    stage: Tensor
+    """How many are solved, at most 4."""
+    busy: Tensor
+    """Whether there are stages to solve."""
+    good: Tensor
+    """Whether all have converged."""
+
+
+Iterating = Callable[[Step, Secants, Inner, Tensor], Inner]
+"""`iterate`, or a compiled form of it."""
+
+
+def iterate(step: Step, secants: Secants, inner: Inner, n: Tensor) -> Inner:
+    """A quasi-Newton iteration from N at the iterates, (N, d); where a stage has converged, the next one is opened."""
+    u, busy, stage, tries = inner.u, inner.busy, inner.stage, inner.tries + 1
+    again = busy & (tries > 1)
+    residual = torch.addcmul(torch.addcmul(-u, step.weight, inner.base), step.g, n)
+    move = secants.solve(u - inner.last_u, n - inner.last_n, again, residual, step.g)
+    size = torch.linalg.vector_norm(move * step.unit, dim=1, keepdim=True)
+    rate = torch.where(again, (size / inner.last_size).nan_to_num(0.99, 0.99).clamp(1e-3, 0.99), inner.rate)
+    new = torch.where(busy, u + move, u)
+    step.rows[secants.sample, stage[:, 0] + 3] = new
+    solved = busy & (size <= (1 / rate - 1).clamp(min=1e-3))
+    hopeless = busy & ~solved & ((tries >= _ITERATIONS) | ~torch.isfinite(size))
+    onward = solved & (stage < 4)
+    stage = stage + onward
+    guess, base, tau = opened(step, secants.sample, stage)
+    return Inner(
+        torch.where(onward, guess, new),
+        base,
+        tau,
+        u,
+        n,
+        size,
+        rate,
+        torch.where(onward, 0, tries),
+        stage,
+        onward | (busy & ~solved & ~hopeless),
+        inner.good & ~hopeless,
+    )
+
+
+def opened(step: Step, sample: Tensor, stage: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the stages that the samples are at: a first guess, the explicit part, and their τ."""
+    guess, base = torch.bmm(step.sums[sample, stage[:, 0]], step.rows).unbind(1)
+    return guess, base, step.times.gather(1, stage)
 
 
 class Stages:
@@ -26,27 +107,31 @@ class Stages:
         x: initial states, (N, d).
         span: length of the solve.
         tol: tolerance of a step.
+        iterate: what makes an iteration.
     """
 
-    def __init__(self, x: Tensor, span: Tensor, tol: Tolerance) -> None:
-        self._tol, self._share = tol, max(_SHARE, 2 * torch.finfo(x.dtype).eps / tol.rtol)
-        self._table = x.new_tensor([[*row, *[0.0] * (6 - len(row))] for row in kencarp.ROWS])
-        self._near = torch.tensor(_NEAR, device=x.device)
+    def __init__(self, x: Tensor, span: Tensor, tol: Tolerance, iterate: Iterating) -> None:
+        self._tol, self._iterate = tol, iterate
+        self._share = max(_SHARE, 2 * torch.finfo(x.dtype).eps / tol.rtol)
         self._nodes = torch.tensor(kencarp.NODES, dtype=torch.float64, device=x.device)
-        self._sample = torch.arange(len(x), device=x.device)[:, None]
-        self.states = x[:, None].repeat(1, 8, 1)
-        """The last step's stages 3 and 4, this one's start and its five stages, (N, 8, d)."""
-        self.times = span * span.new_tensor([-2 * _LONG_AGO, -_LONG_AGO, *[0.0] * 6]).repeat(len(x), 1)
-        """τ of the states, (N, 8)."""
-        self.slopes = x.new_zeros(len(x), 6, x.shape[1])
-        """h F, (N, 6, d); 0 at stages to come."""
+        bases, ends = kencarp.combinations()
+        self._bases, self._ends = bases.to(x), ends.to(x)
+        self.rows = x.new_zeros(len(x), 9, x.shape[1])
+        """The last step's stages 3 and 4, this one's start, its five stages and h F at the start, (N, 9, d)."""
+        self.rows[:, :3] = x[:, None]
+        self._times = span * span.new_tensor([-2 * _LONG_AGO, -_LONG_AGO, *[0.0] * 6]).repeat(len(x), 1)
         self._rate = x.new_full((len(x), 1), 0.5)
-        self._secants = Secants(x)
+        self._secants = Secants.none(x)
 
     def end(self, moved: Tensor) -> None:
         """Move samples, (N, 1), to the end of their step, and keep what predicts the next one's stages."""
-        self.times[:, :3] = torch.where(moved, self.times[:, 5:], self.times[:, :3])
-        self.states[:, :3] = torch.where(moved[:, :, None], self.states[:, 5:], self.states[:, :3])
+        self._times[:, :3] = torch.where(moved, self._times[:, 5:], self._times[:, :3])
+        self.rows[:, :3] = torch.where(moved[:, :, None], self.rows[:, 5:8], self.rows[:, :3])
+
+    def error_and_slope(self) -> tuple[Tensor, Tensor]:
+        """The step's error and h F at its end, (N, d)."""
+        error, slope = torch.matmul(self._ends, self.rows).unbind(1)
+        return error, slope
 
     def solve(self, field: Field, ends: Tensor, h: Tensor, slope: Tensor, lam: Tensor, busy: Tensor) -> Tensor:
         """Solve all stages of a step.
@@ -62,40 +147,21 @@ class Stages:
         Returns:
             Whether all five stages converged, (N, 1).
         """
-        self.times[:, 2:] = torch.lerp(ends[:, :1], ends[:, 1:], self._nodes)
-        self.slopes.zero_()
-        self.slopes[:, 0] = h * slope
-        weight, g = kencarp.damped(lam, h)
-        scale, good = self.states[:, 2].abs(), busy
-        stage = torch.ones_like(busy, dtype=torch.long)
-        tries = torch.zeros_like(stage)
-        u, base, tau = self._opened(stage)
-        last_u = last_n = u
-        last_size = torch.ones_like(h)
-        while bool(busy.any()):
-            n, again = field(tau, u, busy), busy & (tries > 0)
-            self._secants.add(u - last_u, n - last_n, again)
-            move = self._secants.solve(torch.addcmul(weight * base - u, g, n), g)
-            size = self._tol.ratio(move, scale)
-            rate = (size / last_size).nan_to_num(0.99, 0.99).clamp(1e-3, 0.99)
-            self._rate = torch.where(again, rate, self._rate)
-            last_u, last_n, last_size, tries = u, n, size, tries + 1
-            u = torch.where(busy, u + move, u)
-            solved = busy & (size <= self._share * (1 / self._rate - 1).clamp(min=1e-3))
-            hopeless = busy & ~solved & ((tries >= _ITERATIONS) | ~torch.isfinite(size))
-            rows = solved[:, 0].nonzero()[:, 0]
-            reached, converged = stage[rows, 0], u[rows]
-            self.states[rows, reached + 2] = converged
-            self.slopes[rows, reached] = kencarp.stage_slope(converged, base[rows])
-            onward = solved & (stage < 5)
-            busy, good = onward | (busy & ~solved & ~hopeless), good & ~hopeless
-            stage, tries = stage + onward, tries.masked_fill(onward, 0)
-            guess, base, tau = self._opened(stage)
-            u = torch.where(onward, guess, u)
-        return good
-
-    def _opened(self, stage: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the stages that the samples are at: a first guess, the explicit part, and their τ."""
-        near, tau = self._near[stage[:, 0]], self.times.gather(1, stage + 2)
-        guess = kencarp.predict(self.times.gather(1, near), self.states[self._sample, near], tau)
-        return guess, self.states[:, 2] + (self._table[stage[:, 0], :, None] * self.slopes).sum(1), tau
+        self._times[:, 2:] = torch.lerp(ends[:, :1], ends[:, 1:], self._nodes)
+        self.rows[:, 3:8] = 0.0
+        self.rows[:, 8] = h * slope
+        x = self.rows[:, 2]
+        guesses = kencarp.predictors(self._times).to(x.dtype)
+        sums = torch.stack((guesses, self._bases.expand_as(guesses)), 2)
+        unit = 1 / (self._share * x.shape[1] ** 0.5 * (self._tol.rtol * x.abs() + self._tol.atol))
+        step = Step(self.rows, sums, self._times[:, 3:], *kencarp.damped(lam, h), unit)
+        stage = torch.zeros_like(busy, dtype=torch.long)
+        guess, base, tau = opened(step, self._secants.sample, stage)
+        u = torch.where(busy, guess, x)
+        last_u, last_n = torch.zeros_like(u), torch.zeros_like(u)  # of their own: a compiled form is of no aliases
+        tries, good = torch.zeros_like(stage), busy.clone()
+        inner = Inner(u, base, tau, last_u, last_n, torch.ones_like(h), self._rate, tries, stage, busy, good)
+        while bool(inner.busy.any()):
+            inner = self._iterate(step, self._secants, inner, field(inner.tau, inner.u, inner.busy))
+        self._rate = inner.rate
+        return inner.good

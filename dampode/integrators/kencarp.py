@@ -14,6 +14,7 @@ ROWS: tuple[tuple[float, ...], ...] = (
     (82889 / 524892, 0.0, 15625 / 83664, 69875 / 102672, -2260 / 8211),
 )
 WEIGHTS = (*ROWS[-1], GAMMA)
+_NEAR = ((0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (3, 5, 6))  # rows of `combinations` that predict a stage
 EMBEDDED = (
     4586570599 / 29645900160,
     0.0,
@@ -42,18 +43,30 @@ def stage_slope(stage: Tensor, base: Tensor) -> Tensor:
     return (stage - base) / GAMMA
 
 
-def error(slopes: Tensor) -> Tensor:
-    """The difference to the embedded method of order 3, (N, d), from the slopes h F, (N, 6, d)."""
-    weights = [weight - embedded for weight, embedded in zip(WEIGHTS, EMBEDDED, strict=True)]
-    return (slopes.new_tensor(weights)[:, None] * slopes).sum(1)
+def combinations() -> tuple[Tensor, Tensor]:
+    """Everything in a step is a sum over nine rows: two stages of the last step, x, the stages 1 to 5, h F(x).
+
+    Returns:
+        The sums, (5, 9), that are the explicit parts of the stages 1 to 5; those that are the error, as the difference
+        to the embedded method of order 3, and h F at the end, (2, 9). Float64.
+    """
+    unit = torch.eye(9, dtype=torch.float64)
+    bases, slopes = [], [unit[8]]
+    for stage in unit[3:8]:
+        bases.append(base(unit[2], slopes))
+        slopes.append(stage_slope(stage, bases[-1]))
+    difference = torch.tensor(WEIGHTS, dtype=torch.float64) - torch.tensor(EMBEDDED, dtype=torch.float64)
+    return torch.stack(bases), torch.stack((difference @ torch.stack(slopes), slopes[-1]))
 
 
-def predict(times: Tensor, states: Tensor, tau: Tensor) -> Tensor:
-    """The polynomial through ``states``, (N, K, d), at ``times``, (N, K), at the time ``tau``, (N, 1)."""
-    same = torch.eye(times.shape[1], dtype=torch.bool, device=times.device)
-    gaps = (times[:, :, None] - times[:, None]).masked_fill(same, 1.0)
-    weights = ((tau - times)[:, None] / gaps).masked_fill(same, 1.0).prod(2)
-    return (weights[:, :, None].to(states.dtype) * states).sum(1)
+def predictors(times: Tensor) -> Tensor:
+    """The sums, (N, 5, 9), that predict the stages by parabolas through the _NEAR rows; ``times`` of rows, (N, 8)."""
+    near = torch.tensor(_NEAR, device=times.device)
+    same = torch.eye(3, dtype=torch.bool, device=times.device)
+    known, wanted = times[:, near], times[:, 3:, None]
+    gaps = (known[:, :, :, None] - known[:, :, None]).masked_fill(same, 1.0)
+    weights = ((wanted - known)[:, :, None] / gaps).masked_fill(same, 1.0).prod(3)
+    return weights.new_zeros(len(times), 5, 9).scatter_(2, near.expand_as(known), weights)
 
 
 def hermite(theta: Tensor, x: Tensor, slope: Tensor, end: Tensor, end_slope: Tensor) -> Tensor:

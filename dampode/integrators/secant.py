@@ -1,51 +1,73 @@
 """Fixed points U = a + g N(U) by a quasi-Newton method that learns ∂N/∂x from the calls it makes anyway."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 
-class Secants:
+class Secants(NamedTuple):
     """The last pairs (ΔU, ΔN) of every sample: B = ΔN ΔU⁺ agrees with ∂N/∂x on what the iterates have moved through.
 
     h and λ are not in B, so it serves all steps of a solve. The corrections of an implicit method point, from step to
     step, into nearly the same few directions, which B knows: no Jacobian is formed and no product with one is taken.
-
-    Args:
-        x: a state, (N, d), for sizes.
-        memory: pairs kept.
+    The tensors change in place. The last of the M pairs stays 0: there samples write that have none to keep.
     """
 
-    def __init__(self, x: Tensor, memory: int = 16) -> None:
-        size = min(memory, x.shape[1])
-        self._pairs = x.new_zeros(len(x), 2, size, x.shape[1])  # ΔUᵀ and ΔNᵀ
-        self._gram, self._cross = (x.new_zeros(len(x), size, size) for _ in range(2))  # ΔUᵀ ΔU and ΔUᵀ ΔN
-        self._ones = self._gram.diagonal(0, 1, 2)  # moves have length 1
-        self._ridge = 10 * torch.finfo(x.dtype).eps
-        self._ones.fill_(1 + self._ridge)
-        self._sample = torch.arange(len(x), device=x.device)
-        self._added = torch.zeros_like(self._sample)
+    pairs: Tensor
+    """ΔUᵀ and ΔNᵀ, (N, 2, M, d); ΔU has length 1."""
+    products: Tensor
+    """ΔUᵀ ΔU + ridge and ΔUᵀ ΔN, (N, 2, M, M)."""
+    kept: Tensor
+    """How many pairs were kept, (N,)."""
+    sample: Tensor
+    """0 to N − 1, (N,)."""
 
-    def add(self, move: Tensor, change: Tensor, used: Tensor) -> None:
-        """Keep N(U + move) − N(U) = change of the samples where ``used``, (N, 1), in the place of the oldest pair."""
+    @classmethod
+    def none(cls, x: Tensor, memory: int = 16) -> "Secants":
+        """No pairs yet, for states like x, (N, d), of which at most ``memory`` − 1 will be kept."""
+        size = min(memory, x.shape[1] + 1)
+        products = x.new_zeros(len(x), 2, size, size)
+        products[:, 0].diagonal(0, 1, 2).fill_(_one(x))
+        sample = torch.arange(len(x), device=x.device)
+        return cls(x.new_zeros(len(x), 2, size, x.shape[1]), products, torch.zeros_like(sample), sample)
+
+    def solve(self, move: Tensor, change: Tensor, used: Tensor, residual: Tensor, g: Tensor) -> Tensor:
+        """Keep a pair in the place of the oldest, and solve with all of them.
+
+        Args:
+            move: U' − U, (N, d).
+            change: N(U') − N(U), (N, d).
+            used: the samples that have them, (N, 1).
+            residual: r, (N, d).
+            g: (N, 1), a number a sample, or (N, d).
+
+        Returns:
+            (I − g B)^{-1} r = r + g ΔN (I − ΔU⁺ g ΔN)^{-1} ΔU⁺ r, (N, d).
+        """
+        pairs, products, kept, sample = self
         pair = torch.stack((move, change), 1) / torch.linalg.vector_norm(move, dim=1, keepdim=True)[:, None]
-        keep = used & torch.isfinite(pair).flatten(1).all(1, keepdim=True)
-        sample, slot = self._sample, self._added % self._pairs.shape[2]
-        pair = torch.where(keep[:, :, None], pair, self._pairs[sample, :, slot])
-        self._pairs[sample, :, slot] = pair
-        inner = torch.bmm(pair, self._pairs.flatten(1, 2).mT)  # of the pair with all pairs, (N, 2, 2 memory)
-        (gram, cross), (cross_column, _) = (part.tensor_split(2, 1) for part in inner.unbind(1))
-        self._gram[sample, slot], self._gram[sample, :, slot] = gram, gram
-        self._ones.fill_(1 + self._ridge)
-        self._cross[sample, slot], self._cross[sample, :, slot] = cross, cross_column
-        self._added = self._added + keep[:, 0]
-
-    def solve(self, residual: Tensor, g: Tensor) -> Tensor:
-        """(I − g B)^{-1} residual: r + g ΔN (I − ΔU⁺ g ΔN)^{-1} ΔU⁺ r; g is (N, 1), a number a sample, or (N, d)."""
-        moves, changes = self._pairs.unbind(1)
+        keep = used & torch.isfinite(pair.sum((1, 2)))[:, None]
+        last = pairs.shape[2] - 1
+        slot = torch.where(keep[:, 0], kept % last, last)
+        kept += keep[:, 0]
+        pair = torch.where(keep[:, :, None], pair, 0.0)
+        pairs[sample, :, slot] = pair
+        moves, changes = pairs.unbind(1)
+        # rows times matrices: bmm is several times faster than with columns
+        by_moves = torch.bmm(torch.cat((pair, residual[:, None]), 1), moves.mT)
+        by_moves[sample, 0, slot] = _one(residual)
+        by_changes = torch.bmm(pair[:, :1], changes.mT)
+        products[sample, :, :, slot] = by_moves[:, :2]
+        products[sample, :, slot] = torch.cat((by_moves[:, :1], by_changes), 1)
         if g.shape[1] == 1:
-            inner = torch.addcmul(self._gram, g[:, :, None], self._cross, value=-1)
+            inner = torch.addcmul(products[:, 0], g[:, :, None], products[:, 1], value=-1)
         else:
-            inner = self._gram - moves @ (g[:, None] * changes).mT
-        # a row times a matrix: bmm is several times faster than with a column
-        y = torch.linalg.solve_ex(inner, torch.bmm(residual[:, None], moves.mT)[:, 0])[0]
+            inner = products[:, 0] - moves @ (g[:, None] * changes).mT
+        y = torch.linalg.solve_ex(inner, by_moves[:, 2])[0].contiguous()  # bmm loops over columns
         return torch.addcmul(residual, g, torch.bmm(y[:, None], changes)[:, 0])
+
+
+def _one(x: Tensor) -> float:
+    """|ΔU|² with the ridge that makes the products invertible."""
+    return 1 + 10 * torch.finfo(x.dtype).eps
