@@ -38,9 +38,9 @@ class KenCarp4(TolerantIntegrator):
         rtol, atol: tolerances relative to |x| and absolute, > 0; rtol is taken as ten rounding errors at least.
         max_steps: attempted steps a sample may take.
         first_step: length of the first step, > 0; None estimates it.
-        compile: whether to compile what an iteration does beside calling f, by torch.compile: that cost
-            falls, most in small batches, and the first solve of every new shape or dtype takes seconds to compile. f is
-            not compiled: it may be anything. It needs what torch.compile needs: a C++ compiler on a CPU, Triton on a GPU.
+        compile: whether to compile what an iteration does beside calling f, by torch.compile: that cost falls, most in
+            small batches, and the first solve of every new shape or dtype takes seconds to compile. f is not compiled:
+            it may be anything. It needs what torch.compile needs: a C++ compiler on a CPU, Triton on a GPU.
 
     Raises:
         ValueError, TypeError: a setting out of its range or of the wrong type.
