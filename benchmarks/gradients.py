@@ -119,8 +119,10 @@ def seconds(run: Run, func: DampedODEFunc, x: Tensor) -> float:
 
 
 def relative(got: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, float]:
-    """|g − g*| / |g*| of each gradient; inf where it is not finite."""
-    return {k: ((got[k] - want[k]).norm() / want[k].norm()).nan_to_num(torch.inf, torch.inf).item() for k in want}
+    """|g − g*| / |g*| of each gradient, 0 where both underflow to 0; inf where g is not finite."""
+    smallest = torch.finfo(torch.float64).tiny
+    errors = {k: (got[k] - want[k]).norm() / want[k].norm().clamp(min=smallest) for k in want}
+    return {k: error.nan_to_num(torch.inf, torch.inf).item() for k, error in errors.items()}
 
 
 def cost(steps: int, args: argparse.Namespace, order: random.Random) -> dict[str, dict]:
