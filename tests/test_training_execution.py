@@ -177,3 +177,5 @@ def test_executions_are_checked():
         Execution(channels_last=1)
     with pytest.raises(ValueError, match="step_graph records CUDA graphs of one process alone, got cpu"):
         fit(net(), tiny(), Recipe(epochs=1, batch_size=16), execution=Execution(step_graph=True))
+    with pytest.raises(ValueError, match="takes a model of DampedBlock or Transition, got none"):
+        Execution(compile="blocks").compiled(nn.Linear(2, 2))

@@ -54,8 +54,8 @@ class Execution:
         require_instance(self.step_graph, bool, "step_graph")
         if self.step_graph and (self.precision == "fp16" or self.compile in ("reduce-overhead", "max-autotune")):
             raise ValueError(
-                "step_graph takes bf16 or fp32 (fp16's loss scale asks the device at every step) and no mode that "
-                f"records graphs of its own, got {self.precision} and {self.compile}; use bf16 and 'blocks'"
+                "step_graph takes bf16 or fp32, which need no loss scale, and no mode that records graphs of its own, "
+                f"got {self.precision} and {self.compile}; use bf16 and 'blocks'"
             )
 
     @contextmanager
@@ -73,7 +73,11 @@ class Execution:
             yield
 
     def compiled(self, model: nn.Module) -> nn.Module:
-        """The model, or its compiled twin, which shares its parameters. Each batch size is compiled by itself."""
+        """The model, or its compiled twin, which shares its parameters. Each batch size is compiled by itself.
+
+        Raises:
+            ValueError: "blocks" for a model that has none.
+        """
         if self.compile == "off":
             return model
         if self.compile == "blocks":
@@ -114,7 +118,9 @@ def _compiled_by_blocks(model: nn.Module) -> nn.Module:
     """A twin whose blocks are compiled, on the model's own parameters and buffers."""
     kept = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, kept)
-    for module in twin.modules():
-        if isinstance(module, DampedBlock | Transition):
-            module.compile(dynamic=False)
+    blocks = [module for module in twin.modules() if isinstance(module, DampedBlock | Transition)]
+    if not blocks:
+        raise ValueError("compile='blocks' takes a model of DampedBlock or Transition, got none; use 'default'")
+    for block in blocks:
+        block.compile(dynamic=False)
     return twin
