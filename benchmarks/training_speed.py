@@ -96,13 +96,7 @@ def engine(network: nn.Module, data: ImageData, batch: int, execution: Execution
     device = data.x_train.device
     layout = stack.enter_context(execution.layout(network, device))
     run = Run(network, data, Recipe(batch_size=batch), execution, 0, layout, processes(device))
-    network.train()
-
-    def steps_for_ever() -> Iterator[torch.Tensor]:
-        while True:
-            yield from run.steps()
-
-    supply = steps_for_ever()
+    supply = _training_cuda.endless(run)
 
     def way(steps: int) -> float:
         start = clock(device)

@@ -27,7 +27,6 @@ def measure(
     protocol: Protocol,
     seed: int,
     done: Collection[str] = (),
-    batch_size: int = 500,
 ) -> Iterator[tuple[str, Measured]]:
     """Accuracies in [0, 1], each as soon as it is there.
 
@@ -40,7 +39,6 @@ def measure(
         protocol: how noisy images are normalized, and the attacks.
         seed: of PGD's starts.
         done: keys that are not wanted again.
-        batch_size: images a forward pass.
 
     Yields:
         A key of ``KEYS`` and its accuracy; for a noise the accuracies at severities 1 to 5. "acc attacked" is the
@@ -48,6 +46,7 @@ def measure(
     """
     x, y = pixels(images.x_test), images.y_test
     x_attacked, y_attacked = x[:attacked], y[:attacked]
+    batch_size = 2500 if x.device.type == "cuda" else 500
     noise = noise_source(Drawn(x), protocol)
     attacks: dict[str, Attack] = {"fgsm": FGSM(), "ifgsm": protocol.ifgsm, "pgd": protocol.pgd}
     with evaluating(model):

@@ -121,8 +121,7 @@ def measured(job: Job, model: nn.Module, images: ImageData, out: Path) -> dict[s
     """Every column; each is written down at once, and is not measured again."""
     path = partial(job, out)
     done: dict[str, Measured] = store.read_for(path, job)["accuracy"] if path.exists() else {}
-    batch = 2500 if images.x_test.device.type == "cuda" else 500
-    columns = measure(model, images, job.scale.attacked_images, job.protocol, job.seeds[0], tuple(done), batch)
+    columns = measure(model, images, job.scale.attacked_images, job.protocol, job.seeds[0], tuple(done))
     for key, value in columns:
         done[key] = value
         store.write(path, job.config, {"accuracy": done}, replace=True)

@@ -51,7 +51,8 @@ class ImplicitLoop:
         self.stages = Stages(self.x, self.clock.span, self.tol, iterate)
         self.log_ratio = torch.zeros_like(self.x[:, :1])
         """Of the last accepted step's error."""
-        self.code = self._refusals()
+        self.code = torch.zeros_like(self.calls)
+        self._refuse()
         self.rows = x.new_full((len(self.asked), *self.x.shape), torch.nan)
         self.steps: list[ImplicitStep] = []
 
@@ -86,15 +87,17 @@ class ImplicitLoop:
     def _code(self, where: Tensor, status: Status) -> None:
         self.code = self.code.masked_fill(where, _CODES.index(status))
 
-    def _refusals(self) -> Tensor:
-        """Codes of samples that cannot start."""
-        code, x = torch.zeros_like(self.calls), self.x
+    def _refuse(self) -> None:
+        """Give a status to samples that cannot start."""
         if self.clock.sign < 0:
-            limit = math.log(torch.finfo(x.dtype).max)
-            code[(self.lam * self.clock.span > limit).any(1)] = _CODES.index(Status.OVERFLOW)
-        code[~(self.lam >= 0).all(1)] = _CODES.index(Status.NEGATIVE_DAMPING)
-        code[~torch.isfinite(x + self.slope).all(1)] = _CODES.index(Status.NOT_FINITE)
-        return code
+            limit = math.log(torch.finfo(self.x.dtype).max)
+            self._code((self.lam * self.clock.span > limit).any(1, keepdim=True), Status.OVERFLOW)
+        self._code(self._undamped(self.x), Status.NEGATIVE_DAMPING)
+        self._code(~torch.isfinite(self.x + self.slope).all(1, keepdim=True), Status.NOT_FINITE)
+
+    def _undamped(self, x: Tensor) -> Tensor:
+        """Whether a sample's λ is negative or NaN anywhere, (N, 1)."""
+        return self.split.undamped(x.reshape(self.x0.shape)).reshape(-1, 1)
 
     def _first_step(self, start: float | None) -> Tensor:
         """Over which x moves by a hundredth of the tolerance's root: a cautious start, which grows tenfold a step."""
@@ -135,7 +138,7 @@ class ImplicitLoop:
         split = self.split.at(self.x.reshape(self.x0.shape))
         if split is not self.split:
             self.split, self.lam = split, _flat(split.lam, self.x0)
-            self._code(ok & ~(self.lam >= 0).all(1, keepdim=True), Status.NEGATIVE_DAMPING)
+            self._code(ok & self._undamped(self.x), Status.NEGATIVE_DAMPING)
         return wished
 
     def _output(self, end: Tensor, h: Tensor, slope: Tensor) -> None:

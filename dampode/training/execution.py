@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -63,13 +63,10 @@ class Execution:
         """The context of a forward pass."""
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
         # a graph's copies of the weights must be made inside it
-        cached = torch.autocast(device.type, dtype, self.precision != "fp32", cache_enabled=not self.step_graph)
-        if self.compile != "blocks":
-            with cached:
-                yield
-            return
+        autocast = torch.autocast(device.type, dtype, self.precision != "fp32", cache_enabled=not self.step_graph)
         # torch.compile gives up on a function at its 8th kind of input: three networks' blocks have more
-        with cached, torch._dynamo.config.patch(recompile_limit=100):
+        blocks = self.compile == "blocks"
+        with autocast, torch._dynamo.config.patch(recompile_limit=100) if blocks else nullcontext():
             yield
 
     def compiled(self, model: nn.Module) -> nn.Module:
