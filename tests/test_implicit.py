@@ -35,6 +35,19 @@ def test_agrees_with_radau(damping):
         torch.testing.assert_close(got, radau(func, x, T), rtol=3e-4, atol=1e-4)
 
 
+def test_a_number_a_sample_is_a_state():
+    """(N,) is what (N, 1) is, gradients included."""
+    t = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    func, x = DampedODEFunc(torch.sin, Constant(100.0), one_plus), torch.randn(3, dtype=torch.float64)
+    results = []
+    for shape in ((3,), (3, 1)):
+        start = x.reshape(shape).requires_grad_()
+        xs = odeint(func, start, t, KenCarp4(1e-6, 1e-8))
+        results.append((xs.reshape(3, 3), grad(xs[1].sum(), start)[0].reshape(3)))
+    assert torch.equal(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1], results[1][1])
+
+
 def test_calls_are_flat_where_rho_grows_with_lambda():
     """dopri5 takes 2.6 calls for every unit of λt here."""
     x, calls = torch.randn(2, 8, dtype=torch.float64), []

@@ -104,9 +104,9 @@ def gmres(product: Map, b: Tensor, tol: float, restart: int = 40, rounds: int = 
 
     Source: Saad & Schultz 1986.
     """
-    target = (tol * torch.linalg.vector_norm(b.flatten(1), dim=1)).clamp(min=torch.finfo(b.dtype).tiny ** 0.5)
+    target = (tol * torch.linalg.vector_norm(b.reshape(len(b), -1), dim=1)).clamp(min=torch.finfo(b.dtype).tiny ** 0.5)
     tiny = torch.finfo(b.dtype).tiny
-    x, r = torch.zeros_like(b), b.flatten(1)
+    x, r = torch.zeros_like(b), b.reshape(len(b), -1)
     size = min(restart, r.shape[1])
     for _ in range(rounds):
         norm = torch.linalg.vector_norm(r, dim=1)
@@ -114,7 +114,7 @@ def gmres(product: Map, b: Tensor, tol: float, restart: int = 40, rounds: int = 
             break
         basis, images = [r / norm.clamp(min=tiny)[:, None]], []
         for _ in range(size):
-            image = product(basis[-1].reshape(b.shape)).flatten(1)
+            image = product(basis[-1].reshape(b.shape)).reshape(len(b), -1)
             images.append(image)
             span, w = torch.stack(basis, 2), image[:, :, None]
             for _ in range(2):  # twice is enough for orthogonality to rounding
@@ -130,5 +130,5 @@ def gmres(product: Map, b: Tensor, tol: float, restart: int = 40, rounds: int = 
         y = torch.linalg.solve_triangular(upper, orthogonal.mT @ r[:, :, None], upper=True)
         y = torch.where(torch.isfinite(y), y, 0.0)
         x = x + (torch.stack(basis[: y.shape[1]], 2) @ y).reshape(b.shape)
-        r = (b - product(x)).flatten(1)
+        r = (b - product(x)).reshape(len(b), -1)
     return x

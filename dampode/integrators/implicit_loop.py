@@ -45,7 +45,7 @@ class ImplicitLoop:
         self.tol = Tolerance(max(tol.rtol, 10 * torch.finfo(x.dtype).eps), tol.atol)
         self.tau = torch.zeros(len(x), 1, dtype=torch.float64, device=x.device)
         self.calls, self.accepted, self.attempts = (torch.zeros_like(self.tau, dtype=torch.long) for _ in range(3))
-        self.split, self.x = Splitting(func, x), x.flatten(1)
+        self.split, self.x = Splitting(func, x), x.reshape(len(x), -1)
         self.lam = _flat(self.split.lam, x)
         self.slope = self._n(self.tau, self.x, self.tau >= 0) - self.lam * self.x  # F(x, t)
         self.stages = Stages(self.x, self.clock.span, self.tol, iterate)
@@ -82,7 +82,7 @@ class ImplicitLoop:
 
     def _n(self, tau: Tensor, x: Tensor, active: Tensor) -> Tensor:
         self.calls = self.calls + active
-        return self.split(self._shaped(self.clock.time(tau, x.dtype)), x.reshape(self.x0.shape)).flatten(1)
+        return self.split(self._shaped(self.clock.time(tau, x.dtype)), x.reshape(self.x0.shape)).reshape(x.shape)
 
     def _code(self, where: Tensor, status: Status) -> None:
         self.code = self.code.masked_fill(where, _CODES.index(status))
@@ -153,4 +153,4 @@ def _flat(lam: Tensor, x: Tensor) -> Tensor:
     """λ as (N, 1), where it is a number a sample, else as (N, d)."""
     lam = lam.reshape(*[1] * (x.ndim - lam.ndim), *lam.shape)
     shape = (len(x), *[1] * (x.ndim - 1)) if lam[0].numel() == 1 else x.shape
-    return lam.expand(shape).flatten(1)
+    return lam.expand(shape).reshape(len(x), -1)
