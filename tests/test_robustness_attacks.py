@@ -43,6 +43,32 @@ class Counting(nn.Module):
         return self.model(x)
 
 
+class NotesTF32(nn.Module):
+    """Notes whether convolutions may round to TF32."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.allowed = model, []
+
+    def forward(self, x):
+        self.allowed.append(torch.backends.cudnn.allow_tf32)
+        return self.model(x)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_no_pass_rounds_to_tf32(before, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before)
+    (x, y), model = digits(), NotesTF32(classifier()).eval()
+    pgd(model, x[:4], y[:4], EPS, steps=2, keep="last", generator=seeded())
+    fgsm(model, x[:4], y[:4], EPS)
+    accuracy(model, x[:4], y[:4])
+    with pytest.raises(ValueError, match="finite"):
+        accuracy(model, x[:4] * torch.nan, y[:4])
+    assert len(model.allowed) >= 5
+    assert not any(model.allowed)
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 @pytest.mark.parametrize("attack", [ifgsm, lambda *a, **k: pgd(*a, restarts=2, generator=seeded(), **k)])
 def test_early_exit_breaks_the_same_examples_for_less(attack):
     (x, y), model = digits(), classifier()

@@ -14,25 +14,33 @@ from dampode.robustness.noise import require_pixels
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and every module of it back into its own mode afterwards, whatever happens.
-
-    Meanwhile convolutions compute in the float32 that they are given: on CUDA torch would round what goes in to TF32's
-    10 bits, and a perturbation of 1/255 to 4 of them.
-    """
-    modes, tf32 = [(module, module.training) for module in model.modules()], torch.backends.cudnn.allow_tf32
+    """Put a model into eval mode, and every module of it back into its own mode afterwards, whatever happens."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = tf32
         for module, training in modes:
             module.training = training
 
 
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Convolutions in the float32 that they are given: on CUDA torch rounds what goes in to TF32's 10 bits.
+
+    A perturbation of 1/255 would have 4 of them.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def predict(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
     """Logits (N, K) of images in pieces of ``batch_size``, without a graph; finite, or a ValueError."""
-    with torch.no_grad():
+    with torch.no_grad(), _full_float32():
         return _finite(torch.cat([model(images) for images in x.split(batch_size)]))
 
 
@@ -43,7 +51,7 @@ def predict_and_differentiate(model: nn.Module, x: Tensor, y: Tensor, batch_size
     """
     logits, gradients = [], []
     for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        with torch.enable_grad():
+        with torch.enable_grad(), _full_float32():
             leaf = images.detach().requires_grad_()
             z = model(leaf)
             (gradient,) = torch.autograd.grad(F.cross_entropy(z, labels, reduction="sum"), leaf)
