@@ -97,6 +97,16 @@ def test_the_layout_is_chosen_where_it_pays():
         pass
 
 
+def test_compiled_code_keeps_the_layout(monkeypatch):
+    """Left to itself torch.compile makes every convolution on a CPU channels-last, the broken ones too."""
+    told = []
+    monkeypatch.setattr(torch, "compile", lambda model, **how: told.append(how) or model)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        Execution(compile="reduce-overhead").compiled(nn.Linear(2, 2), layout)
+    assert [how["options"]["layout_optimization"] for how in told] == [False, True]
+    assert all(how["options"]["triton.cudagraphs"] for how in told)
+
+
 @pytest.mark.slow
 def test_compiled_is_the_same_run(tmp_path):
     plain, compiled = net(), net()
@@ -178,4 +188,4 @@ def test_executions_are_checked():
     with pytest.raises(ValueError, match="step_graph records CUDA graphs of one process alone, got cpu"):
         fit(net(), tiny(), Recipe(epochs=1, batch_size=16), execution=Execution(step_graph=True))
     with pytest.raises(ValueError, match="takes a model of DampedBlock or Transition, got none"):
-        Execution(compile="blocks").compiled(nn.Linear(2, 2))
+        Execution(compile="blocks").compiled(nn.Linear(2, 2), torch.contiguous_format)

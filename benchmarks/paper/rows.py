@@ -20,6 +20,9 @@ TARGETS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "targets.jso
 RANGES = ((0.0, 0.1), (0.1, 0.2), (0.25, 0.3), (0.3, 0.4))
 """Tables 5 and 7: the ranges of λ at the start beside the usual U[0.2, 0.25]."""
 
+SHORTER = (0.15, 0.25, 0.5)
+"""Shares of the epochs after which a plain ResNet is about as accurate as damped ones are after all of them."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -33,6 +36,7 @@ class Row:
         start: range of λ at the start; None for the builder's own.
         arm: what is made of the network at its start.
         decay_damping: whether weight decay acts on λ.
+        share: of the epochs; the learning rate falls at the same shares of them.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Row:
     start: tuple[float, float] | None = None
     arm: Callable[[Any], nn.Module] | None = None
     decay_damping: bool = True
+    share: float = 1.0
 
     def settings(self, protocol: Protocol, scale: Scale) -> dict[str, float]:
         """The builder's arguments, beside the number of classes."""
@@ -66,7 +71,7 @@ class Row:
             recipe = Recipe.resnext()
         return replace(
             recipe,
-            epochs=scale.epochs or recipe.epochs,
+            epochs=max(1, round(self.share * (scale.epochs or recipe.epochs))),
             decay_damping=self.decay_damping,
             augmentation=protocol.augmentation,
         )
@@ -96,6 +101,10 @@ def _rows() -> list[Row]:
             Row(f"{key}-frozen", f"{label}, λ frozen at its start", builder, arm=arms.frozen),
             Row(f"{key}-gains", f"ResNet-110, {label}'s gains in its initial weights", builder, arm=arms.gains),
         ]
+    rows += [
+        Row(f"resnet-110-short{share:g}", f"ResNet-110, {share:.0%} of the epochs", models.resnet, share=share)
+        for share in SHORTER
+    ]
     return rows
 
 
@@ -105,6 +114,11 @@ BASE = ("resnet-110", "in_resnet-110", "lambda_in_resnet-110")
 ARMS = ("in_resnet-110", "in_resnet-110-nodecay", "in_resnet-110-frozen", "in_resnet-110-gains", "resnet-110")
 """λ learned, with decay and without; frozen; the gains alone; plain. Decay on λ means nothing to the last three."""
 LAMBDA_ARMS = (*(f"lambda_{arm}" for arm in ARMS[:-1]), "resnet-110")
+SHORT = (*(f"resnet-110-short{share:g}" for share in SHORTER), "resnet-110")
+"""Does a network resist more than its accuracy says? Plain ones trained for less show what accuracy alone does."""
+
+BESIDE = {"arms": ARMS, "lambda_arms": LAMBDA_ARMS, "short": SHORT}
+"""The experiments that the paper lacks."""
 
 FIGURES: dict[int, tuple[tuple[str, ...], str]] = {
     1: (("in_resnet-110", "in_resnet-164"), "cifar10"),
@@ -123,13 +137,13 @@ Need = tuple[str, str, bool]
 
 
 def needs(target: str) -> tuple[Need, ...]:
-    """What a table ("table5"), a figure ("figure3") or a set of arms takes, in the paper's order.
+    """What a table ("table5"), a figure ("figure3") or an experiment beside the paper takes, in the order shown.
 
     Raises:
         ValueError: there is no such target.
     """
-    if target in ("arms", "lambda_arms"):
-        return tuple((name, "cifar10", False) for name in (ARMS if target == "arms" else LAMBDA_ARMS))
+    if target in BESIDE:
+        return tuple((name, "cifar10", False) for name in BESIDE[target])
     kind = target.rstrip(digits)
     number = int(target.removeprefix(kind) or 0)
     if kind == "table" and 1 <= number <= 14:
@@ -140,7 +154,7 @@ def needs(target: str) -> tuple[Need, ...]:
         kinds = (False, True) if number in (3, 7, 8) else (False,)
         return tuple((name, dataset, ensemble) for ensemble in kinds for name in names)
     raise ValueError(
-        f"the target must be table1 to table14, figure1 to figure8, arms, lambda_arms or next, got {target!r}"
+        f"the target must be table1 to table14, figure1 to figure8, {', '.join(BESIDE)} or next, got {target!r}"
     )
 
 

@@ -5,7 +5,8 @@
     python benchmarks/paper/run.py next --precision bf16 --compile blocks --step-graph   quick on CUDA
     python benchmarks/paper/run.py arms --scale small --seeds 0 1 2
 
-The target is table1 to table14, figure1 to figure8, arms, lambda_arms (what the robustness comes from) or next. A run
+The target is table1 to table14, figure1 to figure8, next, or an experiment that the paper lacks: arms, lambda_arms
+(what the robustness comes from), short (what a plain network resists that is only as accurate as a damped one). A run
 may be stopped at any moment and called again: results under benchmarks/results/paper/ are never computed twice or
 overwritten, checkpoints lie under --out. Several processes may share both folders. Afterwards report.py renders
 docs/paper.md.
@@ -38,7 +39,7 @@ class Args:
     """Run rows of the paper."""
 
     target: tyro.conf.Positional[str]
-    """table1 to table14, figure1 to figure8, arms, lambda_arms or next"""
+    """table1 to table14, figure1 to figure8, arms, lambda_arms, short or next"""
     dataset: tuple[Literal["cifar10", "cifar100"], ...] = ("cifar10", "cifar100")
     """data sets to run on"""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)

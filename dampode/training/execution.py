@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import nn
@@ -69,17 +69,27 @@ class Execution:
         with autocast, torch._dynamo.config.patch(recompile_limit=100) if blocks else nullcontext():
             yield
 
-    def compiled(self, model: nn.Module) -> nn.Module:
+    def compiled(self, model: nn.Module, layout: torch.memory_format) -> nn.Module:
         """The model, or its compiled twin, which shares its parameters. Each batch size is compiled by itself.
+
+        Args:
+            model: in its layout.
+            layout: the `layout` in use, which compiled code keeps: left to itself, torch.compile makes every
+                convolution on a CPU channels-last, also those where torch's kernels are wrong.
 
         Raises:
             ValueError: "blocks" for a model that has none.
         """
         if self.compile == "off":
             return model
+        mode = "default" if self.compile == "blocks" else self.compile
+        options = {
+            **torch._inductor.list_mode_options(mode),
+            "layout_optimization": layout == torch.channels_last,
+        }
         if self.compile == "blocks":
-            return _compiled_by_blocks(model)
-        return cast(nn.Module, torch.compile(model, mode=self.compile, dynamic=False))
+            return _compiled_by_blocks(model, options)
+        return cast(nn.Module, torch.compile(model, options=options, dynamic=False))
 
     @contextmanager
     def layout(self, model: nn.Module, device: torch.device) -> Iterator[torch.memory_format]:
@@ -111,7 +121,7 @@ class Execution:
             model.to(memory_format=torch.contiguous_format)
 
 
-def _compiled_by_blocks(model: nn.Module) -> nn.Module:
+def _compiled_by_blocks(model: nn.Module, options: dict[str, Any]) -> nn.Module:
     """A twin whose blocks are compiled, on the model's own parameters and buffers."""
     kept = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, kept)
@@ -119,5 +129,5 @@ def _compiled_by_blocks(model: nn.Module) -> nn.Module:
     if not blocks:
         raise ValueError("compile='blocks' takes a model of DampedBlock or Transition, got none; use 'default'")
     for block in blocks:
-        block.compile(dynamic=False)
+        block.compile(options=options, dynamic=False)
     return twin

@@ -50,7 +50,7 @@ class Run:
         self.chance = chance_accuracy(data.y_train)
         self.optimizer = optimizer(model, recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=execution.precision == "fp16")
-        self.network: nn.Module = processes.prepare_model(execution.compiled(model))
+        self.network: nn.Module = processes.prepare_model(execution.compiled(model, layout))
         self.recorded = StepGraph(self._step) if execution.step_graph else None
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.history = History([])
