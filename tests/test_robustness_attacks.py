@@ -43,30 +43,75 @@ class Counting(nn.Module):
         return self.model(x)
 
 
-class NotesTF32(nn.Module):
-    """Notes whether convolutions may round to TF32."""
+class NotesPrecision(nn.Module):
+    """Notes what torch computes convolutions and products in."""
 
     def __init__(self, model):
         super().__init__()
-        self.model, self.allowed = model, []
+        self.model, self.noted = model, []
 
     def forward(self, x):
-        self.allowed.append(torch.backends.cudnn.allow_tf32)
+        self.noted.append(precisions())
         return self.model(x)
 
 
-@pytest.mark.parametrize("before", [False, True])
-def test_no_pass_rounds_to_tf32(before, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before)
-    (x, y), model = digits(), NotesTF32(classifier()).eval()
+def operations():
+    backends = torch.backends
+    return backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul
+
+
+def precisions():
+    return [operation.fp32_precision for operation in operations()]
+
+
+def older_settings():
+    return torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+
+
+@pytest.fixture
+def torch_settings():
+    """Put back torch's settings, which are of the process."""
+    before, (convolutions, products) = precisions(), older_settings()
+    yield
+    torch.backends.fp32_precision = "none"
+    torch.backends.cudnn.allow_tf32 = convolutions
+    torch.set_float32_matmul_precision(products)
+    for operation, precision in zip(operations(), before, strict=True):
+        operation.fp32_precision = precision
+
+
+def by_older_interface():
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("medium")
+
+
+def by_newer_interface():
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    torch.backends.cudnn.rnn.fp32_precision = "ieee"
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+
+
+def for_everything():
+    torch.backends.fp32_precision = "tf32"
+
+
+@pytest.mark.parametrize("user", [by_older_interface, by_newer_interface, for_everything])
+@pytest.mark.usefixtures("torch_settings")
+def test_no_pass_rounds_its_float32(user):
+    user()
+    before = precisions()
+    (x, y), model = digits(), NotesPrecision(classifier()).eval()
     pgd(model, x[:4], y[:4], EPS, steps=2, keep="last", generator=seeded())
     fgsm(model, x[:4], y[:4], EPS)
     accuracy(model, x[:4], y[:4])
     with pytest.raises(ValueError, match="finite"):
         accuracy(model, x[:4] * torch.nan, y[:4])
-    assert len(model.allowed) >= 5
-    assert not any(model.allowed)
-    assert torch.backends.cudnn.allow_tf32 == before
+    assert len(model.noted) >= 5
+    assert all(set(noted) == {"ieee"} for noted in model.noted)
+    assert precisions() == before
+    assert "tf32" in before
+    if user is by_older_interface:
+        assert older_settings() == (True, "medium")
 
 
 @pytest.mark.parametrize("attack", [ifgsm, lambda *a, **k: pgd(*a, restarts=2, generator=seeded(), **k)])

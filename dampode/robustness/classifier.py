@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dampode._checks import require_labels, require_labels_below, require_positive_int
+from dampode.robustness.float32 import full_float32
 from dampode.robustness.noise import require_pixels
 
 
@@ -24,23 +25,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-@contextmanager
-def _full_float32() -> Iterator[None]:
-    """Convolutions in the float32 that they are given: on CUDA torch rounds what goes in to TF32's 10 bits.
-
-    A perturbation of 1/255 would have 4 of them.
-    """
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
 def predict(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
     """Logits (N, K) of images in pieces of ``batch_size``, without a graph; finite, or a ValueError."""
-    with torch.no_grad(), _full_float32():
+    with torch.no_grad(), full_float32():
         return _finite(torch.cat([model(images) for images in x.split(batch_size)]))
 
 
@@ -51,7 +38,7 @@ def predict_and_differentiate(model: nn.Module, x: Tensor, y: Tensor, batch_size
     """
     logits, gradients = [], []
     for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        with torch.enable_grad(), _full_float32():
+        with torch.enable_grad(), full_float32():
             leaf = images.detach().requires_grad_()
             z = model(leaf)
             (gradient,) = torch.autograd.grad(F.cross_entropy(z, labels, reduction="sum"), leaf)
