@@ -15,8 +15,8 @@ from jobs import Job, job_named
 from measure import KEYS, NOISES
 from rows import ROWS, needs
 from settings import CODE, FULL, SMALL, TEXT
-from summaries import measured, printed, share, value
-from tables import columns_of, paper_table
+from summaries import measured, plain_at, printed, share, value
+from tables import beside_plain, columns_of, paper_table
 
 PAGE = Path(__file__).parent.parent / "docs" / "paper.md"
 
@@ -77,6 +77,22 @@ def test_means_and_deviations():
     assert line.startswith(
         f"|  | ours (text), n = 3 | {mean((80, 90, 97)):.2f} ± {stdev((80, 90, 97)):.2f} | not run |"
     )
+
+
+def test_runs_stand_beside_plain_ones_as_accurate():
+    """Made-up runs keep fixed shares: the plain curve is a line through 0, and the damped run lies 0.1 of it above."""
+    plain = [result(f"resnet-110-short{share:g}", level=level) for share, level in ((0.15, 0.4), (0.5, 0.6))]
+    damped = [result("in_resnet-110", (seed,), level=level) for seed, level in enumerate((0.3, 0.5, 0.7))]
+    for run in damped:
+        run["accuracy"]["pgd 2/255"] += 0.1
+    runs = [*plain, *damped]
+    assert plain_at(runs, "noise", 50) == pytest.approx(50 * 0.7)
+    assert plain_at(runs, "noise", 39) is plain_at(runs, "noise", 61) is plain_at(damped, "noise", 50) is None
+    (line,) = beside_plain(["in_resnet-110", "cnn-110"], runs).splitlines()[2:]
+    of_pgd = 100 * plain[0]["accuracy"]["pgd 2/255"] / 0.4 * 0.5
+    assert line.startswith("| In-ResNet-110, n = 1 of 3 | 50.00 | 35.0 − 35.0 = 0.00 |")
+    assert line.endswith(f"| {of_pgd + 10:.1f} − {of_pgd:.1f} = 10.00 |")
+    assert beside_plain(["in_resnet-110"], damped) == "Not run."
 
 
 def test_failed_runs_are_counted_apart():

@@ -12,7 +12,7 @@ import landscapes
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from rows import FIGURES, ROWS
-from summaries import Result, measured, printed, select, share, value
+from summaries import Result, measured, plain_curve, printed, select, share, value
 from tables import DATASETS
 
 from dampode import plots
@@ -52,9 +52,13 @@ def draw(number: int, results: Sequence[Result], protocol: str, path: Path) -> N
 
 
 def shares(names: Sequence[str], runs: Sequence[Result], path: Path) -> None:
-    """What each run keeps of its clean accuracy against that accuracy: does a network resist more than its fit says?"""
+    """What each run keeps of its clean accuracy against that accuracy: does a network resist more than its fit says?
+
+    The line joins the means of plain networks, trained for ever longer.
+    """
     figure, axes = plt.subplots(1, len(SHARE_MEASURES), figsize=(11, 4.2), layout="constrained")
     for ax, measure in zip(axes, SHARE_MEASURES, strict=True):
+        ax.plot(*zip(*plain_curve(runs, share, measure), strict=True), color="gray", linewidth=1, zorder=1)
         for name, marker in zip(names, "osD^vP*X<>hd", strict=False):
             of_row = [run for run in runs if run["config"]["row"] == name and not run["failed"]]
             if of_row:

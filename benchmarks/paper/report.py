@@ -4,23 +4,23 @@ python benchmarks/paper/report.py
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import figures
 import store
 from claims import judged
 from jobs import job_named
-from rows import ARMS, CORE, FIGURES, LAMBDA_ARMS, TARGETS
+from rows import ARMS, CORE, FIGURES, LAMBDA_ARMS, SHORT, TARGETS
 from settings import FULL, PROTOCOLS, SMALL
 from summaries import Result
-from tables import SD_TABLES, TITLES, columns_of, markdown, paper_table
+from tables import SD_TABLES, TITLES, beside_plain, columns_of, markdown, paper_table
 
 from dampode.robustness import RecenteredPGD
 
 DOCS = Path(__file__).parents[2] / "docs"
 READING = Path(__file__).parent / "reading.md"
-CORE_NAMES = [name for name, _, _ in CORE]
-SMALL_NAMES = list(dict.fromkeys((*CORE_NAMES, *LAMBDA_ARMS)))
+SMALL_NAMES = list(dict.fromkeys((*(name for name, _, _ in CORE), *LAMBDA_ARMS, *SHORT)))
 
 CAPTIONS = {
     1: "Coefficients of In-ResNet, CIFAR-10",
@@ -126,17 +126,25 @@ def figure_list(results: Sequence[Result]) -> str:
 
 
 def small(results: Sequence[Result]) -> list[str]:
-    """The columns of Tables 1-3 at the small scale, and as shares of clean accuracy."""
+    """The columns of Tables 1-3 at the small scale, beside plain networks as accurate, and as shares."""
     parts = []
-    for protocol in PROTOCOLS:
-        of_protocol = [r for r in results if _is(r, protocol, SMALL.name)]
-        names = [name for name in SMALL_NAMES if any(r["config"]["row"] == name for r in of_protocol)]
-        if names:
-            parts.append(f"![Share of its clean accuracy that each run keeps]({shares_image(protocol)})")
-            for shares, title in ((False, "accuracy (%)"), (True, "share (%) of each run's own clean accuracy")):
-                text = columns_of(names, of_protocol, "cifar10", protocol, SMALL.name, shares)
-                parts.append(f"**{title}, protocol {protocol}**\n\n{text}")
+    for protocol, runs in small_runs(results).items():
+        names = [name for name in SMALL_NAMES if any(run["config"]["row"] == name for run in runs)]
+        columns = partial(columns_of, names, runs, "cifar10", protocol, SMALL.name)
+        parts += [
+            f"![Share of its clean accuracy that each run keeps]({shares_image(protocol)})",
+            f"**accuracy (%), protocol {protocol}**\n\n{columns()}",
+            f"**beside plain networks as accurate (%), protocol {protocol}**\n\n{PLAIN_HEAD}\n\n"
+            + beside_plain([name for name in names if name not in SHORT], runs),
+            f"**share (%) of each run's own clean accuracy, protocol {protocol}**\n\n{columns(shares=True)}",
+        ]
     return parts or ["Not run."]
+
+
+def small_runs(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The results at the small scale by protocol, of those that have any."""
+    runs = {protocol: [r for r in results if _is(r, protocol, SMALL.name)] for protocol in PROTOCOLS}
+    return {protocol: of_protocol for protocol, of_protocol in runs.items() if of_protocol}
 
 
 def shares_image(protocol: str) -> str:
@@ -157,10 +165,8 @@ def main() -> None:
         for protocol in PROTOCOLS:
             if figures.drawable(number, results, protocol):
                 figures.draw(number, results, protocol, DOCS / image(number, protocol))
-    for protocol in PROTOCOLS:
-        of_protocol = [r for r in results if _is(r, protocol, SMALL.name)]
-        if of_protocol:
-            figures.shares(SMALL_NAMES, of_protocol, DOCS / shares_image(protocol))
+    for protocol, runs in small_runs(results).items():
+        figures.shares(SMALL_NAMES, runs, DOCS / shares_image(protocol))
     (DOCS / "paper.md").write_text(page(results), encoding="utf-8")
     print(f"{len(results)} results: {DOCS / 'paper.md'}")
 
@@ -200,7 +206,13 @@ clean images and noise on {scale.test_images} test images, attacks on {scale.att
 with the paper's numbers, and no verdict is read from it: an underfit network looks robust, so every robust accuracy
 stands beside the clean one and, below, as a share of it.
 
-    python benchmarks/paper/run.py next --scale small --seeds 0 1 2 --dataset cifar10 --root data"""
+    python benchmarks/paper/run.py next --scale small --seeds 0 1 2 --dataset cifar10 --root data
+    python benchmarks/paper/run.py short --scale small --seeds 0 1 2 --root data"""
+
+
+PLAIN_HEAD = """Each run minus what a plain ResNet of the same clean accuracy has, read off plain ones trained for ever
+longer (`run.py short`; linear between the means of their runs), mean ± standard deviation over the runs. n counts
+the runs that lie between the least and the most accurate plain networks."""
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ from math import nan
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 from measure import ATTACKS, NOISES, RADII
-from rows import TARGETS
+from rows import SHORT, TARGETS
 
 Result = dict[str, Any]
 ACC = "acc"
@@ -81,6 +82,35 @@ def measured(results: Sequence[Result], protocol: str, scale: str) -> Values:
         return summarize([value(result, measure) for result in sound], len(of_row) - len(sound))
 
     return values
+
+
+def plain_at(results: Sequence[Result], measure: str, acc: float) -> float | None:
+    """What a plain network of a clean accuracy has in a measure: interpolated between the means of `SHORT`.
+
+    Args:
+        results: under one protocol and scale.
+        measure: of ``MEASURES``.
+        acc: clean accuracy in percent.
+
+    Returns:
+        The measure in percent; None where no plain networks were run on both sides of the accuracy.
+    """
+    curve = plain_curve(results, value, measure)
+    if not curve or not curve[0][0] <= acc <= curve[-1][0]:
+        return None
+    return float(np.interp(acc, *zip(*curve, strict=True)))
+
+
+def plain_curve(
+    results: Sequence[Result], read: Callable[[Result, str], float], measure: str
+) -> list[tuple[float, float]]:
+    """(clean accuracy, measure) of plain networks trained for ever longer: means over the runs, by accuracy."""
+    points = []
+    for row in SHORT:
+        runs = [result for result in results if result["config"]["row"] == row and not result["failed"]]
+        if runs:
+            points.append((mean(value(run, ACC) for run in runs), mean(read(run, measure) for run in runs)))
+    return sorted(points)
 
 
 def printed(row: str, dataset: str, measure: str, ensemble: bool) -> Summary | None:

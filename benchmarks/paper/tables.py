@@ -1,11 +1,12 @@
 """The paper's tables with ours beside theirs, in Markdown."""
 
 from collections.abc import Callable, Sequence
+from statistics import mean
 from typing import Any
 
 from rows import ROWS, TARGETS
 from settings import PROTOCOLS
-from summaries import ACC, MEASURES, Result, Summary, measured, select, share, summarize, value
+from summaries import ACC, MEASURES, Result, Summary, measured, plain_at, select, share, summarize, value
 
 TITLES = {
     1: "accuracy under the noise of CIFAR-C",
@@ -19,6 +20,8 @@ TITLES = {
 }
 SD_TABLES = {1: 9, 2: 10, 3: 11, 4: 12, 5: 13, 7: 14}
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+COMPARED = ("noise", "pgd 1/255", "pgd 2/255")
+"""What damped networks and plain ones of the same clean accuracy are compared in."""
 
 
 def paper_table(number: int, results: Sequence[Result]) -> str:
@@ -69,6 +72,29 @@ def columns_of(
         cells = [summarize([read(result, m) for result in sound], failed) for m in measures]
         lines.append([label, *(str(cell) if cell else "not run" for cell in cells)])
     return markdown(["network", *measures], lines)
+
+
+def beside_plain(rows: Sequence[str], results: Sequence[Result]) -> str:
+    """Each network beside a plain one of the same clean accuracy, run by run, in percent.
+
+    Args:
+        rows: networks; those that were not run are left out.
+        results: under one protocol and scale.
+    """
+    lines = []
+    for row in rows:
+        of_row = [result for result in results if result["config"]["row"] == row and not result["failed"]]
+        runs = [run for run in of_row if plain_at(results, ACC, value(run, ACC)) is not None]
+        if not runs:
+            continue
+        cells = [f"{ROWS[row].label}, n = {len(runs)} of {len(of_row)}", str(summarize([value(r, ACC) for r in runs]))]
+        for measure in COMPARED:
+            ours = [value(run, measure) for run in runs]
+            plain = [plain_at(results, measure, value(run, ACC)) for run in runs]
+            more = summarize([a - b for a, b in zip(ours, plain, strict=True)])
+            cells.append(f"{mean(ours):.1f} − {mean(plain):.1f} = {more}")
+        lines.append(cells)
+    return markdown(["network − plain network", ACC, *COMPARED], lines) if lines else "Not run."
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
