@@ -83,7 +83,7 @@ class Learned(Damping):
 
     Raises:
         ValueError: low > high, a bound or the anchor is not finite, act gives a negative λ somewhere in [−10, 10], or
-            λ would start at 0.
+            λ would start at 0 wherever in [low, high] it is drawn.
         TypeError: act is not callable.
 
     Source: Yang et al. 2020, Eqs. 13, 15, 21.

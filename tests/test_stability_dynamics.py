@@ -10,7 +10,7 @@ from torch import nn
 
 from dampode import DampedBlock, DampedODEFunc
 from dampode.damping import Constant
-from dampode.integrators import ExponentialEuler, Integrator, LinearizedEuler, TorchDiffEq
+from dampode.integrators import ETD2RK, ExponentialEuler, Integrator, Krogstad4, LinearizedEuler, TorchDiffEq
 from dampode.stability import (
     ConvergenceError,
     eigenvalues,
@@ -98,6 +98,8 @@ def test_equilibrium_bad_input():
         find_equilibrium(lambda x: x.sum(1, keepdim=True), torch.zeros(1, 3))
     with pytest.raises(ValueError, match="train mode"):
         find_equilibrium(nn.BatchNorm1d(3), torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="window must be at least 0"):
+        find_equilibrium(Forced(3), torch.zeros(1, 3), window=-1)
 
 
 # Lyapunov exponents --------------------------------------------------------------------------------------------
@@ -144,6 +146,12 @@ def test_exponents_of_layers_are_those_of_the_products_of_their_jacobians():
 def _first_tangent(x):
     draws = torch.randn(x.numel(), 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return (draws / draws.norm() * torch.sign(torch.linalg.qr(draws).R[0, 0])).T
+
+
+def test_at_least_one_step_counts_however_late_the_trajectory_settles():
+    x = torch.ones(1, 2, dtype=torch.float64)
+    got = lyapunov_exponents(lambda x: -x, x, 1.0, dt=0.01, settle=0.996)
+    assert got.item() == pytest.approx(-1, abs=1e-8)
 
 
 def test_exponents_bad_input():
@@ -224,7 +232,18 @@ def test_the_largest_step_holds_on_a_network_field():
     assert LinearizedEuler(400)(func, x, 0.0, 400 * 1.03 * h).norm() > 10 * x.norm()
 
 
+def test_etd2rk_never_amplifies_an_error_where_rho_lip_f_is_at_most_lambda():
+    """On f = μx, |μ| = 1, at any hλ; Krogstad4, of higher order, amplifies."""
+    z = torch.logspace(-3, 5, 81, dtype=torch.float64)[:, None]
+    mu = torch.polar(torch.ones(25, dtype=torch.float64), torch.linspace(0, torch.pi, 25, dtype=torch.float64))
+    grown = {i: stability_function(i, z, mu).abs().max().item() for i in (ExponentialEuler(), ETD2RK(), Krogstad4())}
+    assert max(grown[ExponentialEuler()], grown[ETD2RK()]) <= 1 + 1e-12
+    assert grown[Krogstad4()] > 2
+
+
 def test_regions_bad_input():
+    with pytest.raises(ValueError, match="h_max must be above 1e-6"):
+        largest_stable_step(LinearizedEuler(), -1.0, 0.5, h_max=1e-7)
     with pytest.raises(ValueError, match="λ must be at least 0"):
         stability_function(LinearizedEuler(), -1.0, 0.5)
     with pytest.raises(TypeError, match="integrator must be of type Integrator"):

@@ -11,7 +11,7 @@ and φ_{k,i} = φ_k(c_i z). At λ = 0 each is an ordinary Runge-Kutta method.
 | `HochbruckOstermann4` | 5 | 4 | 4 |
 
 With ρ ~ λ the nonlinear part is as stiff as the linear one: every explicit method is then about of order 1 until
-h ρ Lip(f) is small, and only `ExponentialEuler` and `ETD2RK` never amplify.
+h ρ Lip(f) is small, and only `ExponentialEuler` and `ETD2RK` never amplify, whatever hλ, where ρ Lip(f) <= λ.
 """
 
 from dataclasses import dataclass

@@ -100,7 +100,7 @@ class ImplicitLoop:
         return self.split.undamped(x.reshape(self.x0.shape)).reshape(-1, 1)
 
     def _first_step(self, start: float | None) -> Tensor:
-        """Over which x moves by a hundredth of the tolerance's root: a cautious start, which grows tenfold a step."""
+        """Over which x moves by √rtol of itself, at most 0.1 / λ: a cautious start, growing up to tenfold a step."""
         if start is not None:
             return torch.full_like(self.tau, start)
         speed = self.tol.ratio(self.slope, self.x.abs()).to(torch.float64)

@@ -38,7 +38,8 @@ def fold(model: PreResNet) -> PreResNet:
     Raises:
         TypeError: the model is no `PreResNet`, or a branch does not begin with batch norm and end in a convolution.
         ValueError: a λ depends on the state, is 1, or varies over positions; the integrator takes more than one
-            evaluation of f; the model is a ResNeXt; the folded weights exceed the range of their dtype.
+            evaluation of f; the model is a ResNeXt; a batch norm has no running statistics; the folded weights exceed
+            the range of their dtype.
 
     Source: algebra from Eqs. 13 and 15; Ioffe & Szegedy 2015 for batch norm's invariance to scale.
     """

@@ -33,6 +33,7 @@ def corrupt(x: Tensor, name: str, severity: int, generator: torch.Generator | No
 
     Raises:
         ValueError: no such noise or severity, or pixels outside [0, 1].
+        TypeError: pixels are not float32 or float64.
 
     Source: Hendrycks & Dietterich 2019, code of CIFAR-10-C; Yang et al. 2020, Sec. 4.2.
     """

@@ -40,7 +40,7 @@ class DampingCondition(NamedTuple):
     """Eq. 18's condition for Re ν̂ < Re ν, one entry an eigenvalue."""
 
     bound: Tensor
-    """1 + λ / Re ν, which ρ is compared with; infinite where Re ν = 0."""
+    """1 + λ / Re ν, which ρ is compared with; where Re ν = 0, infinite, or NaN if λ = 0."""
     side: Tensor
     """Sign of Re ν. +1: ρ must be below the bound; −1: above it; 0: λ > 0 is enough."""
     holds: Tensor
@@ -74,11 +74,11 @@ def damping_condition(nu: Tensor, lam: float, rho: Weighting) -> DampingConditio
 
 
 def critical_damping(nu: Tensor, rho: Weighting) -> float:
-    """The smallest λ beyond which Eq. 18 is stable: max Re(ρ(λ) ν − λ) < 0; inf where there is none.
+    """The smallest λ at which Eq. 18 turns stable, max Re(ρ(λ) ν − λ) < 0 just above it; inf where there is none.
 
     With ρ = 1 it is max(0, max Re ν). With ρ = 1 + λ it is a / (1 − a) for 0 < a = max Re ν < 1, and there is none for
     a >= 1: damping then never stabilizes. At the λ returned itself the abscissa is 0, unless λ = 0 already has it
-    negative. Any ρ is searched on a grid of 400 λ in [1e-12, 1e12].
+    negative. Any ρ is searched on a grid of 400 λ in [1e-12, 1e12]. One that outgrows λ may turn Eq. 18 unstable again.
 
     Args:
         nu: eigenvalues ν of ∂f/∂x at one state, real or complex, any shape, not empty.

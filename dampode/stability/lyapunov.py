@@ -49,6 +49,7 @@ def lyapunov_exponents(
 
     Raises:
         ValueError: x0 is a batch or not finite, k > D, t1 <= t0 + settle, or batch norm trains.
+        TypeError: integrator is no `Integrator`, or x0 no floating tensor.
         ConvergenceError: the trajectory leaves the finite numbers; ``best`` holds the exponents up to there.
 
     Source: Benettin, Galgani, Giorgilli & Strelcyn 1980.
@@ -66,7 +67,7 @@ def lyapunov_exponents(
     require_eval(damped)
 
     steps = max(round((t1 - t0) / dt), 1)
-    h, unused = (t1 - t0) / steps, round(settle * steps / (t1 - t0))
+    h, unused = (t1 - t0) / steps, min(round(settle * steps / (t1 - t0)), steps - 1)  # one step counts at least
     x, tangents = x0.detach(), _orthonormal(k, x0, seed)
     total, counted = torch.zeros(k, dtype=torch.float64), 0
     for n in range(steps):

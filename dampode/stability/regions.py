@@ -117,6 +117,8 @@ def largest_stable_step(
     """
     require_nonnegative(lam, "λ")
     require_positive(h_max, "h_max")
+    if h_max <= 1e-6:
+        raise ValueError(f"h_max must be above 1e-6, where the search begins, got {h_max:g}; raise it")
     w = float(rho(lam)) * torch.as_tensor(nu, dtype=torch.complex128, device="cpu").flatten()
     if bool(((w.real - lam) > 0).any()):
         return 0.0
