@@ -83,7 +83,7 @@ class Learned(Damping):
 
     Raises:
         ValueError: low > high, a bound or the anchor is not finite, act gives a negative λ somewhere in [−10, 10], or
-            λ would start at 0 wherever in [low, high] it is drawn.
+            λ could start at 0, where relu lets none return.
         TypeError: act is not callable.
 
     Source: Yang et al. 2020, Eqs. 13, 15, 21.
@@ -103,8 +103,12 @@ class Learned(Damping):
         _require_range(low, high)
         require_real(anchor, "anchor")
         _require_activation(act)
-        if not bool((act(torch.linspace(low, high, 9, device="cpu")) > 0).any()):
-            raise ValueError(f"λ must start above 0, where act has a gradient, got act of [{low}, {high}], which is 0")
+        dead = (act(torch.linspace(low, high, 1001, device="cpu")[1:]) <= 0).double().mean().item()
+        if dead:
+            raise ValueError(
+                f"λ must start above 0, where act has a gradient, got act of [{low}, {high}], which is 0 in {dead:.1%} "
+                "of the range; raise low"
+            )
         self.act = act
         self.anchor = float(anchor)
         self.raw = nn.Parameter(torch.empty(shape).uniform_(low, high) - anchor)

@@ -68,6 +68,7 @@ def test_learned_is_cast_to_the_state():
         ({"anchor": math.inf}, "anchor must be finite"),
         ({"low": 1.0, "high": 1.2, "act": torch.tanh}, "λ must be at least 0"),
         ({"low": -0.5, "high": -0.2}, "λ must start above 0"),
+        ({"low": -0.1, "high": 0.3}, r"which is 0 in 2[45]\.\d% of the range; raise low"),
     ],
 )
 def test_learned_refuses(settings, message):

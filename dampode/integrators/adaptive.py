@@ -22,7 +22,7 @@ from dampode.integrators.tolerant import TolerantIntegrator
 class AdaptiveExponential(TolerantIntegrator):
     """Krogstad's fourth-order exponential method with an error estimate and a step size per sample.
 
-    Damping is exact, so the step follows f and not λ: for ρ = 1 the calls of f hardly grow with λ. With ρ ~ λ the
+    Damping is exact, so the step follows f and not λ: for ρ = 1 the calls of f stop growing with λ. With ρ ~ λ the
     vector field is as stiff as the damping, and an explicit method needs about ρ Lip(f) (t1 − t0) steps.
 
     The error of a step is estimated, with D the third difference of N across this step and the last, as
