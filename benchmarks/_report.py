@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -11,6 +12,11 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def command() -> str:
+    """The command line of the benchmark that runs, as given at the repository's root."""
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 def provenance(command: str, seed: int) -> dict[str, Any]:

@@ -9,16 +9,16 @@ fixed-step solve under torch.compile(fullgraph=True); they compile before they a
 those of the same solve in eager mode.
 """
 
-import argparse
 import random
 import statistics
-import sys
 import time
+from dataclasses import dataclass
 
 import matplotlib as mpl
 import torch
+import tyro
 from _fields import Problem, counted
-from _report import RESULTS, provenance, write
+from _report import RESULTS, command, provenance, write
 from _rivals import ours, ours_compiled, torchdiffeq_adaptive, torchode_dopri5
 
 from dampode import DampedODEFunc
@@ -33,6 +33,20 @@ STAGES = {
     "Krogstad4": 4,
     "Krogstad4, compiled": 4,
 }
+
+
+@dataclass(frozen=True)
+class Args:
+    """How often and where to measure."""
+
+    quick: bool = False
+    """three rounds, no compilation"""
+    rounds: int = 20
+    """solves of every solver"""
+    seed: int = 0
+    """seed of states and orders"""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """cpu, cuda, ..."""
 
 
 def fixed(compiled: bool):
@@ -61,13 +75,7 @@ def overhead(problem: Problem, solver, stages: int) -> float:
 CALLS: dict = {}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few rounds, no compilation")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
+def main(args: Args) -> None:
     rounds = 3 if args.quick else args.rounds
     torch.manual_seed(args.seed)
     order = random.Random(args.seed)
@@ -108,8 +116,7 @@ def main() -> None:
             print(
                 f"{label:32} {row['median us']:9.0f}  ({low:.0f} to {high:.0f})  {row['median us'] / base:6.2f}x dopri5"
             )
-    command = " ".join(["python benchmarks/step_overhead.py", *sys.argv[1:]])
-    write("step_overhead", {**provenance(command, args.seed), "device": args.device, "results": results})
+    write("step_overhead", {**provenance(command(), args.seed), "device": args.device, "results": results})
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
@@ -122,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args, description=__doc__))
