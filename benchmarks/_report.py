@@ -1,9 +1,11 @@
-"""What every benchmark writes: benchmarks/results/NAME.json, with where and how its numbers came about."""
+"""What every benchmark shares: a clock, and benchmarks/results/NAME.json with where and how its numbers came about."""
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,11 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def command() -> str:
+    """The command line of the benchmark that runs, as given at the repository's root."""
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 def provenance(command: str, seed: int) -> dict[str, Any]:
@@ -33,6 +40,13 @@ def provenance(command: str, seed: int) -> dict[str, Any]:
         "command": command,
         "seed": seed,
     }
+
+
+def clock(device: str | torch.device) -> float:
+    """Seconds, when the device has done all it was given."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def write(name: str, payload: dict[str, Any]) -> Path:

@@ -11,12 +11,10 @@ scikit-learn's digits enlarged to 3 x 32 x 32, so that it costs what it costs on
 few images and one round: it shows that the benchmark runs, and writes nothing.
 """
 
-import argparse
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ import foolbox
 import torch
 import torch.nn.functional as F
 import torchattacks
+import tyro
 from torch import Tensor, nn
 
 from dampode import data, models, training
@@ -34,6 +33,40 @@ from dampode.robustness.attacks import Keep
 
 STEPS = 20
 Attack = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Args:
+    """What to attack, and how often."""
+
+    depth: int = 20
+    """weighted layers, 6n + 2"""
+    width: int = 16
+    """channels of the first stage"""
+    checkpoint: Path | None = None
+    """a file of dampode.models.save with this depth and width"""
+    data: str = "digits"
+    """digits, cifar10, or the path of an .npz file"""
+    root: Path = Path("data")
+    """folder of the CIFAR files"""
+    images: int = 360
+    """test images, a random subset"""
+    epochs: int = 15
+    """of training, without a checkpoint"""
+    eps: tuple[float, ...] = (4, 16)
+    """radii, in 1/255"""
+    batch: int = 120
+    """images a forward pass"""
+    rounds: int = 3
+    """timed runs of every way"""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """cpu, cuda, ..."""
+    threads: int = torch.get_num_threads()
+    """threads of torch"""
+    seed: int = 0
+    """seed of weights and starts"""
+    quick: bool = False
+    """a shallow network, few images, nothing written"""
 
 
 def ways(model: nn.Module, eps: float, seed: int) -> dict[str, Attack]:
@@ -63,7 +96,7 @@ def in_batches(attack: Attack, x: Tensor, y: Tensor, batch: int) -> Tensor:
     return moved
 
 
-def measure(model: nn.Module, x: Tensor, y: Tensor, eps: float, args: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(model: nn.Module, x: Tensor, y: Tensor, eps: float, args: Args) -> list[dict[str, Any]]:
     """A row a way: seconds of every round, the ways taking turns, after one batch each to warm up."""
     attacks = ways(model, eps, args.seed)
     seconds: dict[str, list[float]] = {name: [] for name in attacks}
@@ -109,7 +142,7 @@ def enlarged(images: data.ImageData) -> data.ImageData:
     )
 
 
-def network(args: argparse.Namespace) -> tuple[nn.Module, data.ImageData]:
+def network(args: Args) -> tuple[nn.Module, data.ImageData]:
     """A trained network and its images."""
     images = data.load(args.data, root=args.root)
     images = enlarged(images) if args.data == "digits" else images
@@ -119,29 +152,15 @@ def network(args: argparse.Namespace) -> tuple[nn.Module, data.ImageData]:
         models.load(model, args.checkpoint)
     else:
         recipe = training.Recipe(args.epochs, lr=0.05)
-        training.fit(model, data.ImageData(**{**vars(images), "augmentation": data.Augmentation(4, False)}), recipe)
+        training.fit(model, replace(images, augmentation=data.Augmentation(4, False)), recipe)
     return model.eval(), images
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--depth", type=int, default=20)
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--checkpoint", type=Path, help="a file of dampode.models.save with this depth and width")
-    parser.add_argument("--data", default="digits", help="digits, cifar10, or the path of an .npz file")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the CIFAR files")
-    parser.add_argument("--images", type=int, default=360)
-    parser.add_argument("--epochs", type=int, default=15, help="of training, without a checkpoint")
-    parser.add_argument("--eps", type=float, nargs="+", default=[4, 16], help="radii, in 1/255")
-    parser.add_argument("--batch", type=int, default=120)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="a shallow network, few images, nothing written")
-    args = parser.parse_args()
+def main(args: Args) -> None:
+    if not args.eps:
+        raise SystemExit("error: --eps needs at least one value")
     if args.quick:
-        args.depth, args.width, args.images, args.batch, args.rounds, args.epochs = 8, 8, 40, 20, 1, 1
+        args = replace(args, depth=8, width=8, images=40, batch=20, rounds=1, epochs=1)
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     model, images = network(args)
@@ -158,13 +177,12 @@ def main() -> None:
             f"{row['ratio_foolbox']:11.2f}{row['ratio_torchattacks']:16.2f}{100 * row['robust_accuracy']:10.2f}"
         )
     if not args.quick:
-        command = shlex.join(["python", "benchmarks/attack_speed.py", *sys.argv[1:]])
         rivals = {name: version(name) for name in ("foolbox", "torchattacks")}
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
-        payload = {**_report.provenance(command, args.seed), "rivals": rivals, "settings": settings}
+        payload = {**_report.provenance(_report.command(), args.seed), "rivals": rivals, "settings": settings}
         path = _report.write("attack_speed", {**payload, "clean_accuracy": clean, "rows": rows})
         print(f"written to {path}")
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args, description=__doc__))

@@ -7,14 +7,14 @@ With steps of their own the easy samples' answers equal those they get without t
 as few steps. torchdiffeq's dopri5 shares its step: the hard sample's steps are everybody's, and moves their answers.
 """
 
-import argparse
-import sys
 import time
+from dataclasses import dataclass
 
 import matplotlib as mpl
 import torch
+import tyro
 from _fields import counted
-from _report import RESULTS, provenance, write
+from _report import RESULTS, command, provenance, write
 
 from dampode import DampedODEFunc, odeint, solve
 from dampode.damping import Constant
@@ -22,6 +22,16 @@ from dampode.fields import VectorField
 from dampode.integrators import AdaptiveExponential, TorchDiffEq
 
 TOL = 1e-5
+
+
+@dataclass(frozen=True)
+class Args:
+    """What to solve."""
+
+    quick: bool = False
+    """32 samples; prints only"""
+    seed: int = 0
+    """seed of the samples"""
 
 
 class Drive(VectorField):
@@ -33,11 +43,7 @@ class Drive(VectorField):
         return torch.cat((torch.zeros_like(omega), wave), 1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="32 samples; prints only")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+def main(args: Args) -> None:
     torch.manual_seed(args.seed)
     n = 32 if args.quick else 256
     x = torch.randn(n, 9, dtype=torch.float64)
@@ -80,8 +86,8 @@ def main() -> None:
             print(f"  {key:52} {value:.3g}")
     if args.quick:
         return
-    command = " ".join(["python benchmarks/batching.py", *sys.argv[1:]])
-    write("batching", {**provenance(command, args.seed), "tolerance": TOL, "samples": n, "n": 1, "results": results})
+    about = {**provenance(command(), args.seed), "tolerance": TOL, "samples": n, "n": 1}
+    write("batching", {**about, "results": results})
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
@@ -95,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args, description=__doc__))

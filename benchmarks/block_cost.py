@@ -7,20 +7,31 @@ channels, 32x32, batch 128). The cost is the ratio to the hand-written block in 
 upper 95% bound of that median by bootstrap. Goals: bound below 1.05 at ρ = 1 and below 1.10 at ρ = 1 + λ.
 """
 
-import argparse
 import random
-import sys
-import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from _report import provenance, write
+import tyro
+from _report import clock, command, provenance, write
 from torch import nn
 
 from dampode import DampedBlock
 from dampode.damping import Constant, Learned
 from dampode.fields import PreActBasic
 from dampode.weighting import one_plus
+
+
+@dataclass(frozen=True)
+class Args:
+    """How often and where to measure."""
+
+    rounds: int = 200
+    """passes of every block"""
+    seed: int = 0
+    """seed of weights, images, orders and bootstrap"""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """cpu, cuda, ..."""
 
 
 class ByHand(nn.Module):
@@ -37,19 +48,12 @@ class ByHand(nn.Module):
 def seconds(block, x, device):
     """One forward and backward pass."""
     block.zero_grad()
-    start = time.perf_counter()
+    start = clock(device)
     block(x).sum().backward()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock(device) - start
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
+def main(args: Args) -> None:
     torch.manual_seed(args.seed)
     order, bootstrap = random.Random(args.seed), np.random.default_rng(args.seed)
 
@@ -85,10 +89,9 @@ def main():
         }
         rows.append(row)
         print(f"| {name} | {row['ratio']:.3f} | {row['upper_95']:.3f} | {row['median_ms']:.1f} ms |")
-    command = " ".join(["python", *sys.argv])
-    path = write("block_cost", {**provenance(command, args.seed), "n": args.rounds, "rows": rows})
+    path = write("block_cost", {**provenance(command(), args.seed), "n": args.rounds, "rows": rows})
     print(f"written: {path}")
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args, description=__doc__))

@@ -12,21 +12,21 @@ The loss is |x(1)|² summed; gradients are with respect to x0, λ and f's parame
   over dopri5 (torchdiffeq's odeint_adjoint, called as it is: `TorchDiffEq(adjoint=True)` would refuse the worst).
 """
 
-import argparse
 import gc
 import math
 import random
 import statistics
-import sys
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import matplotlib as mpl
 import torch
 import torchdiffeq
+import tyro
 from _fields import ForcedMLP
-from _report import RESULTS, provenance, write
+from _report import RESULTS, command, provenance, write
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -37,6 +37,24 @@ from dampode.integrators import AdaptiveExponential, Krogstad4
 
 LAMS = (1.0, 10.0, 100.0, 1000.0)
 Run = Callable[[DampedODEFunc, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Args:
+    """How much to measure."""
+
+    quick: bool = False
+    """small sizes, nothing written"""
+    batch: int = 256
+    """samples of the first table; the second has 8"""
+    d: int = 64
+    """numbers a sample"""
+    steps: tuple[int, ...] = (100, 1000)
+    """steps of the fixed-step solves; the second table has the first"""
+    rounds: int = 5
+    """timed passes of every way"""
+    seed: int = 0
+    """seed of weights, states and orders"""
 
 
 def adjoint(func: DampedODEFunc, x: Tensor) -> Tensor:
@@ -125,7 +143,7 @@ def relative(got: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, float
     return {k: error.nan_to_num(torch.inf, torch.inf).item() for k, error in errors.items()}
 
 
-def cost(steps: int, args: argparse.Namespace, order: random.Random) -> dict[str, dict]:
+def cost(steps: int, args: Args, order: random.Random) -> dict[str, dict]:
     """Memory, seconds and, where steps are the same, the difference of gradients; λ = 10."""
     func, x = problem(10.0, args.batch, args.d, args.seed)
     named = runs(steps)
@@ -143,7 +161,7 @@ def cost(steps: int, args: argparse.Namespace, order: random.Random) -> dict[str
     return rows
 
 
-def errors(lam: float, args: argparse.Namespace) -> dict[str, dict]:
+def errors(lam: float, args: Args) -> dict[str, dict]:
     """Errors of the gradients of every way to get them; a way that fails says how."""
     func, x = problem(lam, 8, args.d, args.seed)
     want = gradients(lambda func, x: AdaptiveExponential(1e-10, 1e-13)(func, x, 0.0, 1.0), func, x)
@@ -186,17 +204,11 @@ def figure(found: dict[str, dict[str, dict]]) -> None:
     plt.savefig(RESULTS / "gradients.png", dpi=150)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--d", type=int, default=64)
-    parser.add_argument("--steps", type=int, nargs="+", default=[100, 1000])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+def main(args: Args) -> None:
+    if not args.steps:
+        raise SystemExit("error: --steps needs at least one value")
     if args.quick:
-        args.batch, args.d, args.steps, args.rounds = 4, 4, [20], 1
+        args = replace(args, batch=4, d=4, steps=(20,), rounds=1)
     order = random.Random(args.seed)
     costs = {str(n): cost(n, args, order) for n in args.steps}
     for n, rows in costs.items():
@@ -206,15 +218,14 @@ def main() -> None:
         table(f"relative gradient error, λ = {lam}, {args.steps[0]} steps where fixed", rows)
     if args.quick:
         return
-    command = " ".join(["python benchmarks/gradients.py", *sys.argv[1:]])
     payload = {
         "unit": "seconds, median over rounds; bytes of live tensor storages at the peak",
         "cost": costs,
         "errors": found,
     }
-    write("gradients", {**provenance(command, args.seed), "rounds": args.rounds, **payload})
+    write("gradients", {**provenance(command(), args.seed), "rounds": args.rounds, **payload})
     figure(found)
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args, description=__doc__))

@@ -10,16 +10,16 @@ solver that spends its budget of seconds has no number. The compiled row is KenC
 all timed ones compiles, and its seconds stand apart.
 """
 
-import argparse
 import random
 import statistics
-import sys
 import time
+from dataclasses import dataclass, replace
 
 import torch
+import tyro
 from _axes import cost_against_damping
 from _fields import Problem, conv, counted, error, mlp
-from _report import RESULTS, provenance, write
+from _report import RESULTS, command, provenance, write
 from _rivals import Solver, floor, ours, scipy_one_sample, torchdiffeq_adaptive
 from torch import Tensor
 from work_precision import measure_diffrax
@@ -32,6 +32,24 @@ COMPILED = "KenCarp4, compiled"
 LAMS = (1e2, 1e3, 1e4)
 TARGET = 1e-5
 LADDER = [10.0 ** (-k / 2) for k in range(4, 16)]
+
+
+@dataclass(frozen=True)
+class Args:
+    """How much to measure."""
+
+    quick: bool = False
+    """small batches, λ = 100, one round; prints only"""
+    batch: int = 256
+    """samples of the MLP field; the convolutional one has a 32nd"""
+    rounds: int = 3
+    """timed runs of every solver"""
+    budget: float = 120.0
+    """seconds for KenCarp4 and dopri5 on a problem; others get a fifth"""
+    reference: float = 1e-7
+    """tolerance of the reference"""
+    seed: int = 0
+    """seed of the order of the runs"""
 
 
 def kencarp(problem: Problem, tol: float) -> Tensor:
@@ -82,7 +100,7 @@ def climb(problem: Problem, solver: Solver, exact: Tensor, budget: float) -> dic
     return {}
 
 
-def measure(problem: Problem, args: argparse.Namespace, order: random.Random) -> dict[str, dict]:
+def measure(problem: Problem, args: Args, order: random.Random) -> dict[str, dict]:
     """All solvers on one problem."""
     exact = kencarp(problem, args.reference)
     named = solvers(problem.name == "conv")
@@ -101,7 +119,7 @@ def measure(problem: Problem, args: argparse.Namespace, order: random.Random) ->
     for name, found in timings.items():
         rows[name] |= {"s": statistics.median(found), "s, spread": [min(found), max(found)], "s, n": len(found)}
     if problem.name == "MLP":
-        for name, found in measure_diffrax(problem, exact, args).items():
+        for name, found in measure_diffrax(problem, exact, args.rounds, args.budget).items():
             if name == "diffrax Kvaerno5" and TARGET in found:
                 rows[name] = {**found[TARGET], "s": found[TARGET]["forward s"]}
     return rows
@@ -125,23 +143,12 @@ def figure(results: dict[str, dict]) -> None:
     cost_against_damping(costs, "damping λ, ρ = 1 + λ", RESULTS / "implicit.png")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--budget", type=float, default=120.0, help="seconds for dopri5 on a problem; others get a fifth"
-    )
-    parser.add_argument("--reference", type=float, default=1e-7, help="tolerance of the reference")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+def main(args: Args) -> None:
     if args.quick:
-        args.batch, args.rounds, args.budget, args.reference = 2, 1, 40.0, 1e-6
+        args = replace(args, batch=2, rounds=1, budget=40.0, reference=1e-6)
     torch.manual_seed(args.seed)
     order, results = random.Random(args.seed), {}
-    command = " ".join(["python benchmarks/implicit.py", *sys.argv[1:]])
-    about = {**provenance(command, args.seed), "rounds": args.rounds, "budget s": args.budget}
+    about = {**provenance(command(), args.seed), "rounds": args.rounds, "budget s": args.budget}
     unit = "calls of f on the whole batch; seconds, median over rounds"
     problems = [(mlp, lam, args.batch) for lam in LAMS] + [(conv, lam, args.batch // 32) for lam in LAMS]
     for make, lam, batch in problems[: 1 if args.quick else None]:
@@ -157,4 +164,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args, description=__doc__))

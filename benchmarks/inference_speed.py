@@ -9,25 +9,44 @@ emulates it, at many times the cost of fp32.
 ``--quick`` takes a shallow network and few rounds: it shows that the benchmark runs, and writes nothing.
 """
 
-import argparse
 import os
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass, replace
 
 os.environ.setdefault("TORCHINDUCTOR_FREEZING", "1")  # read when torch is imported
 
 import _report
 import torch
+import tyro
 from torch import Tensor, nn
 
 from dampode import models
 from dampode.models.arms import frozen, plain
 
 Run = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Args:
+    """What to measure, and how often."""
+
+    depth: int = 110
+    """weighted layers, 6n + 2"""
+    width: int = 16
+    """channels of the first stage"""
+    batch: int = 128
+    """images a forward pass"""
+    rounds: int = 9
+    """timed passes of every way"""
+    threads: int = torch.get_num_threads()
+    """threads of torch"""
+    seed: int = 0
+    """seed of weights and images"""
+    quick: bool = False
+    """a shallow network, three rounds, nothing written"""
 
 
 def settle(model: nn.Module, images: Tensor) -> None:
@@ -79,18 +98,9 @@ def measure(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--depth", type=int, default=110)
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="a shallow network, three rounds, nothing written")
-    args = parser.parse_args()
+def main(args: Args) -> None:
     if args.quick:
-        args.depth, args.batch, args.rounds = 14, 16, 3
+        args = replace(args, depth=14, batch=16, rounds=3)
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     images = torch.rand(args.batch, 3, 32, 32)
@@ -129,12 +139,9 @@ def main() -> None:
         )
     if not args.quick:
         settings = {"depth": args.depth, "width": args.width, "batch": args.batch, "instructions": instructions}
-        command = shlex.join(["python", "benchmarks/inference_speed.py", *sys.argv[1:]])
-        path = _report.write(
-            "inference_speed", {**_report.provenance(command, args.seed), "settings": settings, "rows": rows}
-        )
-        print(f"written to {path}")
+        about = {**_report.provenance(_report.command(), args.seed), "settings": settings}
+        print(f"written to {_report.write('inference_speed', {**about, 'rows': rows})}")
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args, description=__doc__))

@@ -9,20 +9,32 @@ reported beside the size of the dense matrix. Goals: at least 40 times faster at
 two cores, and memory that grows with k D and not with D².
 """
 
-import argparse
 import multiprocessing
 import resource
-import sys
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from _report import provenance, write
+import tyro
+from _report import command, provenance, write
 
 from dampode.fields import PreActBasic
 from dampode.stability import eigenvalues
 
 CHANNELS = 16
+
+
+@dataclass(frozen=True)
+class Args:
+    """How much to measure."""
+
+    quick: bool = False
+    """small sizes, nothing written"""
+    rounds: int = 7
+    """runs of a matrix-free case"""
+    seed: int = 0
+    """seed of weights and states"""
 
 
 def problem(side, seed):
@@ -58,12 +70,7 @@ def case(method, side, seed, rounds, threads):
     return times, value, peak() - start
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes, nothing written")
-    parser.add_argument("--rounds", type=int, default=7, help="runs of a matrix-free case")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+def main(args: Args) -> None:
     sides = (4, 8) if args.quick else (16, 32)
     threads = torch.get_num_threads()
     cases = [(matrix_free, sides[0], args.rounds), (matrix_free, sides[1], args.rounds), (dense, sides[0], 1)]
@@ -96,10 +103,9 @@ def main():
         f"dense over matrix-free at D = {rows[0]['dimension']:,}: {speedup:.1f} times; they differ by {agreement:.1e}"
     )
     if not args.quick:
-        command = " ".join(["python", *sys.argv])
         summary = {"speedup": speedup, "agreement": agreement, "rows": rows}
-        print(f"written: {write('stability_cost', {**provenance(command, args.seed), **summary})}")
+        print(f"written: {write('stability_cost', {**provenance(command(), args.seed), **summary})}")
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args, description=__doc__))

@@ -1,7 +1,7 @@
 """Microseconds a step of a solver costs above its calls of f: ours, torchdiffeq's and torchode's dopri5.
 
     python benchmarks/step_overhead.py            prints a table, writes results/step_overhead.json and .png
-    python benchmarks/step_overhead.py --quick
+    python benchmarks/step_overhead.py --quick    prints only
 
 f is sin; the seconds of its calls alone, on the same states, are taken off. Rounds run all solvers in a new random
 order. Goal: at most a fifth of torchdiffeq's dopri5. The compiled rows are AdaptiveExponential(compile=True) and a
@@ -9,16 +9,15 @@ fixed-step solve under torch.compile(fullgraph=True); they compile before they a
 those of the same solve in eager mode.
 """
 
-import argparse
 import random
 import statistics
-import sys
-import time
+from dataclasses import dataclass
 
 import matplotlib as mpl
 import torch
+import tyro
 from _fields import Problem, counted
-from _report import RESULTS, provenance, write
+from _report import RESULTS, clock, command, provenance, write
 from _rivals import ours, ours_compiled, torchdiffeq_adaptive, torchode_dopri5
 
 from dampode import DampedODEFunc
@@ -35,6 +34,20 @@ STAGES = {
 }
 
 
+@dataclass(frozen=True)
+class Args:
+    """How often and where to measure."""
+
+    quick: bool = False
+    """three rounds, no compilation; prints only"""
+    rounds: int = 20
+    """solves of every solver"""
+    seed: int = 0
+    """seed of states and orders"""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """cpu, cuda, ..."""
+
+
 def fixed(compiled: bool):
     """A solve of 50 fixed steps as a function of (problem, tolerance)."""
 
@@ -45,29 +58,20 @@ def fixed(compiled: bool):
     return lambda problem, tol: run(problem.func, problem.x)
 
 
-def overhead(problem: Problem, solver, stages: int) -> float:
-    """Microseconds a step, one solve."""
-    start = time.perf_counter()
+def overhead(problem: Problem, solver, calls: int, stages: int) -> float:
+    """Microseconds a step, one solve of so many calls."""
+    device = problem.x.device
+    start = clock(device)
     solver(problem, 1e-6)
-    total = time.perf_counter() - start
-    calls = CALLS[solver, problem.name]
-    start = time.perf_counter()
+    total = clock(device) - start
+    start = clock(device)
     for _ in range(calls):
         problem.func.f(problem.t[0], problem.x)
-    own = time.perf_counter() - start
+    own = clock(device) - start
     return 1e6 * (total - own) / (calls / stages)
 
 
-CALLS: dict = {}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few rounds, no compilation")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
+def main(args: Args) -> None:
     rounds = 3 if args.quick else args.rounds
     torch.manual_seed(args.seed)
     order = random.Random(args.seed)
@@ -86,17 +90,18 @@ def main() -> None:
         x = torch.randn(*shape, device=args.device)
         t = torch.tensor([0.0, 10.0], device=args.device)
         problem = Problem(name, DampedODEFunc(torch.sin, Constant(1.0)).to(args.device), x, t)
+        calls = {}
         with torch.no_grad():
             for label, solver in solvers.items():
                 eager = ours if solver is ours_compiled else solver
-                CALLS[solver, name] = (
+                calls[label] = (
                     200 if label.startswith("Krogstad4") else counted(problem.func, lambda s=eager: s(problem, 1e-6))[0]  # noqa: B023
                 )
                 solver(problem, 1e-6)
             samples: dict[str, list[float]] = {label: [] for label in solvers}
             for _ in range(rounds):
                 for label in order.sample(list(solvers), len(solvers)):
-                    samples[label].append(overhead(problem, solvers[label], STAGES[label]))
+                    samples[label].append(overhead(problem, solvers[label], calls[label], STAGES[label]))
         results[name] = {
             label: {"median us": statistics.median(s), "spread us": [min(s), max(s)], "n": len(s)}
             for label, s in samples.items()
@@ -108,8 +113,9 @@ def main() -> None:
             print(
                 f"{label:32} {row['median us']:9.0f}  ({low:.0f} to {high:.0f})  {row['median us'] / base:6.2f}x dopri5"
             )
-    command = " ".join(["python benchmarks/step_overhead.py", *sys.argv[1:]])
-    write("step_overhead", {**provenance(command, args.seed), "device": args.device, "results": results})
+    if args.quick:
+        return
+    write("step_overhead", {**provenance(command(), args.seed), "device": args.device, "results": results})
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
@@ -122,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args, description=__doc__))

@@ -12,19 +12,17 @@ CPU; damping 1.02 beyond what a second ResNet shows. Images are random numbers: 
 the profile and several seeds at once are measured on a CUDA device only.
 """
 
-import argparse
 import random
-import shlex
 import statistics
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import _training_cuda
 import numpy as np
 import torch
-from _report import provenance, write
+import tyro
+from _report import clock, command, provenance, write
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -39,6 +37,37 @@ from dampode.training.run import Run
 Way = Callable[[int], float]
 """Takes a number of steps; returns the seconds that they took."""
 NETWORKS = {"ResNet": models.resnet, "In-ResNet": models.in_resnet}
+CUDA = torch.cuda.is_available()
+
+
+@dataclass(frozen=True)
+class Args:
+    """What to measure, and how often."""
+
+    depth: int = 110
+    """weighted layers, 6n + 2"""
+    width: int = 16
+    """channels of the first stage"""
+    batch: int = 128
+    """images a step"""
+    rounds: int = 9
+    """times that every way is timed"""
+    steps: int = 50 if CUDA else 1
+    """steps of each way in a round"""
+    workers: int = 4 if CUDA else 0
+    """of the plain loop's DataLoader"""
+    threads: int = torch.get_num_threads()
+    """threads of torch"""
+    eager: bool = False
+    """leave out the compiled ways"""
+    whole: bool = False
+    """compile whole networks too: minutes each"""
+    seed: int = 0
+    """seed of weights, images, orders and bootstrap"""
+    device: str = "cuda" if CUDA else "cpu"
+    """cpu, cuda, ..."""
+    name: str = "training_speed"
+    """of the file under results/"""
 
 
 class Pictures(Dataset):
@@ -56,13 +85,6 @@ class Pictures(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         return self.transform(Image.fromarray(self.images[index])), self.labels[index]
-
-
-def clock(device: torch.device) -> float:
-    """Seconds, when the device has done all it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def plain(network: nn.Module, data: ImageData, batch: int, workers: int) -> Way:
@@ -107,7 +129,7 @@ def engine(network: nn.Module, data: ImageData, batch: int, execution: Execution
     return way
 
 
-def ways(args: argparse.Namespace, data: ImageData, stack: ExitStack) -> dict[str, Way]:
+def ways(args: Args, data: ImageData, stack: ExitStack) -> dict[str, Way]:
     """Every way to train, by "way, network"."""
 
     def network(name: str) -> nn.Module:
@@ -130,22 +152,7 @@ def ways(args: argparse.Namespace, data: ImageData, stack: ExitStack) -> dict[st
     return found
 
 
-def main() -> None:
-    cuda = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--depth", type=int, default=110)
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=50 if cuda else 1, help="steps of each way in a round")
-    parser.add_argument("--workers", type=int, default=4 if cuda else 0, help="of the plain loop's DataLoader")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--eager", action="store_true", help="leave out the compiled ways")
-    parser.add_argument("--whole", action="store_true", help="compile whole networks too: minutes each")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if cuda else "cpu")
-    parser.add_argument("--name", default="training_speed", help="of the file under results/")
-    args = parser.parse_args()
+def main(args: Args) -> None:
     torch.set_num_threads(args.threads)
     order, bootstrap = random.Random(args.seed), np.random.default_rng(args.seed)
 
@@ -195,15 +202,14 @@ def main() -> None:
     for row in damping:
         low, high = row["lower_upper_95"]
         print(f"| {row['reference']} | {row['name']} | {row['ratio']:.3f} | {low:.3f}, {high:.3f} |")
-    on_gpu = _training_cuda.measure(args.depth, args.width, args.batch) if cuda else "not measured: no CUDA device"
+    on_gpu = _training_cuda.measure(args.depth, args.width, args.batch) if CUDA else "not measured: no CUDA device"
     print(f"\n{on_gpu if isinstance(on_gpu, str) else _training_cuda.text(on_gpu)}")
 
-    command = shlex.join(["python", "benchmarks/training_speed.py", *sys.argv[1:]])
     keys = ("depth", "width", "batch", "rounds", "steps", "workers", "threads")
     settings = {key: getattr(args, key) for key in keys}
-    payload = {**provenance(command, args.seed), "settings": settings, "rows": rows, "damping": damping}
+    payload = {**provenance(command(), args.seed), "settings": settings, "rows": rows, "damping": damping}
     print(f"written to {write(args.name, {**payload, 'cuda': on_gpu})}")
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args, description=__doc__))

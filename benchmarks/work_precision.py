@@ -13,18 +13,18 @@ listed as not measured. SciPy's methods solve one sample of the batch; diffrax h
 compiling apart.
 """
 
-import argparse
 import math
 import random
 import statistics
-import sys
 import time
 import warnings
+from dataclasses import dataclass, replace
 
 import torch
+import tyro
 from _axes import cost_against_damping
 from _fields import Problem, conv, counted, error, mlp
-from _report import RESULTS, provenance, write
+from _report import RESULTS, command, provenance, write
 from _rivals import Solver, diffrax_solver, floor, ours, ours_compiled, scipy_one_sample, torchode_dopri5
 from _rivals import torchdiffeq_adaptive as adaptive
 from _rivals import torchdiffeq_fixed as fixed
@@ -38,6 +38,20 @@ LADDER = [10.0 ** (-k / 2) for k in range(2, 20)]
 COMPILED = "AdaptiveExponential, compiled"
 COMPILED_ON = tuple(f"MLP, λ = {lam}, ρ = 1" for lam in (0, 1, 10))  # where a step's own cost decides
 BACKWARD_CALLS = 1500  # beyond it a graph does not fit in memory
+
+
+@dataclass(frozen=True)
+class Args:
+    """How much to measure."""
+
+    quick: bool = False
+    """small batches, fewer λ, one round; prints only"""
+    rounds: int = 3
+    """timed runs of every solver"""
+    budget: float = 2.0
+    """seconds a solver and problem; ours and dopri5 get 40 times"""
+    seed: int = 0
+    """seed of the order of the runs"""
 
 
 def problems(quick: bool) -> list[tuple[str, Problem]]:
@@ -115,7 +129,7 @@ def backward(problem: Problem, solver: Solver, tol: float) -> None:
     solver(problem, tol)[-1].sum().backward()
 
 
-def measure(name: str, problem: Problem, args: argparse.Namespace, order: random.Random) -> dict[str, dict]:
+def measure(name: str, problem: Problem, args: Args, order: random.Random) -> dict[str, dict]:
     """All solvers on one problem: {solver: {target: row}}."""
     stiff = float(problem.func.damping(problem.x).max()) >= 1e3
     with torch.no_grad():
@@ -154,11 +168,11 @@ def measure(name: str, problem: Problem, args: argparse.Namespace, order: random
         rows[solver][target][f"{kind}, spread"] = [min(seconds), max(seconds)]
         rows[solver][target][f"{kind}, n"] = len(seconds)
     if name.startswith("MLP"):
-        rows.update(measure_diffrax(problem, exact, args))
+        rows.update(measure_diffrax(problem, exact, args.rounds, args.budget))
     return {solver: {f"{target:g}": row for target, row in found.items()} for solver, found in rows.items()}
 
 
-def measure_diffrax(problem: Problem, exact: torch.Tensor, args: argparse.Namespace) -> dict[str, dict]:
+def measure_diffrax(problem: Problem, exact: torch.Tensor, rounds: int, budget: float) -> dict[str, dict]:
     """Diffrax's solvers, jitted, on the MLP field."""
     rows: dict[str, dict] = {}
     for name in ("Tsit5", "Kvaerno5"):
@@ -170,11 +184,11 @@ def measure_diffrax(problem: Problem, exact: torch.Tensor, args: argparse.Namesp
         begun = time.perf_counter()
         for tol in LADDER:
             seconds = []
-            for _ in range(args.rounds):
+            for _ in range(rounds):
                 start = time.perf_counter()
                 xs, calls = run(tol)
                 seconds.append(time.perf_counter() - start)
-                if seconds[-1] > args.budget / 10:
+                if seconds[-1] > budget / 10:
                     break
             got = error(torch.from_numpy(xs), exact)
             for target in TARGETS:
@@ -188,7 +202,7 @@ def measure_diffrax(problem: Problem, exact: torch.Tensor, args: argparse.Namesp
                         "forward s, spread": [min(seconds), max(seconds)],
                         "forward s, n": len(seconds),
                     }
-            if min(TARGETS) in found or time.perf_counter() - begun > args.budget:
+            if min(TARGETS) in found or time.perf_counter() - begun > budget:
                 break
         rows[f"diffrax {name}"] = found
     return rows
@@ -223,17 +237,9 @@ def figure(results: dict[str, dict]) -> None:
     cost_against_damping(costs, "damping λ (λ = 0 drawn at 0.1)", RESULTS / "work_precision.png")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--budget", type=float, default=2.0, help="seconds a solver and problem; ours and dopri5 get 40 times"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+def main(args: Args) -> None:
     if args.quick:
-        args.rounds, args.budget = 1, 1.0
+        args = replace(args, rounds=1, budget=1.0)
     warnings.filterwarnings("ignore", "Functional iteration did not converge")  # implicit_adams, where it fails
     torch.manual_seed(args.seed)
     order = random.Random(args.seed)
@@ -246,11 +252,10 @@ def main() -> None:
     print("\nnot measured:", ", ".join(missing) or "nothing")
     if args.quick:
         return
-    command = " ".join(["python benchmarks/work_precision.py", *sys.argv[1:]])
     write(
         "work_precision",
         {
-            **provenance(command, args.seed),
+            **provenance(command(), args.seed),
             "rounds": args.rounds,
             "budget s": args.budget,
             "unit": "seconds, median over rounds; calls of f on the whole batch",
@@ -262,4 +267,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args, description=__doc__))

@@ -9,23 +9,28 @@ give the same images in dampode.robustness, foolbox and torchattacks, to 1e-6, b
 float32 a gradient near zero may take either sign.
 """
 
-import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import foolbox
 import torch
 import torchattacks
+import tyro
 
 from dampode import data, models, robustness, training
 
 EPS, ALPHA, STEPS = 24 / 255, 4 / 255, 10
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=6)
-    args = parser.parse_args()
+@dataclass(frozen=True)
+class Args:
+    """Train and attack."""
 
+    epochs: int = 6
+    """passes over the training images"""
+
+
+def main(args: Args) -> None:
     digits = data.load("digits")
     mean, std = digits.statistics()
     torch.manual_seed(0)
@@ -73,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args, description=__doc__))

@@ -11,12 +11,13 @@ Claims, each asserted below:
 Without arguments the weights are random and nothing is downloaded; ``--weights IMAGENET1K_V2`` loads torchvision's.
 """
 
-import argparse
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+import tyro
 from torch import nn
 from torchvision.models import ResNet, resnet50
 from torchvision.models.resnet import Bottleneck
@@ -24,6 +25,14 @@ from torchvision.models.resnet import Bottleneck
 from dampode import DampedBlock
 from dampode.damping import Constant, Damping, Learned
 from dampode.models import coefficients
+
+
+@dataclass(frozen=True)
+class Args:
+    """Where the weights come from."""
+
+    weights: str | None = None
+    """torchvision's weights to download, such as IMAGENET1K_V2"""
 
 
 def branch(block: Bottleneck) -> nn.Sequential:
@@ -54,13 +63,9 @@ def parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", help="torchvision's weights to download, such as IMAGENET1K_V2")
-    weights = parser.parse_args().weights
-
+def main(args: Args) -> None:
     torch.manual_seed(0)
-    pretrained = resnet50(weights=weights)
+    pretrained = resnet50(weights=args.weights)
     plain = resnet50()
     plain.load_state_dict(pretrained.state_dict())
     images = torch.randn(4, 3, 64, 64)  # as torchvision's transforms leave them: mean 0, deviation 1
@@ -94,4 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args, description=__doc__))

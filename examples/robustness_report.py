@@ -13,8 +13,8 @@ Claims, each asserted below:
 Which of the two networks is the more robust is no claim: these are small networks, trained for seconds.
 """
 
-import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -23,6 +23,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import torch
+import tyro
 from torch import Tensor, nn
 
 from dampode import data, models, plots, robustness, training
@@ -39,6 +40,16 @@ ONE_STEP = {"FGSM": robustness.FGSM()}  # without an iterated attack a report is
 LINE = [8.0 * k for k in range(-4, 9)]  # in 1/255
 GRID = [2.0 * k for k in range(-24, 25)]
 FAR = 32.0
+
+
+@dataclass(frozen=True)
+class Args:
+    """Train, measure and draw."""
+
+    out: Path = Path("runs/robustness")
+    """folder of the reports and figures"""
+    epochs: int = 6
+    """passes over the training images"""
 
 
 def train(digits: data.ImageData, epochs: int) -> dict[str, list[nn.Module]]:
@@ -96,12 +107,7 @@ def landscapes(networks: dict[str, list[nn.Module]], x: Tensor, y: Tensor, out: 
         assert along - start > 5 * abs(across - start)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/robustness"))
-    parser.add_argument("--epochs", type=int, default=6)
-    args = parser.parse_args()
-
+def main(args: Args) -> None:
     digits = data.load("digits")
     networks = train(digits, args.epochs)
     x, y = data.pixels(digits.x_test), digits.y_test
@@ -128,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args, description=__doc__))

@@ -14,7 +14,7 @@ Claims, each asserted below:
   norm makes vacuous.
 """
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -23,11 +23,22 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import torch
+import tyro
 
 from dampode import DampedODEFunc, data, models, plots, stability, training
 from dampode.damping import Constant
 from dampode.integrators import ExponentialEuler, LinearizedEuler
 from dampode.weighting import unit
+
+
+@dataclass(frozen=True)
+class Args:
+    """Train, measure and draw."""
+
+    out: Path = Path("runs/stability")
+    """folder of the reports and figures"""
+    epochs: int = 4
+    """passes over the training images"""
 
 
 def last_stage_flow(model, x):
@@ -41,11 +52,7 @@ def last_stage_flow(model, x):
     return block, seen[0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/stability"))
-    parser.add_argument("--epochs", type=int, default=4)
-    args = parser.parse_args()
+def main(args: Args) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     digits = data.load("digits")
@@ -131,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args, description=__doc__))
