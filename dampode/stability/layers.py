@@ -253,7 +253,7 @@ def _shifted(plain: tuple[float, float], lam: float, func: DampedODEFunc) -> tup
 
 def _towards_runner_up(model: nn.Module, x: Tensor) -> Tensor:
     """Signs of the gradient of (runner-up − top logit), (1, *S)."""
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         top, runner_up = model(leaf).flatten(1).topk(2, dim=1).values[0]
         (gradient,) = torch.autograd.grad(runner_up - top, leaf)

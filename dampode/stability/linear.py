@@ -93,14 +93,14 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
     def __init__(self, fn: Map, x: Tensor) -> None:
         require_sample(x)
         fn = at_time(fn, 0.0)
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():  # in inference mode every derivative would be 0
             self._x = x.detach().clone().requires_grad_()
             self._fx = fn(self._x)
             require_field_value(self._x, self._fx)
             self._u = torch.zeros_like(self._x, requires_grad=True)
             self._transposed = self._pull(self._fx, self._x, self._u, create_graph=True)
-        if not bool(torch.isfinite(self._fx).all()):
-            raise ValueError("the field must be finite at x, got NaN or infinite entries of f(x); check x and f there")
+        _require_finite(self._fx, "f(x)")
+        _require_finite(self._transposed, "its Jacobian")  # at u = 0, where an infinite slope gives NaN
         d = x.numel()
         super().__init__(np.float64 if x.dtype == torch.float64 else np.float32, (d, d))
 
@@ -143,7 +143,8 @@ def jacobian(func: Field, x: Tensor, t: float = 0.0) -> Tensor:
         (D, D), row i the gradient of component i; detached and on the CPU.
 
     Raises:
-        ValueError: x is a batch or not finite, func changes its shape, or batch norm trains.
+        ValueError: x is a batch or not finite, func changes its shape, the Jacobian is not finite there, or batch norm
+            or dropout trains.
         TypeError: func is not callable, or x is no floating tensor.
     """
     require_sample(x)
@@ -152,4 +153,11 @@ def jacobian(func: Field, x: Tensor, t: float = 0.0) -> Tensor:
     with torch.no_grad():
         require_field_value(x, fn(x))
     rows: Tensor = torch.func.jacrev(fn)(x.detach())
+    _require_finite(rows, "its Jacobian")
     return rows.detach().reshape(x.numel(), x.numel()).cpu()
+
+
+def _require_finite(values: Tensor, what: str) -> None:
+    """Raise unless every value is finite: LAPACK may not return from NaN."""
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"the field must be finite at x, got NaN or infinite entries of {what}; check x and f there")

@@ -14,6 +14,7 @@ from dampode.integrators import Integrator, TorchDiffEq
 from dampode.stability.linear import ConvergenceError, Field, require_eval, require_sample
 
 
+@torch.inference_mode(False)  # where a tangent would be 0
 def lyapunov_exponents(
     func: Field,
     x0: Tensor,
@@ -67,7 +68,7 @@ def lyapunov_exponents(
 
     steps = max(round((t1 - t0) / dt), 1)
     h, unused = (t1 - t0) / steps, round(settle * steps / (t1 - t0))
-    x, tangents = x0.detach(), _orthonormal(k, x0, seed)
+    x, tangents = x0.detach().clone(), _orthonormal(k, x0, seed)
     total, counted = torch.zeros(k, dtype=torch.float64), 0
     for n in range(steps):
         now = t0 + n * h
@@ -102,6 +103,7 @@ class LayerExponents(NamedTuple):
     """Sum of log |R_ii| from the input to the last flow's output, what lies between the flows included, (k,)."""
 
 
+@torch.inference_mode(False)
 def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -> LayerExponents:
     """Finite-time Lyapunov exponents along a network's flows: tangents from the input, by jvp with QR at each flow.
 
