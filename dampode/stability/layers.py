@@ -57,7 +57,7 @@ def error_propagation(model: nn.Module, x: Tensor, delta: Tensor) -> ErrorPropag
         delta: perturbations, (N, *S), none of them 0.
 
     Raises:
-        ValueError: shapes differ, a value is not finite, a δ is 0, batch norm trains, or no layer is a block.
+        ValueError: shapes differ, a value is not finite, a δ is 0, batch norm or dropout trains, or no layer is a block.
     """
     require_state(x)
     require_instance(delta, Tensor, "delta")
@@ -148,7 +148,7 @@ def layer_report(model: nn.Module, x: Tensor, *, eps: float = 2 / 255, draws: in
         The report; its cost is a few hundred to a thousand Jacobian products a flow.
 
     Raises:
-        ValueError: x is a batch or not finite, batch norm trains, or no layer is a `DampedBlock`.
+        ValueError: x is a batch or not finite, batch norm or dropout trains, or no layer is a `DampedBlock`.
         ConvergenceError: an eigenvalue did not converge.
 
     Source: Yang et al. 2020, Sec. 3.4, which argues what this measures.

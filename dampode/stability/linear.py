@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from dampode._checks import require_field_value, require_real, require_state
 from dampode.dynamics import DampedODEFunc
@@ -33,7 +34,7 @@ def at_time(func: Field, t: float) -> Map:
 
     Raises:
         TypeError: func is not callable.
-        ValueError: func holds batch norm in train mode, whose value depends on the batch and changes by the call.
+        ValueError: func holds batch norm or dropout in train mode, whose value changes by the call.
     """
     if not callable(func):
         raise TypeError(f"func must be a field or a callable of the state, got {type(func).__name__}")
@@ -51,8 +52,13 @@ def at_time(func: Field, t: float) -> Map:
 
 
 def require_eval(module: nn.Module) -> None:
-    """Raise unless every batch norm of a module is in eval mode."""
+    """Raise unless every batch norm and dropout of a module is in eval mode."""
     for name, part in module.named_modules():
+        if isinstance(part, _DropoutNd) and part.training:
+            raise ValueError(
+                f"dropout must be off here, got {name or 'a layer'} in train mode: its draws would pass for the field's "
+                "own behavior; call .eval() first"
+            )
         if isinstance(part, _BatchNorm) and (part.training or not part.track_running_stats):
             raise ValueError(
                 f"batch norm must use its running statistics here, got {name or 'a layer'} in train mode: its value at "
@@ -83,7 +89,7 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
         x: one sample, (1, *S), float32 or float64.
 
     Raises:
-        ValueError: x is a batch or not finite, fn changes its shape or is not finite there, or batch norm trains.
+        ValueError: x is a batch or not finite, fn changes its shape or is not finite there, or batch norm or dropout trains.
         TypeError: fn is not callable, or x is no floating tensor.
 
     Source: `scipy.sparse.linalg.LinearOperator`; the double-vjp trick: J. Townsend 2017, "A new trick for calculating
