@@ -231,3 +231,8 @@ def test_regions_bad_input():
         stability_function("euler", 1.0, 0.5)
     with pytest.raises(ValueError, match="re must increase"):
         stability_region(LinearizedEuler(), 1.0, re=(1.0, -1.0))
+
+
+def test_the_last_interval_always_counts():
+    exponent = lyapunov_exponents(lambda x: -x, torch.ones(1, 2), 1.0, dt=0.1, settle=0.99)
+    assert exponent.item() == pytest.approx(-1.0, abs=1e-3)

@@ -49,7 +49,7 @@ def lyapunov_exponents(
         (k,) descending; detached and on the CPU.
 
     Raises:
-        ValueError: x0 is a batch or not finite, k > D, t1 <= t0 + settle, or batch norm trains.
+        ValueError: x0 is a batch or not finite, k > D, t1 <= t0 + settle, or batch norm or dropout trains.
         ConvergenceError: the trajectory leaves the finite numbers; ``best`` holds the exponents up to there.
 
     Source: Benettin, Galgani, Giorgilli & Strelcyn 1980.
@@ -67,7 +67,7 @@ def lyapunov_exponents(
     require_eval(damped)
 
     steps = max(round((t1 - t0) / dt), 1)
-    h, unused = (t1 - t0) / steps, round(settle * steps / (t1 - t0))
+    h, unused = (t1 - t0) / steps, min(round(settle * steps / (t1 - t0)), steps - 1)
     x, tangents = x0.detach().clone(), _orthonormal(k, x0, seed)
     total, counted = torch.zeros(k, dtype=torch.float64), 0
     for n in range(steps):
@@ -117,7 +117,7 @@ def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -
         The flows' exponents and their sum through the network; detached and on the CPU.
 
     Raises:
-        ValueError: x is a batch or not finite, k is too large, batch norm trains, or no layer is a `DampedBlock`.
+        ValueError: x is a batch or not finite, k is too large, batch norm or dropout trains, or no layer is a `DampedBlock`.
 
     Source: Benettin et al. 1980, with layers for time steps.
     """
