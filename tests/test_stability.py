@@ -344,3 +344,7 @@ def test_a_jacobian_that_is_not_finite_is_refused_in_words():
         for d in (6, spectrum.DENSE + 1):
             with pytest.raises(ValueError, match="must be finite at x, got NaN or infinite entries of"):
                 spectral_abscissa(f, torch.zeros(1, d))
+
+
+def test_the_condition_of_whole_numbers_keeps_a_fractional_damping():
+    assert damping_condition(torch.tensor([1, 2]), 0.5, one_plus).bound.tolist() == [1.5, 1.25]

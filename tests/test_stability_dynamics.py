@@ -236,3 +236,21 @@ def test_regions_bad_input():
 def test_the_last_interval_always_counts():
     exponent = lyapunov_exponents(lambda x: -x, torch.ones(1, 2), 1.0, dt=0.1, settle=0.99)
     assert exponent.item() == pytest.approx(-1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("nu", "h_max", "words"),
+    [
+        (-1.0, 1e-7, "h_max must be above 1e-06"),
+        (math.nan, 1.0, "nu must be finite"),
+        (torch.ones(0), 1.0, "not empty"),
+    ],
+)
+def test_no_largest_step_is_made_up(nu, h_max, words):
+    with pytest.raises(ValueError, match=words):
+        largest_stable_step(LinearizedEuler(), nu, 0.5, h_max=h_max)
+
+
+def test_a_negative_window_is_refused():
+    with pytest.raises(ValueError, match="window must be at least 0, got -2"):
+        find_equilibrium(lambda x: -x, torch.ones(1, 2), window=-2)

@@ -6,7 +6,13 @@ import torch
 from scipy.sparse.linalg import gmres
 from torch import Tensor
 
-from dampode._checks import require_field_value, require_instance, require_positive, require_positive_int
+from dampode._checks import (
+    require_field_value,
+    require_instance,
+    require_nonnegative,
+    require_positive,
+    require_positive_int,
+)
 from dampode.dynamics import DampedODEFunc
 from dampode.stability.linear import Field, JacobianOperator, Map, at_time, require_sample
 from dampode.stability.spectrum import spectral_abscissa, spectral_norm
@@ -65,6 +71,7 @@ def find_equilibrium(
     require_positive_int(start_steps, "start_steps")
     require_positive_int(newton_steps, "newton_steps")
     require_instance(window, int, "window")
+    require_nonnegative(window, "window")
     if tol is None:
         tol = 1e-10 if x0.dtype == torch.float64 else 1e-5
     require_positive(tol, "tol")

@@ -56,8 +56,8 @@ def require_eval(module: nn.Module) -> None:
     for name, part in module.named_modules():
         if isinstance(part, _DropoutNd) and part.training:
             raise ValueError(
-                f"dropout must be off here, got {name or 'a layer'} in train mode: its draws would pass for the field's "
-                "own behavior; call .eval() first"
+                f"dropout must be off here, got {name or 'a layer'} in train mode: its draws would pass for the "
+                "field's own behavior; call .eval() first"
             )
         if isinstance(part, _BatchNorm) and (part.training or not part.track_running_stats):
             raise ValueError(
@@ -89,7 +89,8 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
         x: one sample, (1, *S), float32 or float64.
 
     Raises:
-        ValueError: x is a batch or not finite, fn changes its shape or is not finite there, or batch norm or dropout trains.
+        ValueError: x is a batch or not finite, fn changes its shape, fn or its Jacobian is not finite there, or batch norm
+            or dropout trains.
         TypeError: fn is not callable, or x is no floating tensor.
 
     Source: `scipy.sparse.linalg.LinearOperator`; the double-vjp trick: J. Townsend 2017, "A new trick for calculating

@@ -117,7 +117,8 @@ def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -
         The flows' exponents and their sum through the network; detached and on the CPU.
 
     Raises:
-        ValueError: x is a batch or not finite, k is too large, batch norm or dropout trains, or no layer is a `DampedBlock`.
+        ValueError: x is a batch or not finite, k is too large, batch norm or dropout trains, or no layer is a
+            `DampedBlock`.
 
     Source: Benettin et al. 1980, with layers for time steps.
     """
