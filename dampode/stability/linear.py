@@ -89,8 +89,8 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
         x: one sample, (1, *S), float32 or float64.
 
     Raises:
-        ValueError: x is a batch or not finite, fn changes its shape, fn or its Jacobian is not finite there, or batch norm
-            or dropout trains.
+        ValueError: x is a batch or not finite, fn changes its shape, fn or its Jacobian is not finite there, or batch
+            norm or dropout trains.
         TypeError: fn is not callable, or x is no floating tensor.
 
     Source: `scipy.sparse.linalg.LinearOperator`; the double-vjp trick: J. Townsend 2017, "A new trick for calculating
