@@ -117,7 +117,7 @@ def require_unchanged(x: Tensor, before: int) -> None:
     """Raise unless ``x`` still has the `version` from before a call of f."""
     if version(x) != before:
         raise ValueError(
-            "f must leave the state as it is, since the step needs it, but f changed x in place; begin f with x.clone() "
+            "f must leave the state as it is, which the step needs, but f changed x in place; begin f with x.clone(), "
             "or with an activation of inplace=False"
         )
 
