@@ -61,6 +61,9 @@ class Recipe:
             require_nonnegative(share, "a milestone")
             if share > 1:
                 raise ValueError(f"a milestone must be a share of the epochs, at most 1, got {share}; divide by epochs")
+        for name in ("lr", "momentum", "weight_decay"):  # of NumPy's type no checkpoint would give them back
+            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "milestones", tuple(float(share) for share in self.milestones))
         if self.augmentation is not None:
             require_instance(self.augmentation, Augmentation, "augmentation")
         require_positive_int(self.parts, "parts")
