@@ -159,6 +159,11 @@ def _require_fit(model: nn.Module, data: ImageData, recipe: Recipe, execution: E
     places = {p.device for p in model.parameters()}
     if places - {device}:
         raise ValueError(f"model and data must be on one device, got {places} and {device}; move one with .to")
+    if not any(p.requires_grad for p in model.parameters()) or not torch.is_grad_enabled():
+        raise ValueError(
+            "there must be something to train, got no parameter that wants a gradient, or torch.no_grad or "
+            "inference_mode around fit"
+        )
     if recipe.batch_size > n:
         raise ValueError(f"batch_size must not exceed the training set, got {recipe.batch_size} for {n} images")
     if recipe.parts % everyone:
