@@ -108,6 +108,20 @@ def require_field_value(x: Tensor, fx: Any) -> None:
         raise TypeError(f"f must keep the state's dtype: x is {x.dtype}, f(t, x) is {fx.dtype}; convert one with .to")
 
 
+def version(x: Tensor) -> int:
+    """How often ``x`` was changed in place; 0 where torch does not count it. Reads no values."""
+    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
+
+
+def require_unchanged(x: Tensor, before: int) -> None:
+    """Raise unless ``x`` still has the `version` from before a call of f."""
+    if version(x) != before:
+        raise ValueError(
+            "f must leave the state as it is, which the step needs, but f changed x in place; begin f with x.clone(), "
+            "or with an activation of inplace=False"
+        )
+
+
 def require_broadcast(value: Tensor, x: Tensor, name: str) -> None:
     """Raise unless ``value`` broadcasts to x's shape without enlarging it. Reads no values."""
     fits = value.ndim <= x.ndim and all(

@@ -99,6 +99,7 @@ class ImageData:
 
     Raises:
         ValueError: a shape, a pixel or a label is out of range, a set is empty, or images and labels differ in number.
+        TypeError: images or labels are no tensors, num_classes no int, or augmentation is something else.
     """
 
     name: str
@@ -112,6 +113,9 @@ class ImageData:
     def __post_init__(self) -> None:
         """Check every value once, so that nothing later has to."""
         require_positive_int(self.num_classes, "num_classes")
+        if self.num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2, got {self.num_classes}")
+        require_instance(self.augmentation, Augmentation, "augmentation")
         _check_set("train", self.x_train, self.y_train, self.num_classes)
         _check_set("test", self.x_test, self.y_test, self.num_classes)
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
@@ -269,6 +273,8 @@ def _channels_first(part: str, x: np.ndarray[Any, Any]) -> Tensor:
 
 def _check_set(part: str, x: Tensor, y: Tensor, num_classes: int) -> None:
     """Check the images and labels of one part."""
+    require_instance(x, Tensor, f"{part} images", "use torch.from_numpy")
+    require_instance(y, Tensor, f"{part} labels", "use torch.from_numpy")
     if x.ndim != 4 or x.numel() == 0:
         raise ValueError(f"{part} images must be (N, C, H, W) and not empty, got shape {tuple(x.shape)}")
     if y.shape != x.shape[:1]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from dampode._checks import require_broadcast, require_field_value, require_instance
+from dampode._checks import require_broadcast, require_field_value, require_instance, require_unchanged, version
 from dampode.damping import Damping, Learned
 from dampode.fields import VectorField, as_field
 from dampode.functional import Scalar, damped_rhs
@@ -15,7 +15,8 @@ class DampedODEFunc(nn.Module):
     """dx/dt = −λ x + ρ(λ) f(x, t), Eq. 4: the vector field every integrator takes, torchdiffeq's included.
 
     Args:
-        f: a `VectorField`, or any callable of the state alone; it must keep the state's shape, dtype and device.
+        f: a `VectorField`, or any callable of the state alone; it must keep the state's shape, dtype and device, and
+            leave the state as it is.
         damping: λ; None makes a new ``Learned(0.2, 0.25)`` for this instance.
         rho: ρ(λ), `weighting.unit` or `weighting.one_plus` or any function of λ that broadcasts.
 
@@ -52,14 +53,30 @@ class DampedODEFunc(nn.Module):
             λ and ρ(λ), which broadcast to x, and f(x, t), (N, *S).
 
         Raises:
-            ValueError: f changes the state's shape or device, or λ or ρ(λ) does not broadcast to it.
+            ValueError: f changes the state's shape or device, or the state in place, or λ or ρ(λ) does not broadcast.
             TypeError: f changes the state's dtype outside autocast.
         """
         lam = self.damping(x)
         require_broadcast(lam, x, "λ")
-        fx = self.f(t, x)
-        require_field_value(x, fx)
+        fx = self.field(t, x)
         return lam, self.weight(lam, x), fx
+
+    def field(self, t: float | Tensor, x: Tensor) -> Tensor:
+        """f(x, t) alone, (N, *S), checked.
+
+        Args:
+            t: depth time, as in `parts`.
+            x: state, (N, *S).
+
+        Raises:
+            ValueError: f changes the state's shape or device, or the state itself in place.
+            TypeError: f changes the state's dtype outside autocast.
+        """
+        before = version(x)
+        fx: Tensor = self.f(t, x)
+        require_field_value(x, fx)
+        require_unchanged(x, before)
+        return fx
 
     def weight(self, lam: Tensor, x: Tensor) -> Scalar:
         """ρ(λ), a number or a tensor that broadcasts to x, in λ's dtype.

@@ -412,3 +412,12 @@ def test_a_compiled_attempt_gives_the_same_states_and_gradients():
         results.append((s.x, s.nfe, *torch.autograd.grad(s.x.square().sum(), (x, *func.parameters()))))
     for eager, compiled in zip(*results, strict=True):
         torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("f", "span"), [(lambda x: -1e36 * x, 1.0), (torch.tanh, 1e-50), (torch.tanh, 1e-320)])
+def test_a_first_step_that_underflows_ends_the_solve(f, span):
+    """Its length rounded to 0, and steps of 0 were accepted until max_steps."""
+    times = torch.tensor([0.0, span], dtype=torch.float64)
+    solution = solve(DampedODEFunc(f, Constant(0.5)), torch.ones(1, 2), times)
+    assert solution.accepted.item() < 100
+    assert solution.status[0] is not Status.MAX_STEPS

@@ -247,3 +247,11 @@ def test_on_cuda(integrator):
 def small_block(integrator, gated):
     damping = Gated(3) if gated else Learned(shape=(3,))
     return DampedBlock(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), damping, one_plus, integrator)
+
+
+@every_integrator
+def test_a_field_that_changes_the_state_in_place_is_refused(integrator):
+    """A pre-activation branch that begins with ReLU(inplace=True) would damp relu(x) in the place of x."""
+    block = DampedBlock(nn.Sequential(nn.ReLU(inplace=True), nn.Tanh()), Constant(0.5), integrator=integrator)
+    with torch.no_grad(), pytest.raises(ValueError, match="f must leave the state as it is"):
+        block(torch.randn(2, 3))

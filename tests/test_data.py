@@ -225,3 +225,19 @@ def test_augmentation_off_is_the_identity():
     assert torch.equal(data.Augmentation(pad=0, flip=False)(x, torch.Generator()), x)
     with pytest.raises(ValueError, match="pad must be an int of at least 0"):
         data.Augmentation(pad=-1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "words"),
+    [
+        ({"x_train": np.zeros((2, 1, 2, 2))}, TypeError, "train images must be of type Tensor"),
+        ({"y_test": [0, 1]}, TypeError, "test labels must be of type Tensor"),
+        ({"num_classes": 1}, ValueError, "num_classes must be at least 2"),
+        ({"augmentation": None}, TypeError, "augmentation must be of type Augmentation"),
+    ],
+)
+def test_parts_of_another_type_are_refused_in_words(wrong, kind, words):
+    x, y = torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64)
+    parts = {"name": "n", "x_train": x, "y_train": y, "x_test": x, "y_test": y, "num_classes": 2}
+    with pytest.raises(kind, match=words):
+        data.ImageData(**{**parts, **wrong})

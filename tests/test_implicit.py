@@ -4,6 +4,7 @@ import pytest
 import torch
 from oracles import Forced
 from scipy.integrate import solve_ivp
+from torch import nn
 from torch.autograd import grad
 
 from dampode import DampedODEFunc, odeint, solve
@@ -206,3 +207,11 @@ def test_secants_that_span_the_space_solve_a_linear_equation():
     got = secants.solve(move, r, ~used, r, one)
     want = torch.linalg.solve(torch.eye(4, dtype=torch.float64) - 0.3 * j, r)
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-8)
+
+
+def test_autocast_around_a_solve():
+    func, x = DampedODEFunc(nn.Linear(3, 3), Constant(2.0)), torch.ones(2, 3, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = KenCarp4(rtol=1e-2, atol=1e-2)(func, x, 0.0, 1.0)
+    torch.testing.assert_close(y, KenCarp4()(func, x, 0.0, 1.0), rtol=0.05, atol=0.05)
+    assert bool(torch.isfinite(grad(y.sum(), x)[0]).all())

@@ -275,3 +275,9 @@ def test_autocast_keeps_the_state_in_bf16():
         logits = model(torch.rand(2, 3, 8, 8))
     assert seen == [torch.bfloat16]
     assert torch.isfinite(logits).all()
+
+
+def test_8_bit_images_are_refused():
+    """They would pass for pixels up to 255."""
+    with pytest.raises(TypeError, match="divide 8-bit images by 255"):
+        models.resnet(8, width=2)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))

@@ -8,8 +8,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 
-from dampode import models
+from dampode import DampedBlock, models
+from dampode.damping import Learned
 
 
 @pytest.fixture
@@ -146,3 +148,22 @@ def test_a_failed_write_leaves_the_old_file(model, path, monkeypatch):
 def test_save_takes_modules(path):
     with pytest.raises(TypeError, match="model must be of type Module, got dict"):
         models.save({}, path)
+
+
+def test_modules_may_share_a_tensor(path):
+    def shared():
+        damping = Learned()
+        return nn.Sequential(DampedBlock(nn.Linear(2, 2), damping), DampedBlock(nn.Linear(2, 2), damping))
+
+    first, second = shared(), shared()
+    models.save(first, path)
+    models.load(second, path)
+    assert torch.equal(second(torch.ones(1, 2)), first(torch.ones(1, 2)))
+    assert second[0].func.damping.raw is second[1].func.damping.raw
+
+
+@pytest.mark.parametrize("header", ["not JSON", "[1]"])
+def test_a_damaged_header_is_refused_in_words(model, path, header):
+    save_file({"x": torch.ones(1)}, path, {"architecture": header})
+    with pytest.raises(ValueError, match="has a damaged 'architecture' in its header"):
+        models.load(model, path)

@@ -236,3 +236,58 @@ def test_bad_input_ends_in_words(attack):
 def test_an_attack_without_call_cannot_be_made():
     with pytest.raises(TypeError, match="abstract"):
         Attack()
+
+
+class Wrapped(nn.Module):
+    """A classifier whose logits go through a function."""
+
+    def __init__(self, then):
+        super().__init__()
+        self.linear, self.then = nn.Linear(12, 3), then
+
+    def forward(self, x):
+        return self.then(self.linear(x.flatten(1)))
+
+
+def images():
+    return torch.rand(4, 3, 2, 2, generator=seeded()), torch.tensor([0, 1, 2, 0])
+
+
+@pytest.mark.parametrize(
+    ("then", "kind", "words"),
+    [
+        (lambda z: (z,), TypeError, "the model's output must be of type Tensor"),
+        (lambda z: z.mean(0, keepdim=True).repeat(2, 1), ValueError, "got shape .2, 3. for 4 images"),
+    ],
+)
+def test_outputs_that_are_no_logits_are_refused(then, kind, words):
+    """One row of logits for all images would be compared with every label."""
+    x, y = images()
+    with pytest.raises(kind, match=words):
+        accuracy(Wrapped(then), x, y)
+
+
+def test_a_model_without_a_gradient_is_refused_in_words():
+    x, y = images()
+    with pytest.raises(ValueError, match="the model must be differentiable"):
+        fgsm(Wrapped(lambda z: z.detach()).eval(), x, y, EPS)
+    with pytest.raises(TypeError, match="model must be of type Module"):
+        fgsm(lambda x: x, x, y, EPS)
+
+
+def test_a_part_in_training_mode_is_refused():
+    x, y = images()
+    model = nn.Sequential(nn.Dropout(0.5), Wrapped(lambda z: z)).eval()
+    model[0].train()
+    with pytest.raises(ValueError, match="training mode in 0"):
+        pgd(model, x, y, EPS)
+
+
+def test_attacks_work_in_inference_mode_and_on_logits_of_another_dtype():
+    x, y = images()
+    model = Wrapped(lambda z: z).eval()
+    expected = ifgsm(model, x, y, EPS, steps=3)
+    with torch.inference_mode():
+        torch.testing.assert_close(ifgsm(model, x, y, EPS, steps=3), expected)
+    for dtype in (torch.float64, torch.bfloat16):
+        assert ifgsm(Wrapped(lambda z, dtype=dtype: z.to(dtype)).eval(), x, y, EPS, steps=3).dtype == x.dtype

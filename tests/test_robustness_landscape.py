@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dampode.robustness import fgsm, landscape
+from dampode.robustness import Landscape, fgsm, landscape
 from dampode.robustness.landscape import fgsm_direction, orthogonal_direction
 
 
@@ -122,3 +122,11 @@ def test_refusals():
     dead[1].weight.data.zero_()
     with pytest.raises(ValueError, match=r"needs a gradient, which is 0 at images \[0, 1, 2\]"):
         landscape(dead, x, y, along=(0.0,))
+
+
+def test_an_image_is_counted_from_either_end():
+    labels, grid = torch.arange(3), torch.arange(3.0).view(3, 1, 1)
+    whole = Landscape((0.0,), (0.0,), labels, grid, grid.long())
+    assert whole.image(-1).labels.tolist() == [2]
+    with pytest.raises(IndexError):
+        whole.image(3)

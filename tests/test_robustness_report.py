@@ -361,3 +361,10 @@ def test_settings_are_checked_before_anything_is_measured(build, error, words):
 def test_settings_are_printable():
     for attack in robustness.ATTACKS.values():
         assert repr(attack) == repr(dataclasses.replace(attack))
+
+
+@pytest.mark.parametrize("wrong", [{"eps": 0.1}, {"severities": 3}, {"attacks": [FGSM()]}, {"noise": 3}])
+def test_single_values_are_refused_in_words(wrong):
+    x, y = torch.rand(2, 1, 2, 2), torch.tensor([0, 1])
+    with pytest.raises(TypeError, match=f"{next(iter(wrong))} must be of type"):
+        evaluate(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), x, y, **{"eps": [0.1], **wrong})

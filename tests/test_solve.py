@@ -11,6 +11,7 @@ from dampode.integrators import (
     ExponentialEuler,
     HochbruckOstermann4,
     IntegrationError,
+    KenCarp4,
     Krogstad4,
     LinearizedEuler,
     Solution,
@@ -150,3 +151,31 @@ def test_field_to_damping_ratio_of_a_linear_field():
     func = DampedODEFunc(lambda x: -3.0 * x, Constant(torch.tensor([2.0, 6.0], dtype=torch.float64)), one_plus)
     ratio = field_to_damping_ratio(func, torch.ones(4, 2, dtype=torch.float64), torch.zeros(4, 1))
     torch.testing.assert_close(ratio, torch.full((4,), 3 * 7 / 6, dtype=torch.float64), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("integrator", [HochbruckOstermann4(steps=2), AdaptiveExponential(), TorchDiffEq()], ids=repr)
+def test_a_short_interval_at_a_late_time(integrator):
+    """float32 has a spacing of 0.06 at 1e6; a step's length must not be a difference of such numbers."""
+    func, x = DampedODEFunc(torch.tanh, Constant(2.0)), torch.ones(2, 3)
+    expected = integrator(func, x, 0.0, 0.01)
+    torch.testing.assert_close(integrator(func, x, 1e6, 1e6 + 0.01), expected)
+    times = torch.tensor([1e6, 1e6 + 0.01], dtype=torch.float64)
+    torch.testing.assert_close(odeint(func, x, times, integrator)[-1], expected)
+
+
+@pytest.mark.parametrize("integrator", [ExponentialEuler(), AdaptiveExponential(), TorchDiffEq()], ids=repr)
+def test_an_integrator_called_by_itself_refuses_in_words(integrator):
+    func = DampedODEFunc(torch.tanh, Constant(2.0))
+    with pytest.raises(TypeError, match="func must be of type DampedODEFunc"):
+        integrator(torch.tanh, torch.ones(2, 3), 0.0, 1.0)
+    with pytest.raises(TypeError, match="the state x must be floating"):
+        integrator(func, torch.ones(2, 3, dtype=torch.int64), 0.0, 1.0)
+    with pytest.raises(ValueError, match="the state x must not be empty"):
+        integrator(func, torch.ones(0, 3), 0.0, 1.0)
+
+
+@pytest.mark.parametrize("integrator", [AdaptiveExponential(), KenCarp4()], ids=repr)
+def test_a_tolerance_is_not_promised_in_half_precision(integrator):
+    for dtype in (torch.float16, torch.bfloat16):
+        with pytest.raises(TypeError, match="a tolerance needs a float32 or float64 state"):
+            integrator(DampedODEFunc(torch.tanh, Constant(2.0)), torch.ones(2, 3, dtype=dtype), 0.0, 1.0)

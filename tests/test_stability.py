@@ -328,3 +328,23 @@ def test_a_guard_that_does_not_converge_brings_what_it_was_to_guard(monkeypatch)
     with pytest.raises(stability.ConvergenceError, match=r"guards against a miss did not: no luck") as caught:
         eigenvalues(func, torch.zeros(1, 80, dtype=torch.float64), k=3)
     torch.testing.assert_close(caught.value.best, rightmost(a, 3), rtol=0, atol=1e-7)
+
+
+def test_inference_mode_does_not_hide_the_jacobian():
+    func, a = linear(matrix(8))
+    x = torch.zeros(1, 8, dtype=torch.float64)
+    with torch.inference_mode():
+        nu = eigenvalues(func, x, k=2)
+    torch.testing.assert_close(nu.real.max(), torch.linalg.eigvals(a).real.max())
+
+
+def test_a_jacobian_that_is_not_finite_is_refused_in_words():
+    """LAPACK crashes the process on some of them; the slope of sqrt at 0 is infinite."""
+    for f in (torch.sqrt, lambda x: x * torch.nan):
+        for d in (6, spectrum.DENSE + 1):
+            with pytest.raises(ValueError, match="must be finite at x, got NaN or infinite entries of"):
+                spectral_abscissa(f, torch.zeros(1, d))
+
+
+def test_the_condition_of_whole_numbers_keeps_a_fractional_damping():
+    assert damping_condition(torch.tensor([1, 2]), 0.5, one_plus).bound.tolist() == [1.5, 1.25]

@@ -242,11 +242,23 @@ def test_etd2rk_never_amplifies_an_error_where_rho_lip_f_is_at_most_lambda():
 
 
 def test_regions_bad_input():
-    with pytest.raises(ValueError, match="h_max must be above 1e-6"):
-        largest_stable_step(LinearizedEuler(), -1.0, 0.5, h_max=1e-7)
     with pytest.raises(ValueError, match="λ must be at least 0"):
         stability_function(LinearizedEuler(), -1.0, 0.5)
     with pytest.raises(TypeError, match="integrator must be of type Integrator"):
         stability_function("euler", 1.0, 0.5)
-    with pytest.raises(ValueError, match="re must increase"):
-        stability_region(LinearizedEuler(), 1.0, re=(1.0, -1.0))
+    for axis in ((1.0, -1.0), (-math.inf, 0.0), (0.0, math.nan)):
+        with pytest.raises(ValueError, match="re must be finite and increase"):
+            stability_region(LinearizedEuler(), 1.0, re=axis)
+
+
+@pytest.mark.parametrize(
+    ("nu", "h_max", "words"),
+    [
+        (-1.0, 1e-7, "h_max must be above 1e-06"),
+        (math.nan, 1.0, "nu must be finite"),
+        (torch.ones(0), 1.0, "not empty"),
+    ],
+)
+def test_no_largest_step_is_made_up(nu, h_max, words):
+    with pytest.raises(ValueError, match=words):
+        largest_stable_step(LinearizedEuler(), nu, 0.5, h_max=h_max)

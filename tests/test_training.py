@@ -387,3 +387,18 @@ def test_recipes_are_checked(settings):
 def test_more_parts_than_images_are_refused():
     with pytest.raises(ValueError, match="parts must not exceed batch_size"):
         Recipe(batch_size=4, parts=5)
+
+
+def test_a_shared_damping_parameter_is_stepped_once():
+    first, second = DampedBlock(nn.Linear(2, 2)), DampedBlock(nn.Linear(2, 2))
+    second.func.damping.raw = first.func.damping.raw
+    groups = optimizer(nn.Sequential(first, second), Recipe()).param_groups
+    assert [len(group["params"]) for group in groups] == [4, 1]
+
+
+def test_nothing_to_train_is_refused_in_words():
+    data, recipe = tiny(), Recipe(epochs=1, batch_size=8)
+    with pytest.raises(ValueError, match="there must be something to train"):
+        fit(net().requires_grad_(False), data, recipe)
+    with torch.no_grad(), pytest.raises(ValueError, match="there must be something to train"):
+        fit(net(), data, recipe)

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from test_training import net, tiny
@@ -87,3 +89,33 @@ def test_an_unwritable_folder_is_refused_at_once(tmp_path):
         fit(net(), tiny(), ONE, checkpoint=tmp_path / "file" / "out" / "run.pt")
     with pytest.raises(OSError, match="output folder must be writable"):
         fit(net(), tiny(), ONE, logs=tmp_path / "file" / "logs")
+
+
+def test_settings_of_numpy_are_read_again(tmp_path):
+    """A checkpoint is read without running code, which NumPy's numbers need."""
+    path, recipe = tmp_path / "run.pt", replace(ONE, lr=np.float64(0.1), milestones=(np.float64(0.5), 0.75))
+    once = fit(net(), tiny(), recipe, checkpoint=path, identity={"low": np.float64(0.2)})
+    again = fit(net(), tiny(), ONE, checkpoint=path, resume=True, identity={"low": 0.2})
+    assert again.loss == once.loss
+
+
+def test_settings_that_no_checkpoint_gives_back_are_refused_at_once(tmp_path):
+    with pytest.raises(TypeError, match=r"identity\.folder must be a string or a number, got .* of type PosixPath"):
+        fit(net(), tiny(), ONE, identity={"folder": tmp_path})
+    with pytest.raises(TypeError, match="seed must be of type int"):
+        fit(net(), tiny(), ONE, seed=1.5)
+
+
+def test_a_folder_in_the_place_of_the_file_is_refused_at_once(tmp_path):
+    model = net()
+    before = model[1].weight.clone()
+    with pytest.raises(OSError, match="got the folder"):
+        fit(model, tiny(), ONE, checkpoint=tmp_path)
+    assert torch.equal(model[1].weight, before)
+
+
+@pytest.mark.parametrize("content", [b"\x80", b"", b"PK", b"\x80\x02}q\x00."])
+def test_a_file_of_any_bytes_is_refused_in_words(tmp_path, content):
+    (tmp_path / "run.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"must be a (whole )?checkpoint"):
+        training.load_checkpoint(tmp_path / "run.pt")

@@ -86,7 +86,8 @@ class AdaptiveLoop:
         probe = probe_step(self.split.lam, x, n1, self.tol).to(torch.float64).clamp_(max=self.clock.span)
         self.extra_calls = self.extra_calls + 1
         signed = (self.clock.sign * probe).to(x.dtype)
-        return first_step(self.split, x, n1, self.clock.time(probe, x.dtype), signed, self.tol).to(torch.float64)
+        first = first_step(self.split, x, n1, self.clock.time(probe, x.dtype), signed, self.tol).to(torch.float64)
+        return torch.fmax(first, self.clock.shortest)  # a step of 0, or NaN, would never end the solve
 
     def _advance(self, h: Tensor) -> tuple[bool, Tensor]:
         """One attempt of every active sample: whether any goes on, and the lengths to try next."""

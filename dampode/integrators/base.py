@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dampode._checks import require_positive_int, require_real
+from dampode._checks import require_instance, require_positive_int, require_real, require_state
 from dampode.dynamics import DampedODEFunc
 from dampode.functional import Scalar
 from dampode.integrators.segments import recomputed, require_segments, segments
@@ -18,6 +18,14 @@ from dampode.integrators.solution import Solution, solution_of_batch
 
 class IntegrationError(RuntimeError):
     """A solve that could not reach its end time: what happened, where, and what to do."""
+
+
+def require_call(func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> None:
+    """Raise unless these can be an integrator's arguments. Reads no values."""
+    require_instance(func, DampedODEFunc, "func", "wrap f in DampedODEFunc(f, damping)")
+    require_state(x)
+    require_real(t0, "t0")
+    require_real(t1, "t1")
 
 
 @dataclass(frozen=True)
@@ -89,21 +97,20 @@ class FixedStep(Integrator):
 
     def __call__(self, func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> Tensor:
         """The state at t1, after ``steps`` equal steps."""
-        require_real(t0, "t0")
-        require_real(t1, "t1")
-        return self._march(func, x, t0, t1)
+        require_call(func, x, t0, t1)
+        return self._march(func, x, t0, (t1 - t0) / self.steps)
 
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
         """The states at all ``times``, with ``steps`` steps from one to the next. Reads no values."""
         states = [x]
-        for t0, t1 in pairwise(times.to(x).unbind()):
-            x = self._march(func, x, t0, t1)
+        lengths = times.diff() / self.steps  # before the state's dtype: float32 has no short step at a late time
+        for t0, h in zip(times[:-1].to(x).unbind(), lengths.to(x).unbind(), strict=True):
+            x = self._march(func, x, t0, h)
             states.append(x)
         return torch.stack(states)
 
-    def _march(self, func: DampedODEFunc, x: Tensor, t0: Scalar, t1: Scalar) -> Tensor:
-        """The state at t1, after ``steps`` equal steps."""
-        h = (t1 - t0) / self.steps
+    def _march(self, func: DampedODEFunc, x: Tensor, t0: Scalar, h: Scalar) -> Tensor:
+        """The state after ``steps`` equal steps h from t0."""
 
         def run(numbers: range, x: Tensor, *clock: Tensor) -> tuple[Tensor]:
             start, length = clock or (t0, h)

@@ -82,7 +82,7 @@ class ImplicitLoop:
 
     def _n(self, tau: Tensor, x: Tensor, active: Tensor) -> Tensor:
         self.calls = self.calls + active
-        return self.split(self._shaped(self.clock.time(tau, x.dtype)), x.reshape(self.x0.shape)).reshape(x.shape)
+        return self.split(self._shaped(self.clock.time(tau, x.dtype)), x.reshape(self.x0.shape)).reshape(x.shape).to(x)
 
     def _code(self, where: Tensor, status: Status) -> None:
         self.code = self.code.masked_fill(where, _CODES.index(status))

@@ -130,8 +130,13 @@ class Stages:
 
     def error_and_slope(self) -> tuple[Tensor, Tensor]:
         """The step's error and h F at its end, (N, d)."""
-        error, slope = torch.matmul(self._ends, self.rows).unbind(1)
+        with self._unrounded():
+            error, slope = torch.matmul(self._ends, self.rows).unbind(1)
         return error, slope
+
+    def _unrounded(self) -> torch.autocast:
+        """Without autocast, which is f's own matter: the products of the solver keep the state's dtype."""
+        return torch.autocast(self.rows.device.type, enabled=False)
 
     def solve(self, field: Field, ends: Tensor, h: Tensor, slope: Tensor, lam: Tensor, busy: Tensor) -> Tensor:
         """Solve all stages of a step.
@@ -156,12 +161,15 @@ class Stages:
         unit = 1 / (self._share * x.shape[1] ** 0.5 * (self._tol.rtol * x.abs() + self._tol.atol))
         step = Step(self.rows, sums, self._times[:, 3:], *kencarp.damped(lam, h), unit)
         stage = torch.zeros_like(busy, dtype=torch.long)
-        guess, base, tau = opened(step, self._secants.sample, stage)
+        with self._unrounded():
+            guess, base, tau = opened(step, self._secants.sample, stage)
         u = torch.where(busy, guess, x)
         last_u, last_n = torch.zeros_like(u), torch.zeros_like(u)  # of their own: a compiled form is of no aliases
         tries, good = torch.zeros_like(stage), busy.clone()
         inner = Inner(u, base, tau, last_u, last_n, torch.ones_like(h), self._rate, tries, stage, busy, good)
         while bool(inner.busy.any()):
-            inner = self._iterate(step, self._secants, inner, field(inner.tau, inner.u, inner.busy))
+            n = field(inner.tau, inner.u, inner.busy)
+            with self._unrounded():
+                inner = self._iterate(step, self._secants, inner, n)
         self._rate = inner.rate
         return inner.good

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dampode._checks import require_broadcast, require_field_value
+from dampode._checks import require_broadcast
 from dampode.dynamics import DampedODEFunc
 from dampode.functional import Scalar
 
@@ -19,7 +19,7 @@ class Splitting:
         x: the state λ is frozen at, (N, *S).
 
     Raises:
-        ValueError: λ does not broadcast to the state; in a call, f changes the state's shape or device.
+        ValueError: λ does not broadcast to the state; in a call, what `DampedODEFunc.field` refuses.
         TypeError: in a call, f changes the state's dtype outside autocast.
 
     Source: Hochbruck & Ostermann, Exponential integrators, Acta Numerica 2010, Sec. 2.
@@ -37,9 +37,7 @@ class Splitting:
     def __call__(self, t: Scalar, x: Tensor) -> Tensor:
         """N(x, t), (N, *S)."""
         if self._frozen:
-            fx: Tensor = self._func.f(t, x)
-            require_field_value(x, fx)
-            return _weighted(self._weight, fx)
+            return _weighted(self._weight, self._func.field(t, x))
         lam, weight, fx = self._func.parts(t, x)
         return torch.addcmul(_weighted(weight, fx), self.lam - lam, x)
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dampode._checks import require_positive, require_positive_int, require_real, require_state
+from dampode._checks import require_positive, require_positive_int
 from dampode.dynamics import DampedODEFunc
-from dampode.integrators.base import IntegrationError, Integrator
+from dampode.integrators.base import IntegrationError, Integrator, require_call
 from dampode.integrators.end_times import CALLS, with_ends, with_start
 from dampode.integrators.solution import Solution
 
@@ -23,7 +23,7 @@ class TolerantIntegrator(Integrator):
         first_step: length of the first step, > 0; None estimates it.
 
     Raises:
-        ValueError, TypeError: a setting out of its range or of the wrong type.
+        ValueError, TypeError: a setting out of its range or of the wrong type; in a solve, a state of half precision.
     """
 
     rtol: float = 1e-4
@@ -45,8 +45,7 @@ class TolerantIntegrator(Integrator):
 
     def __call__(self, func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> Tensor:
         """The state at t1, (N, *S)."""
-        require_real(t0, "t0")
-        require_real(t1, "t1")
+        require_call(func, x, t0, t1)
         if t0 == t1:
             return x
         return self.trajectory(func, x, torch.tensor([t0, t1], dtype=torch.float64))[-1]
@@ -64,7 +63,11 @@ class TolerantIntegrator(Integrator):
         return self._run(func, x, times)
 
     def _run(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
-        require_state(x)
+        if x.dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"a tolerance needs a float32 or float64 state, got {x.dtype}, which rounds by more; convert it with "
+                "x.float(), or take a fixed step"
+            )
         if not times.requires_grad:
             return self._steps_taken(func, x, times)
         solution = self._steps_taken(func, with_start(func, x, times[0]), times.detach())

@@ -10,10 +10,10 @@ import torch
 import torchdiffeq
 from torch import Tensor, nn
 
-from dampode._checks import require_instance, require_positive, require_real
+from dampode._checks import require_instance, require_positive
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import Autonomous
-from dampode.integrators.base import IntegrationError, Integrator
+from dampode.integrators.base import IntegrationError, Integrator, require_call
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,10 @@ class TorchDiffEq(Integrator):
 
     def __call__(self, func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> Tensor:
         """The state at t1."""
-        require_real(t0, "t0")
-        require_real(t1, "t1")
+        require_call(func, x, t0, t1)
         if t0 == t1:
             return x
-        times = torch.tensor([t0, t1], dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        times = torch.tensor([t0, t1], dtype=torch.float64, device=x.device)
         return self.trajectory(func, x, times)[-1]
 
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:

@@ -4,7 +4,9 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
@@ -41,7 +43,11 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     require_instance(model, nn.Module, "model")
     target = Path(path)
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    # clones, since a tensor that two modules share stands under two keys
+    state = {
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in model.state_dict().items()
+    }
     payload = to_bytes(state, {HEADER: json.dumps(architecture(model))})
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     partial = Path(name)
@@ -104,7 +110,13 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             f"{path} has no {HEADER!r} in its header, so it was not written by dampode.models.save; "
             "read it with safetensors.torch.load_file and load_state_dict"
         )
-    return json.loads(header), state
+    try:
+        described: Any = json.loads(header)
+    except ValueError:
+        described = None
+    if not isinstance(described, dict):
+        raise ValueError(f"{path} has a damaged {HEADER!r} in its header: copy or save it again")
+    return described, state
 
 
 def _form(value: Tensor) -> str:

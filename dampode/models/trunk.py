@@ -22,6 +22,7 @@ class Normalize(nn.Module):
 
     Raises:
         ValueError: mean and std differ in length, or a number is out of range; in forward, another channel count.
+        TypeError: in forward, pixels that are not floating.
     """
 
     mean: Tensor
@@ -42,6 +43,8 @@ class Normalize(nn.Module):
         channels = len(self.mean)
         if x.ndim != 4 or x.shape[1] != channels:
             raise ValueError(f"the model takes images (N, {channels}, H, W), got shape {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise TypeError(f"the model takes floating pixels in [0, 1], got {x.dtype}; divide 8-bit images by 255")
         return (x - self.mean) / self.std
 
 

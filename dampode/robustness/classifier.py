@@ -8,7 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dampode._checks import require_labels, require_labels_below, require_positive_int
+from dampode._checks import (
+    require_instance,
+    require_labels,
+    require_labels_below,
+    require_logits,
+    require_positive_int,
+)
 from dampode.robustness.float32 import full_float32
 from dampode.robustness.noise import require_pixels
 
@@ -16,6 +22,7 @@ from dampode.robustness.noise import require_pixels
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model into eval mode, and every module of it back into its own mode afterwards, whatever happens."""
+    require_instance(model, nn.Module, "model")
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -28,7 +35,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def predict(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
     """Logits (N, K) of images in pieces of ``batch_size``, without a graph; finite, or a ValueError."""
     with torch.no_grad(), full_float32():
-        return _finite(torch.cat([model(images) for images in x.split(batch_size)]))
+        return _finite(torch.cat([_logits(model, images) for images in x.split(batch_size)]))
 
 
 def predict_and_differentiate(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
@@ -38,10 +45,15 @@ def predict_and_differentiate(model: nn.Module, x: Tensor, y: Tensor, batch_size
     """
     logits, gradients = [], []
     for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        with torch.enable_grad(), full_float32():
-            leaf = images.detach().requires_grad_()
-            z = model(leaf)
-            (gradient,) = torch.autograd.grad(F.cross_entropy(z, labels, reduction="sum"), leaf)
+        with torch.inference_mode(False), torch.enable_grad(), full_float32():
+            leaf = images.detach().clone().requires_grad_()  # a clone, as autograd saves no tensor of inference mode
+            z = _logits(model, leaf)
+            if not z.requires_grad:
+                raise ValueError(
+                    "the model must be differentiable for an attack along its gradient, but its logits have no graph; "
+                    "leave detach, no_grad and argmax out of it, or take square"
+                )
+            (gradient,) = torch.autograd.grad(F.cross_entropy(z, labels.clone(), reduction="sum"), leaf)
         logits.append(z.detach())
         gradients.append(gradient)
     return _finite(torch.cat(logits)), torch.cat(gradients)
@@ -70,6 +82,7 @@ def correct(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500) -> Te
         TypeError: labels are not int64, or images not floating.
     """
     require_positive_int(batch_size, "batch_size")
+    require_instance(x, Tensor, "images")
     require_labels(y, len(x))
     if not x.is_floating_point():
         raise TypeError(f"images must be floating, got {x.dtype}; divide 8-bit images by 255")
@@ -96,10 +109,14 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500) -> f
 
 def require_attackable(model: nn.Module, x: Tensor, y: Tensor) -> None:
     """Raise unless x, y and the model, in eval mode, fit together; warn where the model gives probabilities."""
+    require_instance(model, nn.Module, "model")
     require_pixels(x)
     require_labels(y, len(x))
-    if model.training:
-        raise ValueError("an attack needs the model in eval mode, got training mode; call model.eval()")
+    training = [name or "the model itself" for name, module in model.named_modules() if module.training]
+    if training:
+        raise ValueError(
+            f"an attack needs the model in eval mode, got training mode in {training[0]}; call model.eval()"
+        )
     first = predict(model, x[:1], 1)
     require_labels_below(y, first.shape[1])
     if bool((first >= 0).all()) and abs(first.sum().item() - 1) < 1e-4:
@@ -110,10 +127,16 @@ def require_attackable(model: nn.Module, x: Tensor, y: Tensor) -> None:
         )
 
 
+def _logits(model: nn.Module, x: Tensor) -> Tensor:
+    """A model's logits (N, K) in x's dtype, one row an image."""
+    z = model(x)
+    require_logits(z, len(x), 1)
+    logits: Tensor = z.to(x.dtype)
+    return logits
+
+
 def _finite(logits: Tensor) -> Tensor:
     """The logits, or a ValueError that says where they are not finite."""
-    if logits.ndim != 2:
-        raise ValueError(f"the model must give logits (N, classes), got shape {tuple(logits.shape)}")
     bad = ~torch.isfinite(logits).all(1)
     if bool(bad.any()):
         raise ValueError(

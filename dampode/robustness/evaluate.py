@@ -135,6 +135,10 @@ def _check(
     x: Tensor,
     batch_size: int,
 ) -> None:
+    for values, what in ((eps, "eps"), (noises, "noises"), (severities, "severities")):
+        require_instance(values, Sequence, what, "give one value as [value]")
+    require_instance(attacks, Mapping, "attacks", "give each attack a name")
+    require_instance(noise, NoiseSource, "noise")
     for e in eps:
         require_length(e, "eps")
     if attacks and not eps:

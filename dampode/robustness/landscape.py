@@ -45,10 +45,10 @@ class Landscape:
         return (self.prediction == self.labels[:, None, None]).double().mean((1, 2))
 
     def image(self, n: int) -> "Landscape":
-        """The landscape of image n alone."""
-        return Landscape(
-            self.along, self.across, self.labels[n : n + 1], self.loss[n : n + 1], self.prediction[n : n + 1]
-        )
+        """The landscape of image n alone; an IndexError where there is none."""
+        one = range(len(self.labels))[n]
+        part = slice(one, one + 1)
+        return Landscape(self.along, self.across, self.labels[part], self.loss[part], self.prediction[part])
 
     def to_json(self) -> str:
         """The whole landscape, axes in units of 1/255."""

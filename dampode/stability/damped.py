@@ -70,7 +70,7 @@ def damping_condition(nu: Tensor, lam: float, rho: Weighting) -> DampingConditio
     require_instance(nu, Tensor, "nu")
     real = nu.real if nu.is_complex() else nu
     holds = (float(rho(lam)) - 1) * real < lam
-    return DampingCondition(1 + torch.full_like(real, lam) / real, real.sign(), holds)
+    return DampingCondition(1 + lam / real, real.sign(), holds)
 
 
 def critical_damping(nu: Tensor, rho: Weighting) -> float:

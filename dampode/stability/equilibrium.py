@@ -62,8 +62,8 @@ def find_equilibrium(
         The best state met, with whether it converged, its residual and the iterations.
 
     Raises:
-        ValueError: x0 is a batch or not finite, func changes its shape, batch norm trains, or a setting is out of
-            range.
+        ValueError: x0 is a batch or not finite, func changes its shape, batch norm or dropout trains, or a setting is
+            out of range.
         TypeError: func is not callable, or x0 is no floating tensor.
 
     Source: Walker & Ni 2011, Anderson acceleration; Knoll & Keyes 2004, Jacobian-free Newton-Krylov methods.

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from dampode._checks import require_instance, require_positive, require_positive_int, require_state
+from dampode._checks import require_instance, require_logits, require_positive, require_positive_int, require_state
 from dampode.block import DampedBlock, Transition
 from dampode.dynamics import DampedODEFunc
 from dampode.stability.damped import damped_eigenvalues
@@ -57,7 +57,8 @@ def error_propagation(model: nn.Module, x: Tensor, delta: Tensor) -> ErrorPropag
         delta: perturbations, (N, *S), none of them 0.
 
     Raises:
-        ValueError: shapes differ, a value is not finite, a δ is 0, batch norm trains, or no layer is a block.
+        ValueError: shapes differ, a value is not finite, a δ is 0, batch norm or dropout trains, or no layer is a
+            block.
     """
     require_state(x)
     require_instance(delta, Tensor, "delta")
@@ -148,7 +149,7 @@ def layer_report(model: nn.Module, x: Tensor, *, eps: float = 2 / 255, draws: in
         The report; its cost is a few hundred to a thousand Jacobian products a flow.
 
     Raises:
-        ValueError: x is a batch or not finite, batch norm trains, or no layer is a `DampedBlock`.
+        ValueError: x is a batch or not finite, batch norm or dropout trains, or no layer is a `DampedBlock`.
         ConvergenceError: an eigenvalue did not converge.
 
     Source: Yang et al. 2020, Sec. 3.4, which argues what this measures.
@@ -253,8 +254,10 @@ def _shifted(plain: tuple[float, float], lam: float, func: DampedODEFunc) -> tup
 
 def _towards_runner_up(model: nn.Module, x: Tensor) -> Tensor:
     """Signs of the gradient of (runner-up − top logit), (1, *S)."""
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
-        top, runner_up = model(leaf).flatten(1).topk(2, dim=1).values[0]
+        logits = model(leaf).flatten(1)
+        require_logits(logits, 1, 2)
+        top, runner_up = logits.topk(2, dim=1).values[0]
         (gradient,) = torch.autograd.grad(runner_up - top, leaf)
     return gradient.sign()

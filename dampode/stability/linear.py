@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from dampode._checks import require_field_value, require_real, require_state
 from dampode.dynamics import DampedODEFunc
@@ -33,7 +34,7 @@ def at_time(func: Field, t: float) -> Map:
 
     Raises:
         TypeError: func is not callable.
-        ValueError: func holds batch norm in train mode, whose value depends on the batch and changes by the call.
+        ValueError: func holds batch norm or dropout in train mode, whose value changes by the call.
     """
     if not callable(func):
         raise TypeError(f"func must be a field or a callable of the state, got {type(func).__name__}")
@@ -51,8 +52,13 @@ def at_time(func: Field, t: float) -> Map:
 
 
 def require_eval(module: nn.Module) -> None:
-    """Raise unless every batch norm of a module is in eval mode."""
+    """Raise unless every batch norm and dropout of a module is in eval mode."""
     for name, part in module.named_modules():
+        if isinstance(part, _DropoutNd) and part.training:
+            raise ValueError(
+                f"dropout must be off here, got {name or 'a layer'} in train mode: its draws would pass for the "
+                "field's own behavior; call .eval() first"
+            )
         if isinstance(part, _BatchNorm) and (part.training or not part.track_running_stats):
             raise ValueError(
                 f"batch norm must use its running statistics here, got {name or 'a layer'} in train mode: its value at "
@@ -83,7 +89,8 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
         x: one sample, (1, *S), float32 or float64.
 
     Raises:
-        ValueError: x is a batch or not finite, fn changes its shape or is not finite there, or batch norm trains.
+        ValueError: x is a batch or not finite, fn changes its shape, fn or its Jacobian is not finite there, or batch
+            norm or dropout trains.
         TypeError: fn is not callable, or x is no floating tensor.
 
     Source: `scipy.sparse.linalg.LinearOperator`; the double-vjp trick: J. Townsend 2017, "A new trick for calculating
@@ -93,14 +100,14 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
     def __init__(self, fn: Map, x: Tensor) -> None:
         require_sample(x)
         fn = at_time(fn, 0.0)
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():  # in inference mode every derivative would be 0
             self._x = x.detach().clone().requires_grad_()
             self._fx = fn(self._x)
             require_field_value(self._x, self._fx)
             self._u = torch.zeros_like(self._x, requires_grad=True)
             self._transposed = self._pull(self._fx, self._x, self._u, create_graph=True)
-        if not bool(torch.isfinite(self._fx).all()):
-            raise ValueError("the field must be finite at x, got NaN or infinite entries of f(x); check x and f there")
+        _require_finite(self._fx, "f(x)")
+        _require_finite(self._transposed, "its Jacobian")  # at u = 0, where an infinite slope gives NaN
         d = x.numel()
         super().__init__(np.float64 if x.dtype == torch.float64 else np.float32, (d, d))
 
@@ -143,7 +150,8 @@ def jacobian(func: Field, x: Tensor, t: float = 0.0) -> Tensor:
         (D, D), row i the gradient of component i; detached and on the CPU.
 
     Raises:
-        ValueError: x is a batch or not finite, func changes its shape, or batch norm trains.
+        ValueError: x is a batch or not finite, func changes its shape, the Jacobian is not finite there, or batch norm
+            or dropout trains.
         TypeError: func is not callable, or x is no floating tensor.
     """
     require_sample(x)
@@ -152,4 +160,11 @@ def jacobian(func: Field, x: Tensor, t: float = 0.0) -> Tensor:
     with torch.no_grad():
         require_field_value(x, fn(x))
     rows: Tensor = torch.func.jacrev(fn)(x.detach())
+    _require_finite(rows, "its Jacobian")
     return rows.detach().reshape(x.numel(), x.numel()).cpu()
+
+
+def _require_finite(values: Tensor, what: str) -> None:
+    """Raise unless every value is finite: LAPACK may not return from NaN."""
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"the field must be finite at x, got NaN or infinite entries of {what}; check x and f there")

@@ -14,6 +14,7 @@ from dampode.integrators import Integrator, TorchDiffEq
 from dampode.stability.linear import ConvergenceError, Field, require_eval, require_sample
 
 
+@torch.inference_mode(False)  # where a tangent would be 0
 def lyapunov_exponents(
     func: Field,
     x0: Tensor,
@@ -48,7 +49,7 @@ def lyapunov_exponents(
         (k,) descending; detached and on the CPU.
 
     Raises:
-        ValueError: x0 is a batch or not finite, k > D, t1 <= t0 + settle, or batch norm trains.
+        ValueError: x0 is a batch or not finite, k > D, t1 <= t0 + settle, or batch norm or dropout trains.
         TypeError: integrator is no `Integrator`, or x0 no floating tensor.
         ConvergenceError: the trajectory leaves the finite numbers; ``best`` holds the exponents up to there.
 
@@ -68,7 +69,7 @@ def lyapunov_exponents(
 
     steps = max(round((t1 - t0) / dt), 1)
     h, unused = (t1 - t0) / steps, min(round(settle * steps / (t1 - t0)), steps - 1)  # one step counts at least
-    x, tangents = x0.detach(), _orthonormal(k, x0, seed)
+    x, tangents = x0.detach().clone(), _orthonormal(k, x0, seed)
     total, counted = torch.zeros(k, dtype=torch.float64), 0
     for n in range(steps):
         now = t0 + n * h
@@ -103,6 +104,7 @@ class LayerExponents(NamedTuple):
     """Sum of log |R_ii| from the input to the last flow's output, what lies between the flows included, (k,)."""
 
 
+@torch.inference_mode(False)
 def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -> LayerExponents:
     """Finite-time Lyapunov exponents along a network's flows: tangents from the input, by jvp with QR at each flow.
 
@@ -116,7 +118,8 @@ def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -
         The flows' exponents and their sum through the network; detached and on the CPU.
 
     Raises:
-        ValueError: x is a batch or not finite, k is too large, batch norm trains, or no layer is a `DampedBlock`.
+        ValueError: x is a batch or not finite, k is too large, batch norm or dropout trains, or no layer is a
+            `DampedBlock`.
 
     Source: Benettin et al. 1980, with layers for time steps.
     """

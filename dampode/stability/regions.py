@@ -14,6 +14,8 @@ from dampode.weighting import Weighting, unit
 
 MARGIN = 1e-9
 """How far |R| may lie above 1 and count as 1: rounding of the steps."""
+FIRST_STEP = 1e-6
+"""The shortest step that `largest_stable_step` tries."""
 
 
 def stability_function(integrator: Integrator, z: float | Tensor, mu: complex | Tensor) -> Tensor:
@@ -81,14 +83,14 @@ def stability_region(
         points: grid points an axis.
 
     Raises:
-        ValueError: z is negative, an axis does not increase, or points is below 1.
+        ValueError: z is negative, an axis is not finite or does not increase, or points is below 1.
         TypeError: integrator is no `Integrator`.
     """
     require_nonnegative(z, "z")
     require_positive_int(points, "points")
     for name, (low, high) in (("re", re), ("im", im)):
-        if not low < high:
-            raise ValueError(f"{name} must increase, got ({low:g}, {high:g})")
+        if not -math.inf < low < high < math.inf:
+            raise ValueError(f"{name} must be finite and increase, got ({low:g}, {high:g})")
     reals, imags = (torch.linspace(*bounds, points, dtype=torch.float64) for bounds in (re, im))
     w = torch.complex(reals.expand(points, -1), imags[:, None].expand(-1, points))
     return StabilityRegion(float(z), reals, imags, _amplification(integrator, torch.full_like(w.real, z), w))
@@ -112,14 +114,16 @@ def largest_stable_step(
         h; inf where every h up to h_max is stable; 0 where the equation itself is unstable.
 
     Raises:
-        ValueError: λ is negative, or h_max too small.
+        ValueError: λ is negative, h_max too small, or nu empty or not finite.
         TypeError: integrator is no `Integrator`.
     """
     require_nonnegative(lam, "λ")
     require_positive(h_max, "h_max")
-    if h_max <= 1e-6:
-        raise ValueError(f"h_max must be above 1e-6, where the search begins, got {h_max:g}; raise it")
+    if h_max <= FIRST_STEP:
+        raise ValueError(f"h_max must be above {FIRST_STEP:g}, the first step that is tried, got {h_max}")
     w = float(rho(lam)) * torch.as_tensor(nu, dtype=torch.complex128, device="cpu").flatten()
+    if len(w) == 0 or not bool(torch.isfinite(w).all()):
+        raise ValueError(f"nu must be finite and not empty, got {len(w)} eigenvalues, some of them NaN or infinite")
     if bool(((w.real - lam) > 0).any()):
         return 0.0
 
@@ -128,8 +132,8 @@ def largest_stable_step(
         return bool((moduli <= 1 + MARGIN).all())
 
     good = 0.0
-    for n in range(math.ceil(math.log(h_max / 1e-6) / math.log(1.05)) + 1):
-        h = min(1e-6 * 1.05**n, h_max)
+    for n in range(math.ceil(math.log(h_max / FIRST_STEP) / math.log(1.05)) + 1):
+        h = min(FIRST_STEP * 1.05**n, h_max)
         if not stable(h):
             bad = h
             break

@@ -1,8 +1,6 @@
 """Checkpoints that are always whole, and the folders that they lie in."""
 
 import os
-import pickle
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,7 +52,7 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
         raise FileNotFoundError(f"checkpoint {path} must exist; got no such file")
     try:
         state: Any = torch.load(path, map_location=map_location, weights_only=True)
-    except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError, ValueError) as error:
+    except Exception as error:  # damage makes torch and pickle raise a dozen kinds
         raise ValueError(f"{path} must be a whole checkpoint; it is damaged or of another kind ({error})") from None
     if not isinstance(state, dict) or set(state) - {ARCHITECTURE} != KEYS:
         raise ValueError(f"{path} must be a checkpoint of dampode.training with {sorted(KEYS)}")
@@ -68,6 +66,26 @@ def require_same_run(path: Path, found: Mapping[str, Any], asked: Mapping[str, A
     if names:
         differences = ", ".join(f"{n} is {there.get(n, 'unset')} there and {here.get(n, 'unset')} here" for n in names)
         raise ValueError(f"{path} must be of this run: {differences}; resume with its settings or choose another file")
+
+
+def plain(value: Any, name: str) -> Any:
+    """A setting as plain Python values, which a checkpoint gives back: NumPy's floats become floats.
+
+    Raises:
+        TypeError: it is something else, which no checkpoint would be read with.
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(one, f"{name}.{key}") for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(plain(one, name) for one in value)
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError(
+        f"{name} must be a string or a number, got {value!r} of type {type(value).__name__}; use str or int"
+    )
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -101,6 +119,8 @@ def only_writer(path: Path) -> Iterator[None]:
         OSError: another run holds it, or its folder cannot be written.
     """
     require_writable(path.parent)
+    if path.is_dir():
+        raise OSError(f"the file to write must be no folder, got the folder {path}; name a file in it")
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)

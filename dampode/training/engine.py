@@ -12,7 +12,14 @@ from tqdm import tqdm
 from dampode._checks import require_instance, require_positive_int
 from dampode.data import ImageData
 from dampode.models.checkpoint import architecture, require_architecture
-from dampode.training.checkpoint import ARCHITECTURE, load_checkpoint, only_writer, require_same_run, save_checkpoint
+from dampode.training.checkpoint import (
+    ARCHITECTURE,
+    load_checkpoint,
+    only_writer,
+    plain,
+    require_same_run,
+    save_checkpoint,
+)
 from dampode.training.execution import Execution
 from dampode.training.history import History
 from dampode.training.logs import Log
@@ -69,7 +76,8 @@ def fit(
         ValueError: the batch is larger than the set, the model has fewer logits than the data has classes, the
             checkpoint is damaged or of another run or architecture, a setting does not fit the device or the processes,
             or one that is about a file comes without its path.
-        TypeError: model, data, recipe or execution is of another type, or checkpoint_every no int.
+        TypeError: model, data, recipe or execution is of another type, seed or checkpoint_every no int, or the identity
+            holds what is neither string nor number.
         ImportError: TensorBoard is asked for and not installed.
         OSError: a file cannot be written, or another run is writing it.
     """
@@ -80,6 +88,7 @@ def fit(
         (execution, Execution, "execution"),
     ):
         require_instance(value, kind, name)
+    require_instance(seed, int, "seed")
     together = processes(data.x_train.device)
     _require_fit(model, data, recipe, execution, together.num_processes)
     if checkpoint_every is not None:
@@ -95,7 +104,7 @@ def fit(
         "seed": seed,
         "data": _fingerprint(data),
         "device": data.x_train.device.type,
-        "identity": dict(identity or {}),
+        "identity": plain(identity or {}, "identity"),
     }
     described = architecture(model)
     with ExitStack() as stack:
@@ -150,6 +159,11 @@ def _require_fit(model: nn.Module, data: ImageData, recipe: Recipe, execution: E
     places = {p.device for p in model.parameters()}
     if places - {device}:
         raise ValueError(f"model and data must be on one device, got {places} and {device}; move one with .to")
+    if not any(p.requires_grad for p in model.parameters()) or not torch.is_grad_enabled():
+        raise ValueError(
+            "there must be something to train, got no parameter that wants a gradient, or torch.no_grad or "
+            "inference_mode around fit"
+        )
     if recipe.batch_size > n:
         raise ValueError(f"batch_size must not exceed the training set, got {recipe.batch_size} for {n} images")
     if recipe.parts % everyone:

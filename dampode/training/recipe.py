@@ -61,6 +61,9 @@ class Recipe:
             require_nonnegative(share, "a milestone")
             if share > 1:
                 raise ValueError(f"a milestone must be a share of the epochs, at most 1, got {share}; divide by epochs")
+        for name in ("lr", "momentum", "weight_decay"):  # of NumPy's type no checkpoint would give them back
+            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "milestones", tuple(float(share) for share in self.milestones))
         if self.augmentation is not None:
             require_instance(self.augmentation, Augmentation, "augmentation")
         require_positive_int(self.parts, "parts")
@@ -89,11 +92,11 @@ class Recipe:
 
 def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """SGD; damping parameters form their own group, with decay or without."""
-    damping = [p for module in model.modules() if isinstance(module, Damping) for p in module.parameters()]
-    ids = {id(p) for p in damping}
+    # each once: a λ that two modules share, or one within another, would be stepped twice
+    damping = dict.fromkeys(p for module in model.modules() if isinstance(module, Damping) for p in module.parameters())
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in model.parameters() if id(p) not in ids], "weight_decay": recipe.weight_decay},
-        {"params": damping, "weight_decay": recipe.weight_decay if recipe.decay_damping else 0.0},
+        {"params": [p for p in model.parameters() if p not in damping], "weight_decay": recipe.weight_decay},
+        {"params": list(damping), "weight_decay": recipe.weight_decay if recipe.decay_damping else 0.0},
     ]
     fused = all(p.device.type == "cuda" and p.is_floating_point() for p in model.parameters())
     return torch.optim.SGD(
