@@ -9,7 +9,17 @@ from dampode.fields import VectorField
 from dampode.functional import phis
 from dampode.integrators import AdaptiveExponential, IntegrationError, Status
 from dampode.integrators.dense_output import DenseOutput, Segment
-from dampode.integrators.step_control import History, change_of_curve, cubic, no_history
+from dampode.integrators.exponential_rk import krogstad_step
+from dampode.integrators.splitting import Splitting
+from dampode.integrators.step_control import (
+    Change,
+    History,
+    change_of_curve,
+    cubic,
+    error_estimate,
+    left_undamped,
+    no_history,
+)
 from dampode.weighting import one_plus, unit
 
 TIGHT = AdaptiveExponential(rtol=1e-9, atol=1e-12)
@@ -139,6 +149,23 @@ def test_error_estimate_sees_f_of_t_alone():
         exact = (lam * torch.sin(40 * t[1]) - 40 * torch.cos(40 * t[1]) + 40 * torch.exp(-lam * t[1])) / (lam**2 + 1600)
         assert abs(s.x[-1, 0, 0] - exact) < 1e-6 * max(1.0, exact.abs().item()) + 1e-8
         assert s.accepted > 20
+
+
+def test_error_estimate_sees_where_rho_f_undoes_the_damping():
+    """x' = −λx + μλx: over long steps what the stages disagree by is damped by λ(1 − μ), not by λ."""
+    mu, z = torch.tensor([-1, 0.1, 0.5, 0.9, 0.99, 0.9999]).double(), torch.tensor([1, 10, 100, 1e3, 1e4, 1e6]).double()
+    lam, mu = z.repeat(len(mu))[:, None], mu.repeat_interleave(len(z))[:, None]
+    x, h = torch.ones_like(lam), torch.ones_like(lam)
+    split = Splitting(DampedODEFunc(lambda x: mu * lam * x, Constant(lam)), x)
+    step = krogstad_step(split, x, split(0.0, x), (h / 2, h), h)
+    n5, unchanged = split(h, step.x), Change(torch.zeros_like(x), torch.zeros_like(x))
+    ratio = error_estimate(step, n5, unchanged, split.lam, h).abs() / (step.x - torch.exp(-lam * (1 - mu))).abs()
+    assert ratio.min() > 1 / 50
+    assert ratio.max() < 10
+    u = left_undamped(step, n5 - step.n4, split.lam, h)
+    torch.testing.assert_close(u, (2 + lam) / (2 + lam * (1 - mu.clamp(min=0))), rtol=1e-6, atol=0.0)
+    assert (ratio / u).min() < 1e-4  # what the estimate would be without
+    assert torch.equal(left_undamped(step, n5 - step.n4, split.lam, -h), torch.ones_like(x))
 
 
 @pytest.mark.parametrize("lam", [0.0, 3.0, 500.0])

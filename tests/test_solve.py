@@ -147,6 +147,16 @@ def test_warns_with_the_measured_ratio_where_f_is_as_stiff_as_the_damping():
         solve(DampedODEFunc(Forced(3), Constant(1.0), one_plus), x, t)
 
 
+def test_few_steps_along_a_slow_manifold_are_not_believed():
+    """x' = −λx + (1 + λ) tanh x creeps where λ − ρJ is small: x moves little a step, and by its own size in all."""
+    x, t = torch.tensor([[1.0, -0.3]], dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    func = DampedODEFunc(torch.tanh, Constant(1e4), one_plus)
+    with pytest.warns(StiffnessWarning, match=r"measured ρ\|J\|/λ is 1, .* errors may add up beyond the tolerance"):
+        s = solve(func, x, t, AdaptiveExponential(1e-3, 1e-6))
+    exact = odeint(func, x, t, KenCarp4(1e-6, 1e-9))[-1]
+    assert (s.x[-1] - exact).abs().max() < 0.5 * exact.abs().max()
+
+
 def test_field_to_damping_ratio_of_a_linear_field():
     func = DampedODEFunc(lambda x: -3.0 * x, Constant(torch.tensor([2.0, 6.0], dtype=torch.float64)), one_plus)
     ratio = field_to_damping_ratio(func, torch.ones(4, 2, dtype=torch.float64), torch.zeros(4, 1))

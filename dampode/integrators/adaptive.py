@@ -23,14 +23,16 @@ class AdaptiveExponential(TolerantIntegrator):
     """Krogstad's fourth-order exponential method with an error estimate and a step size per sample.
 
     Damping is exact, so the step follows f and not λ: for ρ = 1 the calls of f stop growing with λ. With ρ ~ λ the
-    vector field is as stiff as the damping, and an explicit method needs about ρ Lip(f) (t1 − t0) steps.
+    vector field is as stiff as the damping, and an explicit method needs about ρ Lip(f) (t1 − t0) steps, whose errors
+    may add up beyond the tolerance: use `KenCarp4`.
 
     The error of a step is estimated, with D the third difference of N across this step and the last, as
 
-        h 2φ_2(−hλ) [ |N(x⁺, t+h) − N_4| / 6 + (1 − 0.8 φ_1(−hλ)) |D| / 20 ],
+        u h 2φ_2(−hλ) [ |N(x⁺, t+h) − N_4| / 6 + (1 − 0.8 φ_1(−hλ)) |D| / 20 ],
 
     and kept below atol + rtol |x| in root mean square over a sample: the first term sees how far the stages disagree,
-    the second sees f(t), at whose times alone the stages cannot disagree. N(x⁺, t+h) is the next step's N_1, so an
+    the second sees f(t), at whose times alone the stages cannot disagree; u >= 1 grows where ρJ undoes the damping
+    that the rest counts on. It bounds a step's error, not their sum. N(x⁺, t+h) is the next step's N_1, so an
     accepted step costs four calls of f. At λ = 0 this is the classical Runge-Kutta method. Batch mates do not influence
     one another: samples that are done are held, not dropped, and f always sees the whole batch.
 

@@ -85,7 +85,8 @@ def attempt(split: Splitting, place: Place, h: Tensor, clock: Clock, tol: Tolera
     with torch.no_grad():
         n5 = n1 if after is split else torch.addcmul(n1, split.lam - after.lam, step.x)
         change = change_of_curve(step.curve, length, place.past)
-        ratio = tol.ratio(error_estimate(step, n5, change), torch.maximum(place.x.abs(), step.x.abs()))
+        error = error_estimate(step, n5, change, split.lam, signed)
+        ratio = tol.ratio(error, torch.maximum(place.x.abs(), step.x.abs()))
         ok, finite = ratio <= 1, ratio < torch.inf
         log_ratio = logarithm(ratio)
         wished = h * step_factor(log_ratio, ok, place.past.log_ratio)

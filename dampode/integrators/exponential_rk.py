@@ -80,6 +80,8 @@ class KrogstadStep(NamedTuple):
 
     x: Tensor
     """x⁺, (N, *S)."""
+    u4: Tensor
+    """The last stage, at the time of x⁺, (N, *S)."""
     n4: Tensor
     """N at the last stage, (N, *S)."""
     slope: Tensor
@@ -113,11 +115,12 @@ def krogstad_step(remainder: Splitting, x: Tensor, n1: Tensor, times: tuple[Scal
     n2 = remainder(middle, u2)
     n3 = remainder(middle, torch.addcmul(u2, hp2[0], n2 - n1))
     free = torch.addcmul(e[1] * x, hp1[1], n1)  # exact for a constant N
-    n4 = remainder(end, torch.addcmul(free, hp2[1], n3 - n1, value=2))
+    u4 = torch.addcmul(free, hp2[1], n3 - n1, value=2)
+    n4 = remainder(end, u4)
     curve = 2 * (n1 + n4 - (n2 + n3))
     slope = n4 - n1 - curve
     new = torch.addcmul(torch.addcmul(free, hp2[1], slope), hp3, curve, value=2)
-    return KrogstadStep(new, n4, slope, curve, p1[1], hp2[1])
+    return KrogstadStep(new, u4, n4, slope, curve, p1[1], hp2[1])
 
 
 @dataclass(frozen=True)

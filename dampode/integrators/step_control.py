@@ -67,24 +67,53 @@ def change_of_curve(curve: Tensor, h: Tensor, past: History) -> Change:
     return Change(grown / (1 + grown), torch.addcmul(curve, grown * grown, past.curve, value=-1))
 
 
-def error_estimate(step: KrogstadStep, n5: Tensor, change: Change) -> Tensor:
-    """|x⁺ − x(t+h)| of a step, h 2φ_2 [ |N_5 − N_4| / 6 + w |D| / 20 ], O(h^4), up to its sign.
+def error_estimate(step: KrogstadStep, n5: Tensor, change: Change, lam: Tensor, h: Tensor) -> Tensor:
+    """|x⁺ − x(t+h)| of a step, u h 2φ_2 [ |N_5 − N_4| / 6 + w |D| / 20 ], O(h^4), up to its sign.
 
     N_4 and N_5 = N(x⁺, t+h) sit at one time, so their difference sees how far the stages disagree and is blind to f(t).
     D = h³ N‴ / 6 (`cubic`) sees f(t). Its weight w = 1 − 0.8 φ_1 is 0.2 at z = 0, where the step integrates a cubic N
-    exactly and only dense output does not, and 1 where λh is large.
+    exactly and only dense output does not, and 1 where λh is large. u (`left_undamped`) is about 1 where ρJ is small
+    beside λ.
 
     Args:
         step: the step.
         n5: N(x⁺, t+h), (N, *S).
         change: of N's curvature since the last accepted step.
+        lam: λ_n of the step, broadcast to x.
+        h: its signed length, (N, 1, ..., 1), in x's dtype.
 
     Returns:
         The estimate, (N, *S).
     """
-    stages = (n5 - step.n4).abs_()
+    apart = n5 - step.n4
     stiff = (step.p1 * -0.8).add_(1).clamp_(min=0.2)
-    return torch.addcmul(stages, stiff * change.share, change.curve.abs(), value=0.2).mul_(step.hp2).mul_(1 / 3)
+    size = torch.addcmul(apart.abs(), stiff * change.share, change.curve.abs(), value=0.2)
+    return size.mul_(left_undamped(step, apart, lam, h)).mul_(step.hp2).mul_(1 / 3)
+
+
+def left_undamped(step: KrogstadStep, apart: Tensor, lam: Tensor, h: Tensor) -> Tensor:
+    """How much more of an error is left where ρJ undoes the damping, u = (2 + hλ) / (2 + h max(λ − κ, 0)).
+
+    An error of N grows over the step as hφ_2(−h(λ − ρJ)) and not as hφ_2(−hλ); u is about their ratio, with φ_2(−z) ~
+    1 / (2 + z). κ >= 0 is the Rayleigh quotient of ρJ along x⁺ − U_4, the direction in which the stages still move:
+    ⟨N_5 − N_4, x⁺ − U_4⟩ / |x⁺ − U_4|². With ρ ~ λ it may be near λ, and u near hλ/2. Backward in time u is 1.
+
+    Args:
+        step: the step.
+        apart: N_5 − N_4, (N, *S).
+        lam: λ_n, broadcast to x.
+        h: the step's signed length, (N, 1, ..., 1), in x's dtype.
+
+    Returns:
+        u >= 1, broadcast to x.
+    """
+    moved = (step.x - step.u4).reshape(len(apart), -1)
+    square = torch.linalg.vecdot(moved, moved).clamp_(min=torch.finfo(moved.dtype).tiny)
+    gain = torch.linalg.vecdot(apart.reshape(len(apart), -1), moved).div_(square).clamp_(min=0)
+    half = h.clamp(min=0).mul_(0.5)
+    rest = (lam - gain.reshape(h.shape)).clamp_(min=0)
+    share: Tensor = (half * lam).add_(1) / (half * rest).add_(1)
+    return share
 
 
 def cubic(change: Change) -> Tensor:
