@@ -40,22 +40,24 @@ def field_to_damping_ratio(func: DampedODEFunc, x: Tensor, t: Tensor, iterations
 
 def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> None:
     """Warn where a solve took short steps, in units of 1/λ, and f is the reason. Costs calls of f only then."""
-    span = (solution.reached - solution.t[0].item()).abs().max().item()
     x = solution.x.detach()
     last = torch.isfinite(x).reshape(*x.shape[:2], -1).all(2).long().cumprod(0).sum(0).sub(1).clamp(min=0)
     x = x[last, torch.arange(x.shape[1], device=x.device)]
     with torch.no_grad():
-        damped = func.damping(x).max().item() * span  # λ |t1 − t0|
-    steps = int(solution.accepted.max())
-    if damped < 100 or steps < damped / 200:
+        lam = func.damping(x).expand_as(x).reshape(len(x), -1).amax(1)
+    damped = lam * (solution.reached - solution.t[0].item()).abs()  # λ |t1 − t0| of every sample
+    short = (damped >= 100) & (solution.accepted >= damped / 200)
+    if not bool(short.any()):
         return
     t = solution.reached.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
-    ratio = field_to_damping_ratio(func, x, t).max().item()
-    if ratio > 0.1:
+    ratio = torch.where(short, field_to_damping_ratio(func, x, t), 0.0)
+    worst = int(ratio.argmax())
+    if ratio[worst] > 0.1:
         warnings.warn(
-            f"explicit steps are held short by f and not by λ: the measured ρ|J|/λ is {ratio:.2g}, so ρ f is about as "
-            f"stiff as the damping; {steps} steps were taken over λ|t1 − t0| = {damped:.3g}, and their errors may add "
-            "up beyond the tolerance; use KenCarp4, ρ = 1 or a smaller λ",
+            "explicit steps are held short by f and not by λ: the measured ρ|J|/λ of sample "
+            f"{worst} is {ratio[worst].item():.2g}, so ρ f is about as stiff as the damping; "
+            f"{int(solution.accepted[worst])} steps were taken over λ|t1 − t0| = {damped[worst].item():.3g}, and their "
+            "errors may add up beyond the tolerance; use KenCarp4, ρ = 1 or a smaller λ",
             StiffnessWarning,
             stacklevel=4,
         )
