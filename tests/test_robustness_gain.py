@@ -83,7 +83,7 @@ def test_reports_of_networks():
     x = torch.rand(50, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     y = members[0](x).argmax(1)
 
-    def measured(model):
+    def measured(model, x=x):
         return evaluate(model, x, y, eps=[0.1], attacks={"FGSM": FGSM()}, noises=["shot_noise"])
 
     reports = [measured(model) for model in members]
@@ -93,12 +93,14 @@ def test_reports_of_networks():
     assert attacked.members == pytest.approx([accuracy(m, fgsm(m, x, y, 0.1), y) for m in members])
     twins = ensemble_gain([reports[1], reports[1]], measured(Ensemble([members[1], members[1]])))
     assert [row.gain for row in twins.rows] == [0, 0, 0]
+    with pytest.raises(ValueError, match="same images, got .*50, with their labels of SHA-256"):
+        ensemble_gain(reports, measured(ensemble, x.flip(0)))
 
 
 def test_refusals():
     with pytest.raises(ValueError, match="at least one member, got none"):
         ensemble_gain([], BOTH)
-    with pytest.raises(ValueError, match=r"same images, got \[4, 5\]"):
+    with pytest.raises(ValueError, match=r"same number of images, got \[4, 5\]"):
         ensemble_gain([replace(A, n=5, columns=())], BOTH)
     with pytest.raises(ValueError, match=r"same seed, got \['0', '1'\]"):
         ensemble_gain([replace(A, settings=SETTINGS | {"seed": "1"})], BOTH)

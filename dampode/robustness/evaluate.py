@@ -87,6 +87,7 @@ def evaluate(
             "noise": f"{noise.title} ({noise})" if noises else "none",
             "attacks": ", ".join(f"{name}: {attack}" for name, attack in attacks.items()) or "none",
             "seed": str(seed),
+            "images": f"{len(x)}, with their labels of SHA-256 {fingerprint(x, y)[:16]}",
         }
         asked = (tuple(eps), tuple(noises), tuple(severities), settings)
         ledger = Ledger(None if partial is None else Path(partial), fingerprint(model, x, y, str(asked)))

@@ -69,8 +69,8 @@ def ensemble_gain(members: Sequence[Report], ensemble: Report) -> EnsembleGain:
         ensemble: `evaluate` of their `Ensemble`, likewise.
 
     Raises:
-        ValueError: no members, or reports of different numbers of images, noises, severities or seeds. That the images
-            are the same, a report cannot tell.
+        ValueError: no members, or reports of different images, noises, severities or seeds. Reports from before images
+            were noted count as of any images, as many.
 
     Source: Yang et al. 2020, Sec. 4.6 and Appendix C.
     """
@@ -78,7 +78,8 @@ def ensemble_gain(members: Sequence[Report], ensemble: Report) -> EnsembleGain:
     if not members:
         raise ValueError("a gain needs the report of at least one member, got none")
     for what, values in (
-        ("images", {report.n for report in reports}),
+        ("number of images", {report.n for report in reports}),
+        ("images", {report.settings["images"] for report in reports if "images" in report.settings}),
         ("noise", {(report.settings["noise"], *report.names("noise")) for report in reports}),
         ("severities", {tuple(report.strengths("noise")) for report in reports}),
         ("seed", {report.settings["seed"] for report in reports}),
