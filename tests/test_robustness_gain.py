@@ -93,7 +93,7 @@ def test_reports_of_networks():
     assert attacked.members == pytest.approx([accuracy(m, fgsm(m, x, y, 0.1), y) for m in members])
     twins = ensemble_gain([reports[1], reports[1]], measured(Ensemble([members[1], members[1]])))
     assert [row.gain for row in twins.rows] == [0, 0, 0]
-    with pytest.raises(ValueError, match="same images, got .*50, with their labels of SHA-256"):
+    with pytest.raises(ValueError, match=r"same images, got .*50, with their labels of SHA-256"):
         ensemble_gain(reports, measured(ensemble, x.flip(0)))
 
 
