@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 import landscapes
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from rows import FIGURES, ROWS
+from rows import FIGURES, ROWS, SHORT
 from summaries import Result, measured, plain_curve, printed, select, share, value
 from tables import DATASETS
 
@@ -20,6 +20,8 @@ from dampode import plots
 LANDSCAPES = 2
 GAINS = (3, 7, 8)
 SHARE_MEASURES = ("noise", "pgd 2/255")
+MARKERS = "osD^vP*X<>"
+SHORTENED = SHORT[:-1]
 GAIN_MEASURES = ("acc", "noise", "fgsm 2/255", "ifgsm 2/255", "pgd 2/255")
 
 
@@ -54,16 +56,23 @@ def draw(number: int, results: Sequence[Result], protocol: str, path: Path) -> N
 def shares(names: Sequence[str], runs: Sequence[Result], path: Path) -> None:
     """What each run keeps of its clean accuracy against that accuracy: does a network resist more than its fit says?
 
-    The line joins the means of plain networks, trained for ever longer.
+    The line joins the means of plain networks, trained for ever longer; those of fewer epochs are hollow.
+
+    Args:
+        names: the networks, one marker each.
+        runs: their runs and those of the shortened ones, under one protocol and scale.
+        path: the image to write.
     """
     figure, axes = plt.subplots(1, len(SHARE_MEASURES), figsize=(11, 4.2), layout="constrained")
     for ax, measure in zip(axes, SHARE_MEASURES, strict=True):
         ax.plot(*zip(*plain_curve(runs, share, measure), strict=True), color="gray", linewidth=1, zorder=1)
-        for name, marker in zip(names, "osD^vP*X<>hd", strict=False):
-            of_row = [run for run in runs if run["config"]["row"] == name and not run["failed"]]
-            if of_row:
-                clean = [value(run, "acc") for run in of_row]
-                ax.scatter(clean, [share(run, measure) for run in of_row], 45, marker=marker, label=ROWS[name].label)
+        hollow = {"facecolors": "white", "edgecolors": "gray"}
+        styles = [({"marker": marker}, [name], ROWS[name].label) for name, marker in zip(names, MARKERS, strict=False)]
+        for style, rows, label in [*styles, (hollow, SHORTENED, "ResNet-110, fewer epochs")]:
+            of_rows = [run for run in runs if run["config"]["row"] in rows and not run["failed"]]
+            if of_rows:
+                clean = [value(run, "acc") for run in of_rows]
+                ax.scatter(clean, [share(run, measure) for run in of_rows], 45, label=label, **style)
         ax.set(xlabel="clean accuracy (%)", ylabel="share kept (%)", title=measure)
         ax.set_ylim(0, 105)
         ax.grid(alpha=0.3)

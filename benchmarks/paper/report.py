@@ -166,7 +166,9 @@ def main() -> None:
             if figures.drawable(number, results, protocol):
                 figures.draw(number, results, protocol, DOCS / image(number, protocol))
     for protocol, runs in small_runs(results).items():
-        figures.shares(SMALL_NAMES, runs, DOCS / shares_image(protocol))
+        figures.shares(
+            [name for name in SMALL_NAMES if name not in figures.SHORTENED], runs, DOCS / shares_image(protocol)
+        )
     (DOCS / "paper.md").write_text(page(results), encoding="utf-8")
     print(f"{len(results)} results: {DOCS / 'paper.md'}")
 
