@@ -18,14 +18,14 @@ from dataclasses import dataclass, replace
 import torch
 import tyro
 from _axes import cost_against_damping
-from _fields import Problem, conv, counted, error, mlp
+from _fields import Problem, conv, counted, mlp
 from _report import RESULTS, command, provenance, write
 from _rivals import Solver, floor, ours, scipy_one_sample, torchdiffeq_adaptive
 from torch import Tensor
-from work_precision import measure_diffrax
+from work_precision import climb, measure_diffrax
 
 from dampode import odeint
-from dampode.integrators import IntegrationError, KenCarp4
+from dampode.integrators import KenCarp4
 from dampode.weighting import one_plus
 
 COMPILED = "KenCarp4, compiled"
@@ -82,34 +82,16 @@ def solvers(image: bool) -> dict[str, Solver]:
     return named | scipy
 
 
-def climb(problem: Problem, solver: Solver, exact: Tensor, budget: float) -> dict:
-    """The loosest tolerance that reaches the target, its error, calls and first seconds; empty if none does."""
-    spent = 0.0
-    for tol in LADDER:
-        kept: list[Tensor] = []
-        try:
-            calls, seconds = counted(problem.func, lambda: kept.append(solver(problem, tol)), budget - spent)  # noqa: B023
-        except IntegrationError:
-            continue
-        except TimeoutError:
-            break
-        spent += seconds
-        got = error(kept[0], exact[:, : kept[0].shape[1]])
-        if got <= TARGET:
-            return {"tolerance": tol, "error": got, "calls": calls, "first run s": seconds}
-    return {}
-
-
 def measure(problem: Problem, args: Args, order: random.Random) -> dict[str, dict]:
     """All solvers on one problem."""
     exact = kencarp(problem, args.reference)
     named = solvers(problem.name == "conv")
     compiling = compile_first(problem)
     long = ("KenCarp4", COMPILED, "torchdiffeq dopri5")
-    rows = {
-        name: climb(problem, solver, exact, args.budget * (1 if name in long else 0.2))
-        for name, solver in named.items()
-    }
+    rows = {}
+    for name, solver in named.items():
+        budget = args.budget * (1 if name in long else 0.2)
+        rows[name] = climb(problem, solver, exact, budget, LADDER, (TARGET,)).get(TARGET, {})
     if rows[COMPILED]:
         rows[COMPILED]["compile s"] = compiling
     timings: dict[str, list[float]] = {name: [row["first run s"]] for name, row in rows.items() if row}

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from dampode._checks import require_instance, require_state
+from dampode._checks import require_instance
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators import AdaptiveExponential, IntegrationError, Integrator, Solution
+from dampode.integrators.base import require_field_and_state
 from dampode.integrators.solution import solution_of_batch
 
 
@@ -66,9 +67,8 @@ def solve(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = A
 
 def _require(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator) -> None:
     """Raise unless the arguments of a solve are sound."""
-    require_instance(func, DampedODEFunc, "func", "wrap f in DampedODEFunc(f, damping)")
+    require_field_and_state(func, x0)
     require_instance(integrator, Integrator, "integrator", "take one from dampode.integrators")
-    require_state(x0)
     require_instance(t, Tensor, "t", "use torch.tensor or torch.linspace")
     if not t.is_floating_point():
         raise TypeError(f"t must be floating, got dtype {t.dtype}; convert it with t.double()")

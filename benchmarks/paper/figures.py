@@ -1,6 +1,7 @@
 """The paper's figures redrawn from our full-scale results; a figure without all of its rows is not drawn."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ matplotlib.use("Agg")
 import landscapes
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from rows import FIGURES, ROWS, SHORT
-from summaries import Result, measured, plain_curve, printed, select, share, value
+from rows import FIGURES, ROWS, SHORTENED
+from summaries import Result, measured, plain_curve, printed, select, share, trained, value
 from tables import DATASETS
 
 from dampode import plots
@@ -21,7 +22,6 @@ LANDSCAPES = 2
 GAINS = (3, 7, 8)
 SHARE_MEASURES = ("noise", "pgd 2/255")
 MARKERS = "osD^vP*X<>"
-SHORTENED = SHORT[:-1]
 GAIN_MEASURES = ("acc", "noise", "fgsm 2/255", "ifgsm 2/255", "pgd 2/255")
 
 
@@ -67,10 +67,10 @@ def shares(names: Sequence[str], runs: Sequence[Result], path: Path) -> None:
     for ax, measure in zip(axes, SHARE_MEASURES, strict=True):
         ax.plot(*zip(*plain_curve(runs, share, measure), strict=True), color="gray", linewidth=1, zorder=1)
         hollow = {"facecolors": "white", "edgecolors": "gray"}
-        styles = [({"marker": marker}, [name], ROWS[name].label) for name, marker in zip(names, MARKERS, strict=False)]
+        marked = zip(names, cycle(MARKERS), strict=False)
+        styles = [({"marker": marker}, [name], ROWS[name].label) for name, marker in marked]
         for style, rows, label in [*styles, (hollow, SHORTENED, "ResNet-110, fewer epochs")]:
-            of_rows = [run for run in runs if run["config"]["row"] in rows and not run["failed"]]
-            if of_rows:
+            if of_rows := trained(runs, *rows):
                 clean = [value(run, "acc") for run in of_rows]
                 ax.scatter(clean, [share(run, measure) for run in of_rows], 45, label=label, **style)
         ax.set(xlabel="clean accuracy (%)", ylabel="share kept (%)", title=measure)

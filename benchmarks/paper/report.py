@@ -11,7 +11,7 @@ import figures
 import store
 from claims import judged
 from jobs import job_named
-from rows import ARMS, CORE, FIGURES, LAMBDA_ARMS, SHORT, TARGETS
+from rows import ARMS, CORE, FIGURES, LAMBDA_ARMS, SHORT, SHORTENED, TARGETS
 from settings import FULL, PROTOCOLS, SMALL
 from summaries import Result
 from tables import SD_TABLES, TITLES, beside_plain, columns_of, markdown, paper_table
@@ -166,9 +166,7 @@ def main() -> None:
             if figures.drawable(number, results, protocol):
                 figures.draw(number, results, protocol, DOCS / image(number, protocol))
     for protocol, runs in small_runs(results).items():
-        figures.shares(
-            [name for name in SMALL_NAMES if name not in figures.SHORTENED], runs, DOCS / shares_image(protocol)
-        )
+        figures.shares([name for name in SMALL_NAMES if name not in SHORTENED], runs, DOCS / shares_image(protocol))
     (DOCS / "paper.md").write_text(page(results), encoding="utf-8")
     print(f"{len(results)} results: {DOCS / 'paper.md'}")
 

@@ -20,7 +20,7 @@ TARGETS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "targets.jso
 RANGES = ((0.0, 0.1), (0.1, 0.2), (0.25, 0.3), (0.3, 0.4))
 """Tables 5 and 7: the ranges of λ at the start beside the usual U[0.2, 0.25]."""
 
-SHORTER = (0.15, 0.25, 0.5)
+SHORTENED = {f"resnet-110-short{share:g}": share for share in (0.15, 0.25, 0.5)}
 """Shares of the epochs after which a plain ResNet is about as accurate as damped ones are after all of them."""
 
 
@@ -102,8 +102,8 @@ def _rows() -> list[Row]:
             Row(f"{key}-gains", f"ResNet-110, {label}'s gains in its initial weights", builder, arm=arms.gains),
         ]
     rows += [
-        Row(f"resnet-110-short{share:g}", f"ResNet-110, {share:.0%} of the epochs", models.resnet, share=share)
-        for share in SHORTER
+        Row(name, f"ResNet-110, {share:.0%} of the epochs", models.resnet, share=share)
+        for name, share in SHORTENED.items()
     ]
     return rows
 
@@ -114,7 +114,7 @@ BASE = ("resnet-110", "in_resnet-110", "lambda_in_resnet-110")
 ARMS = ("in_resnet-110", "in_resnet-110-nodecay", "in_resnet-110-frozen", "in_resnet-110-gains", "resnet-110")
 """λ learned, with decay and without; frozen; the gains alone; plain. Decay on λ means nothing to the last three."""
 LAMBDA_ARMS = (*(f"lambda_{arm}" for arm in ARMS[:-1]), "resnet-110")
-SHORT = (*(f"resnet-110-short{share:g}" for share in SHORTER), "resnet-110")
+SHORT = (*SHORTENED, "resnet-110")
 """Does a network resist more than its accuracy says? Plain ones trained for less show what accuracy alone does."""
 
 BESIDE = {"arms": ARMS, "lambda_arms": LAMBDA_ARMS, "short": SHORT}

@@ -73,6 +73,11 @@ def select(
     ]
 
 
+def trained(results: Sequence[Result], *rows: str) -> list[Result]:
+    """The results of some rows that did not fail."""
+    return [result for result in results if result["config"]["row"] in rows and not result["failed"]]
+
+
 def measured(results: Sequence[Result], protocol: str, scale: str) -> Values:
     """Our means over the runs that trained, under one protocol and scale."""
 
@@ -107,8 +112,7 @@ def plain_curve(
     """(clean accuracy, measure) of plain networks trained for ever longer: means over the runs, by accuracy."""
     points = []
     for row in SHORT:
-        runs = [result for result in results if result["config"]["row"] == row and not result["failed"]]
-        if runs:
+        if runs := trained(results, row):
             points.append((mean(value(run, ACC) for run in runs), mean(read(run, measure) for run in runs)))
     return sorted(points)
 

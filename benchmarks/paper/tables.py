@@ -6,7 +6,7 @@ from typing import Any
 
 from rows import ROWS, TARGETS
 from settings import PROTOCOLS
-from summaries import ACC, MEASURES, Result, Summary, measured, plain_at, select, share, summarize, value
+from summaries import ACC, MEASURES, Result, Summary, measured, plain_at, select, share, summarize, trained, value
 
 TITLES = {
     1: "accuracy under the noise of CIFAR-C",
@@ -83,7 +83,7 @@ def beside_plain(rows: Sequence[str], results: Sequence[Result]) -> str:
     """
     lines = []
     for row in rows:
-        of_row = [result for result in results if result["config"]["row"] == row and not result["failed"]]
+        of_row = trained(results, row)
         runs = [run for run in of_row if plain_at(results, ACC, value(run, ACC)) is not None]
         if not runs:
             continue

@@ -20,10 +20,15 @@ class IntegrationError(RuntimeError):
     """A solve that could not reach its end time: what happened, where, and what to do."""
 
 
-def require_call(func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> None:
-    """Raise unless these can be an integrator's arguments. Reads no values."""
+def require_field_and_state(func: DampedODEFunc, x: Tensor) -> None:
+    """Raise unless these can be integrated. Reads no values."""
     require_instance(func, DampedODEFunc, "func", "wrap f in DampedODEFunc(f, damping)")
     require_state(x)
+
+
+def require_call(func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> None:
+    """Raise unless these can be an integrator's arguments. Reads no values."""
+    require_field_and_state(func, x)
     require_real(t0, "t0")
     require_real(t1, "t1")
 

@@ -22,9 +22,8 @@ class Clock(NamedTuple):
         """The axis of strictly monotonic times (T,), its tensors on a device."""
         ticks: list[float] = times.detach().to(torch.float64).tolist()
         first, last = ticks[0], ticks[-1]
-        shortest = max(
-            16 * torch.finfo(torch.float64).eps * max(abs(first), abs(last)), torch.finfo(torch.float64).tiny
-        )
+        info = torch.finfo(torch.float64)
+        shortest = max(16 * info.eps * max(abs(first), abs(last)), info.tiny)
         t0, span, least = torch.tensor([first, abs(last - first), shortest], dtype=torch.float64).to(device).unbind()
         return cls(t0, span, 1.0 if last > first else -1.0, least)
 

@@ -30,8 +30,8 @@ class ExponentialEuler(FixedStep):
 class LinearizedEuler(FixedStep):
     """x_{n+1} = (1 − λh) x_n + h ρ(λ) f(x_n, t_n): Eq. 12 with ρ = 1, Eq. 14 with ρ = 1 + λ.
 
-    One step of h = 1 is a layer of In-ResNet (Eq. 13) or λ-In-ResNet (Eq. 15). Order 1; the linear
-    part is stable for λh in (0, 2).
+    One step of h = 1 is a layer of In-ResNet (Eq. 13) or λ-In-ResNet (Eq. 15). Order 1; the linear part is stable
+    for λh in (0, 2).
 
     Source: Yang et al. 2020, Eqs. 11-15.
     """

@@ -112,8 +112,8 @@ def left_undamped(step: KrogstadStep, apart: Tensor, lam: Tensor, h: Tensor) -> 
     gain = torch.linalg.vecdot(apart.reshape(len(apart), -1), moved).div_(square).clamp_(min=0)
     half = h.clamp(min=0).mul_(0.5)
     rest = (lam - gain.reshape(h.shape)).clamp_(min=0)
-    share: Tensor = (half * lam).add_(1) / (half * rest).add_(1)
-    return share
+    ratio: Tensor = (half * lam).add_(1) / (half * rest).add_(1)
+    return ratio
 
 
 def cubic(change: Change) -> Tensor:

@@ -89,8 +89,8 @@ def evaluate(
             "seed": str(seed),
             "images": f"{len(x)}, with their labels of SHA-256 {fingerprint(x, y)[:16]}",
         }
-        asked = (tuple(eps), tuple(noises), tuple(severities), settings)
-        ledger = Ledger(None if partial is None else Path(partial), fingerprint(model, x, y, str(asked)))
+        asked = (tuple(eps), tuple(noises), tuple(severities), settings)  # the images' hash among them
+        ledger = Ledger(None if partial is None else Path(partial), fingerprint(model, str(asked)))
         measuring = Measuring(model, x, y, seed, batch_size, ledger)
         tasks = [measuring.clean()]
         tasks += [measuring.noisy(noise, name, severity) for name in noises for severity in severities]
