@@ -1,10 +1,13 @@
 """`odeint` and `solve`: a trajectory of the damped ODE at asked times, by any integrator."""
 
+import warnings
+
 import torch
 from torch import Tensor
 
 from dampode._checks import require_instance
 from dampode.dynamics import DampedODEFunc
+from dampode.fields import Autonomous
 from dampode.integrators import AdaptiveExponential, IntegrationError, Integrator, Solution
 from dampode.integrators.base import require_field_and_state
 from dampode.integrators.solution import solution_of_batch
@@ -29,6 +32,9 @@ def odeint(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = 
         ValueError: t is not as above, or the state is empty; f changes the state's shape.
         TypeError: an argument of the wrong type or dtype; f changes the state's dtype.
         IntegrationError: a sample did not reach the last time; the words say which, when, and what to do.
+
+    Warns:
+        UserWarning: the state's dtype resolves the times, at which f is called, to less than 1e-4 of their span.
 
     Source: Yang et al. 2020, Eq. 4; the argument order is torchdiffeq's.
     """
@@ -58,6 +64,7 @@ def solve(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = A
 
     Warns:
         StiffnessWarning: an explicit method is out of its depth, with the measured ρ|J|/λ.
+        UserWarning: as in `odeint`.
 
     Source: Yang et al. 2020, Eq. 4.
     """
@@ -78,6 +85,14 @@ def _require(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator)
         return
     if not bool(torch.isfinite(t).all()):
         raise ValueError(f"t must be finite, got {t.tolist()}")
+    resolved = torch.finfo(x0.dtype).eps * t.abs().max().item()
+    span = abs(t[-1].item() - t[0].item())
+    if resolved > 1e-4 * span and not isinstance(func.f, Autonomous):
+        warnings.warn(
+            f"f takes t in the state's dtype, and {x0.dtype} tells times near {t.abs().max().item():g} apart to "
+            f"{resolved:.1g} only, of a span of {span:.3g}: let times begin near 0, or use a float64 state",
+            stacklevel=3,
+        )
     step = t.diff()
     if not bool((step > 0).all() | (step < 0).all()):
         first = int(torch.nonzero(step * (step.sum().sign() or 1) <= 0)[0])

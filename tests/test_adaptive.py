@@ -1,13 +1,16 @@
+import math
+
 import pytest
 import torch
 from oracles import Forced, dop853
 from scipy.integrate import solve_ivp
+from torch import nn
 
 from dampode import DampedBlock, DampedODEFunc, odeint, solve
 from dampode.damping import Constant, Damping, Gated, Learned
 from dampode.fields import VectorField
 from dampode.functional import phis
-from dampode.integrators import AdaptiveExponential, IntegrationError, Status
+from dampode.integrators import AdaptiveExponential, IntegrationError, KenCarp4, Status
 from dampode.integrators.dense_output import DenseOutput, Segment
 from dampode.integrators.exponential_rk import krogstad_step
 from dampode.integrators.splitting import Splitting
@@ -402,6 +405,7 @@ def test_every_status_says_what_to_do():
         ({"rtol": float("nan")}, "rtol must be finite"),
         ({"max_steps": 0}, "max_steps must be a positive int, got 0"),
         ({"first_step": 0.0}, "first_step must be above 0"),
+        ({"max_step": -1.0}, "max_step must be above 0, got -1"),
         ({"progress": 1}, "progress must be of type bool"),
     ],
 )
@@ -425,6 +429,43 @@ def test_one_host_sync_a_step(monkeypatch):
     s = solve(func, x, torch.tensor([0.0, 20.0]), AdaptiveExponential(1e-6, 1e-8))
     before, steps = len(reads), (s.accepted + s.rejected).max()
     assert before <= steps + 15
+
+
+@pytest.mark.parametrize("integrator", [AdaptiveExponential, KenCarp4])
+def test_a_longest_step_does_not_leap_over_a_pulse(integrator):
+    """x' = −x + 10 in 5 < t < 5.2, which steps that grow tenfold where f is 0 pass over."""
+    func = DampedODEFunc(Pulse(), Constant(1.0))
+    t = torch.tensor([0.0, 5.0, 5.2, 10.0], dtype=torch.float64)
+    s = solve(func, torch.ones(1, 1, dtype=torch.float64), t, integrator(max_step=0.1))
+    assert s.x[2].item() == pytest.approx(math.exp(-5.2) + 10 * (1 - math.exp(-0.2)), abs=2e-2)
+    assert s.accepted.item() >= 100
+
+
+class Pulse(VectorField):
+    """f(x, t) = 10 in 5 < t < 5.2, else 0."""
+
+    def forward(self, t, x):
+        return 10.0 * ((t > 5.0) & (t < 5.2)) * torch.ones_like(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_around_a_solve(dtype):
+    func, x = DampedODEFunc(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), Constant(2.0)), torch.ones(2, 3)
+    with torch.no_grad(), torch.autocast("cpu", dtype):
+        y = AdaptiveExponential(1e-2, 1e-2)(func, x, 0.0, 1.0)
+    torch.testing.assert_close(y, AdaptiveExponential()(func, x, 0.0, 1.0).detach(), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("integrator", [AdaptiveExponential(), KenCarp4()], ids=repr)
+def test_what_no_step_size_per_sample_can_solve_is_refused(integrator):
+    x = torch.randn(4, 3)
+    normed, dropped = (DampedODEFunc(nn.Sequential(part, nn.Tanh())) for part in (nn.BatchNorm1d(3), nn.Dropout(0.1)))
+    with pytest.raises(ValueError, match="acts on each sample by itself, got batch norm"):
+        integrator(normed, x, 0.0, 1.0)
+    with pytest.raises(ValueError, match="an f without dropout, got"):
+        integrator(dropped, x, 0.0, 1.0)
+    for func in (normed, dropped):
+        integrator(func.eval(), x, 0.0, 1.0)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile looks at it

@@ -5,6 +5,9 @@ import torch
 from oracles import Forced
 from torch import nn
 from torch.autograd import grad, gradcheck
+from torch.func import functional_call
+from torch.nn.utils import parametrizations, parametrize
+from torch.utils.checkpoint import checkpoint
 
 from dampode import DampedBlock, DampedODEFunc, odeint, solve
 from dampode.damping import Constant, Gated, Learned
@@ -14,6 +17,7 @@ from dampode.integrators import (
     ExponentialEuler,
     HochbruckOstermann4,
     IntegrationError,
+    KenCarp4,
     Krogstad4,
     TorchDiffEq,
 )
@@ -137,6 +141,65 @@ def test_a_tensor_that_is_no_parameter_is_named():
     loss = Krogstad4(4, checkpoint=2)(DampedODEFunc(lambda x: torch.sin(w * x)), torch.ones(2, 3), 0.0, 1.0).sum()
     with pytest.raises(ValueError, match=r"a parameter of f or λ: f uses one of shape \(\) that is none; register it"):
         loss.backward()
+
+
+@pytest.mark.parametrize("saved", SAVED, ids=["fixed", "adaptive"])
+def test_exchanged_parameters_are_found_again_in_the_backward_pass(saved):
+    """functional_call puts the module's own parameters back before the backward pass runs the segments again."""
+    found = []
+    for integrator in (PLAIN[SAVED.index(saved)], saved):
+        torch.manual_seed(2)
+        block = DampedBlock(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), Learned(), integrator=integrator).double()
+        x = torch.randn(4, 3, dtype=torch.float64)
+        block.requires_grad_(False)
+        other = {name: (p + 0.3).requires_grad_() for name, p in block.named_parameters()}
+        firsts = grad(functional_call(block, other, (x,)).sum(), tuple(other.values()), create_graph=True)
+        found.append((firsts, grad(sum(g.square().sum() for g in firsts), tuple(other.values()))))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("saved", SAVED, ids=["fixed", "adaptive"])
+def test_a_field_that_changes_before_the_backward_pass_is_refused(saved):
+    f = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3) if saved is SAVED[0] else nn.Identity()).double()
+    block = DampedBlock(f, Constant(1.0), integrator=saved)
+    loss = block(torch.randn(4, 3, dtype=torch.float64)).sum()
+    block.eval()
+    if saved is SAVED[1]:
+        f[1] = nn.Tanh()
+    with pytest.raises(ValueError, match="gives the same values in the backward pass as before, and it gave others"):
+        loss.backward()
+
+
+def test_segments_inside_other_ways_to_save_memory():
+    block = DampedBlock(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), integrator=Krogstad4(4, checkpoint=2))
+    x, params = torch.randn(4, 3), tuple(block.parameters())
+    want = grad(block(x).sum(), params)
+    torch.testing.assert_close(grad(checkpoint(block, x, use_reentrant=False).sum(), params), want)
+    with torch.autograd.graph.save_on_cpu():
+        y = block(x)
+    torch.testing.assert_close(grad(y.sum(), params), want)
+
+
+@pytest.mark.parametrize("integrator", [AdaptiveExponential(checkpoint=4), KenCarp4()], ids=["exponential", "implicit"])
+def test_a_solve_of_which_nothing_wants_a_gradient_is_not_repeated(integrator):
+    func = DampedODEFunc(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), Constant(2.0)).requires_grad_(False)
+    x, t = torch.randn(4, 3), torch.linspace(0, 1, 4)
+    with torch.no_grad():
+        quiet = solve(func, x, t, integrator)
+    loud = solve(func, x, t, integrator)
+    assert not loud.x.requires_grad
+    torch.testing.assert_close(loud.nfe, quiet.nfe)
+    torch.testing.assert_close(loud.x, quiet.x, rtol=0, atol=0)
+
+
+def test_what_f_keeps_from_its_first_call_has_a_graph():
+    """A cache filled by a solve without a graph would cut its gradients off."""
+    f = nn.Sequential(parametrizations.weight_norm(nn.Linear(2, 2)), nn.Tanh())
+    func, x = DampedODEFunc(f, Constant(2.0)), torch.randn(3, 2)
+    want = grad(KenCarp4()(func, x, 0.0, 1.0).sum(), tuple(func.parameters()))
+    with parametrize.cached():
+        got = grad(KenCarp4()(func, x, 0.0, 1.0).sum(), tuple(func.parameters()))
+    torch.testing.assert_close(got, want)
 
 
 @pytest.mark.parametrize(("count", "kind"), [(0, ValueError), (-2, ValueError), (1.5, TypeError), (True, TypeError)])

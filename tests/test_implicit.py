@@ -9,7 +9,7 @@ from torch.autograd import grad
 
 from dampode import DampedODEFunc, odeint, solve
 from dampode.damping import Constant, Gated, Learned
-from dampode.integrators import AdaptiveExponential, IntegrationError, KenCarp4, Status
+from dampode.integrators import AdaptiveExponential, IntegrationError, KenCarp4, Status, implicit_gradients
 from dampode.integrators.implicit_gradients import gmres
 from dampode.integrators.kencarp import EMBEDDED, GAMMA, NODES, ROWS, WEIGHTS, hermite
 from dampode.integrators.secant import Secants
@@ -92,6 +92,39 @@ def test_first_and_second_derivatives_match_a_tight_explicit_solve(gated):
         found.append((firsts, grad(sum(g.square().sum() for g in firsts), inputs)))
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_leave_the_states_as_they_are_and_cost_a_solve_a_stage(monkeypatch):
+    """First derivatives leave nothing to the first of two chord steps; products do not pass over earlier steps."""
+    func = DampedODEFunc(Forced(3), Learned(80.0, 90.0).double(), one_plus)
+    x, solves, nodes = torch.randn(1, 3, dtype=torch.float64), [], []
+    original = implicit_gradients.gmres
+    monkeypatch.setattr(implicit_gradients, "gmres", lambda *a: solves.append(1) or original(*a))
+    pulled = implicit_gradients._Operator._pulled
+    monkeypatch.setattr(
+        implicit_gradients._Operator,
+        "_pulled",
+        lambda self, *a: nodes.append(graph_size(self._n)) or pulled(self, *a),
+    )
+    with torch.no_grad():
+        want = solve(func, x, T, KenCarp4())
+    s = solve(func, x, T, KenCarp4())
+    torch.testing.assert_close(s.x, want.x, rtol=1e-12, atol=1e-12)  # but for dense output, to the last bit
+    torch.testing.assert_close(s.nfe, want.nfe + 1 + 10 * want.accepted)
+    grad(s.x[-1].sum(), func.f.w)
+    assert len(solves) == 5 * s.accepted.item()
+    assert max(nodes) < 20
+
+
+def graph_size(value):
+    """Nodes that a derivative of a value passes over."""
+    seen, waiting = set(), [value.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting.extend(before for before, _ in node.next_functions)
+    return len(seen)
 
 
 def test_gradients_with_strong_damping_match_finite_differences():
@@ -188,7 +221,7 @@ def test_gmres_against_a_dense_solve(restart):
     a = torch.eye(6, dtype=torch.float64) + 0.15 * torch.randn(3, 6, 6, dtype=torch.float64)
     b = torch.randn(3, 6, dtype=torch.float64)
     b[1] = 0
-    got = gmres(lambda v: (a @ v[:, :, None])[:, :, 0], b, 1e-10, restart, 60)
+    got = gmres(lambda v: (a @ v[:, :, None])[:, :, 0], b, 1e-10 * b.norm(dim=1), restart, 60)
     torch.testing.assert_close(got, torch.linalg.solve(a, b), rtol=1e-8, atol=1e-9)
 
 

@@ -186,7 +186,17 @@ def test_an_integrator_called_by_itself_refuses_in_words(integrator):
         integrator(func, torch.ones(0, 3), 0.0, 1.0)
 
 
-@pytest.mark.parametrize("integrator", [AdaptiveExponential(), KenCarp4()], ids=repr)
+def test_times_that_the_dtype_does_not_resolve_are_warned_of():
+    x, t = torch.ones(2, 2), torch.tensor([1e6, 1e6 + 10], dtype=torch.float64)
+    with pytest.warns(UserWarning, match="tells times near 1.00001e.06 apart to 0.1 only"):
+        odeint(DampedODEFunc(Forced(2), Constant(1.0)).float(), x, t, Krogstad4(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        odeint(DampedODEFunc(Forced(2), Constant(1.0)).double(), x.double(), t, Krogstad4(2))
+        odeint(DampedODEFunc(torch.tanh, Constant(1.0)), x, t, Krogstad4(2))
+
+
+@pytest.mark.parametrize("integrator", [AdaptiveExponential(), KenCarp4(), TorchDiffEq("dopri5")], ids=repr)
 def test_a_tolerance_is_not_promised_in_half_precision(integrator):
     for dtype in (torch.float16, torch.bfloat16):
         with pytest.raises(TypeError, match="a tolerance needs a float32 or float64 state"):

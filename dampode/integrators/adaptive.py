@@ -15,7 +15,7 @@ from dampode.integrators.segments import require_segments
 from dampode.integrators.solution import Solution
 from dampode.integrators.step_control import Tolerance
 from dampode.integrators.stiffness import warn_if_stiff
-from dampode.integrators.tolerant import TolerantIntegrator
+from dampode.integrators.tolerant import TolerantIntegrator, begun
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class AdaptiveExponential(TolerantIntegrator):
         rtol, atol: tolerances relative to |x| and absolute, > 0.
         max_steps: attempted steps a sample may take.
         first_step: length of the first step, > 0; None estimates it from two calls of f.
+        max_step: length of the longest step, > 0; None for no bound. Where f is 0 or constant steps grow tenfold each
+            and may leap over a pulse: bound them by its length. The asked times bound no step.
         progress: whether to show a tqdm bar of the slowest sample's time.
         compile: whether to compile a whole attempt, f included, by torch.compile: a step's own cost falls several
             times over, and the first solve of a new field, shape or dtype, with gradients or without, takes seconds
@@ -80,15 +82,17 @@ class AdaptiveExponential(TolerantIntegrator):
         """A solve, its steps in segments where that is asked for and gradients are."""
         tol = Tolerance(self.rtol, self.atol)
         how = _compiled_attempt() if self.compile else attempt
-        if self.checkpoint is None or not torch.is_grad_enabled():
-            return AdaptiveLoop(func, x, times, tol, how).run(self.max_steps, self.first_step, self.progress)
+        steps = self.max_steps, self.first_step, self.max_step
+        start = None if self.checkpoint is None else begun(func, x, times[0])
+        if self.checkpoint is None or start is None:
+            return AdaptiveLoop(func, x, times, tol, how).run(*steps, self.progress)
         with torch.no_grad():
             loop = AdaptiveLoop(func, x, times, tol, how)
             loop.taken = []
-            solution = loop.run(self.max_steps, self.first_step, self.progress)
+            solution = loop.run(*steps, self.progress)
         if not loop.taken:
             return solution
-        xs = replay(func, x, loop.clock.tau(times[1:-1]), loop.clock, loop.taken, self.checkpoint)
+        xs = replay(func, x, start[1], loop.clock.tau(times[1:-1]), loop.clock, loop.taken, self.checkpoint)
         if solution.failure() is not None:
             xs = torch.where(torch.isnan(solution.x), torch.nan, xs)
         return replace(solution, x=xs, nfe=solution.nfe + 1 + CALLS * solution.accepted)

@@ -53,14 +53,14 @@ class AdaptiveLoop:
         self.taken: list[Taken] | None = None
         """Where a list, the steps taken, for `replay`."""
 
-    def run(self, max_steps: int, start: float | None, progress: bool) -> Solution:
+    def run(self, max_steps: int, start: float | None, longest: float | None, progress: bool) -> Solution:
         """Step until every sample is done or has failed."""
         h = torch.where(self.active, self._first_step(start), 0.0)
         with _Bar(progress, self.clock.span) as bar:
             running, attempts = True, 0
             while running and attempts < max_steps:
                 attempts += 1
-                running, h = self._advance(h)
+                running, h = self._advance(h if longest is None else h.clamp(max=longest))
                 bar.show(self.place.tau)
         self.code = torch.where(self.active, _CODES.index(Status.MAX_STEPS), self.code)
         return self._solution()

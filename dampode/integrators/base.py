@@ -33,6 +33,15 @@ def require_call(func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> None:
     require_real(t1, "t1")
 
 
+def require_single(x: Tensor) -> None:
+    """Raise unless a state is of a dtype that a tolerance makes sense for."""
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"a tolerance needs a float32 or float64 state, got {x.dtype}, which rounds by more; convert it with "
+            "x.float(), or take a fixed step"
+        )
+
+
 @dataclass(frozen=True)
 class Integrator(ABC):
     """A way to integrate Eq. 4 over [t0, t1]. Holds settings, no parameters; safe as a default argument."""
@@ -127,7 +136,7 @@ class FixedStep(Integrator):
             return run(range(self.steps), x)[0]
         clock = (t0, h) if isinstance(t0, Tensor) and isinstance(h, Tensor) else ()  # they may want gradients
         for numbers in segments(self.steps, self.checkpoint):
-            (x,) = recomputed(partial(run, numbers), func.parameters(), x, *clock)
+            (x,) = recomputed(partial(run, numbers), func, x, *clock)
         return x
 
     def _steps(self, times: Tensor) -> int:

@@ -56,14 +56,14 @@ class ImplicitLoop:
         self.rows = x.new_full((len(self.asked), *self.x.shape), torch.nan)
         self.steps: list[ImplicitStep] = []
 
-    def run(self, max_steps: int, start: float | None, keep: bool) -> Solution:
+    def run(self, max_steps: int, start: float | None, longest: float | None, keep: bool) -> Solution:
         """Step until every sample is done or has failed; ``keep`` the accepted steps."""
         h = self._first_step(start)
         for _ in range(max_steps):
             active = (self.tau < self.clock.span) & (self.code == 0)
             if not bool(active.any()):
                 break
-            h = self._advance(h, active, keep)
+            h = self._advance(h if longest is None else h.clamp(max=longest), active, keep)
         self._code((self.tau < self.clock.span) & (self.code == 0), Status.MAX_STEPS)
         attempts, accepted = self.attempts[:, 0], self.accepted[:, 0]
         return Solution(

@@ -25,12 +25,15 @@ class Taken(NamedTuple):
     """The length of each sample's last step before it, in x's dtype."""
 
 
-def replay(func: DampedODEFunc, x: Tensor, inner: Tensor, clock: Clock, steps: list[Taken], count: int) -> Tensor:
+def replay(
+    func: DampedODEFunc, x: Tensor, n1: Tensor, inner: Tensor, clock: Clock, steps: list[Taken], count: int
+) -> Tensor:
     """The states from given steps of Krogstad's method, with what ``count`` segments begin with kept.
 
     Args:
         func: the damped vector field.
         x: initial state, (N, *S).
+        n1: N there, (N, *S).
         inner: the asked times between the first and the last one, as τ, (T − 2,) float64.
         clock: the time axis.
         steps: the steps, at least one.
@@ -57,10 +60,9 @@ def replay(func: DampedODEFunc, x: Tensor, inner: Tensor, clock: Clock, steps: l
             n1 = torch.where(ok, split(after, x), n1)
         return x, n1, curve, *dense.found()
 
-    first, places, rows = x, [], []
-    n1, curve = Splitting(func, x)(clock.time(steps[0].begin, x.dtype), x), torch.zeros_like(x)
+    first, places, rows, curve = x, [], [], torch.zeros_like(x)
     for numbers in segments(len(steps), count):
-        x, n1, curve, place, row = recomputed(partial(run, numbers), func.parameters(), x, n1, curve)
+        x, n1, curve, place, row = recomputed(partial(run, numbers), func, x, n1, curve)
         places.append(place)
         rows.append(row)
     return torch.cat((first[None], placed(torch.cat(places), torch.cat(rows), len(inner), x), x[None]))

@@ -1,5 +1,7 @@
 """The split of Eq. 4 that exponential methods step: x' = −λ_n x + N(x, t), λ_n frozen at the start of the step."""
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -50,6 +52,17 @@ class Splitting:
     def at(self, x: Tensor) -> "Splitting":
         """The same field split at another state: itself where λ does not depend on the state."""
         return self if self._frozen else Splitting(self._func, x)
+
+    def shallow(self) -> tuple["Splitting", Tensor | None]:
+        """A twin with λ_n constant, and l = λ_n − its value where λ depends on the state: N is the twin's N + l x.
+
+        No derivative of the twin's N leads back through λ_n to the steps before.
+        """
+        if self._frozen:
+            return self, None
+        twin = copy(self)
+        twin.lam = self.lam.detach()
+        return twin, self.lam - twin.lam
 
 
 def _weighted(weight: Scalar, fx: Tensor) -> Tensor:

@@ -108,8 +108,8 @@ def left_undamped(step: KrogstadStep, apart: Tensor, lam: Tensor, h: Tensor) -> 
         u >= 1, broadcast to x.
     """
     moved = (step.x - step.u4).reshape(len(apart), -1)
-    square = torch.linalg.vecdot(moved, moved).clamp_(min=torch.finfo(moved.dtype).tiny)
-    gain = torch.linalg.vecdot(apart.reshape(len(apart), -1), moved).div_(square).clamp_(min=0)
+    square = (moved * moved).sum(1).clamp_(min=torch.finfo(moved.dtype).tiny)  # vecdot would be of half precision
+    gain = (apart.reshape(len(apart), -1) * moved).sum(1).div_(square).clamp_(min=0)  # under autocast
     half = h.clamp(min=0).mul_(0.5)
     rest = (lam - gain.reshape(h.shape)).clamp_(min=0)
     ratio: Tensor = (half * lam).add_(1) / (half * rest).add_(1)

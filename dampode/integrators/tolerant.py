@@ -5,12 +5,15 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from dampode._checks import require_positive, require_positive_int
 from dampode.dynamics import DampedODEFunc
-from dampode.integrators.base import IntegrationError, Integrator, require_call
+from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
 from dampode.integrators.end_times import CALLS, with_ends, with_start
 from dampode.integrators.solution import Solution
+from dampode.integrators.splitting import Splitting
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,18 @@ class TolerantIntegrator(Integrator):
         rtol, atol: tolerances relative to |x| and absolute, > 0.
         max_steps: attempted steps a sample may take.
         first_step: length of the first step, > 0; None estimates it.
+        max_step: length of the longest step, > 0; None for no bound.
 
     Raises:
-        ValueError, TypeError: a setting out of its range or of the wrong type; in a solve, a state of half precision.
+        ValueError, TypeError: a setting out of its range or of the wrong type; in a solve, a state of half precision,
+            dropout in train mode or, for several samples, batch norm in train mode.
     """
 
     rtol: float = 1e-4
     atol: float = 1e-6
     max_steps: int = 100_000
     first_step: float | None = None
+    max_step: float | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -38,6 +44,8 @@ class TolerantIntegrator(Integrator):
         require_positive_int(self.max_steps, "max_steps")
         if self.first_step is not None:
             require_positive(self.first_step, "first_step")
+        if self.max_step is not None:
+            require_positive(self.max_step, "max_step")
 
     @abstractmethod
     def _steps_taken(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
@@ -63,13 +71,39 @@ class TolerantIntegrator(Integrator):
         return self._run(func, x, times)
 
     def _run(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
-        if x.dtype not in (torch.float32, torch.float64):
-            raise TypeError(
-                f"a tolerance needs a float32 or float64 state, got {x.dtype}, which rounds by more; convert it with "
-                "x.float(), or take a fixed step"
-            )
+        require_single(x)
+        _require_function_of_sample(func, x)
         if not times.requires_grad:
             return self._steps_taken(func, x, times)
         solution = self._steps_taken(func, with_start(func, x, times[0]), times.detach())
         xs = torch.cat((x[None], with_ends(func, solution.x[1:], times[1:])))
         return replace(solution, t=times, x=xs, nfe=solution.nfe + CALLS * len(times))
+
+
+def begun(func: DampedODEFunc, x: Tensor, t: Tensor) -> tuple[Splitting, Tensor] | None:
+    """The split and N(x, t) at a solve's start, where anything wants a gradient; else None.
+
+    Called before a solve without a graph, so that what f computes once and keeps has its own.
+    """
+    if not torch.is_grad_enabled():
+        return None
+    split = Splitting(func, x)
+    n1 = split(t.detach().to(x).expand(len(x), *[1] * (x.ndim - 1)), x)
+    wanted = n1.requires_grad or split.lam.requires_grad or any(p.requires_grad for p in func.parameters())
+    return (split, n1) if wanted or x.requires_grad else None
+
+
+def _require_function_of_sample(func: DampedODEFunc, x: Tensor) -> None:
+    """Raise where f is random, or a sample's value depends on its batch mates, which are at other times."""
+    for name, part in func.named_modules():
+        if isinstance(part, _DropoutNd) and part.training:
+            raise ValueError(
+                f"a tolerance needs an f without dropout, got {name} in train mode: no step is short enough for what "
+                "is drawn anew at every call; call .eval() on it, or take a fixed step"
+            )
+        if isinstance(part, _BatchNorm) and (part.training or not part.track_running_stats) and len(x) > 1:
+            raise ValueError(
+                "a step size per sample needs an f that acts on each sample by itself, got batch norm "
+                f"({name}) in train mode, which would mix samples at different times; use LayerNorm or GroupNorm, "
+                ".eval(), a fixed step, or TorchDiffEq, whose samples share their steps"
+            )

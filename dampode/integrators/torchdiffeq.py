@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from dampode._checks import require_instance, require_positive
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import Autonomous
-from dampode.integrators.base import IntegrationError, Integrator, require_call
+from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
+
+_FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams", "fixed_adams")
+"""Methods with a fixed step."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class TorchDiffEq(Integrator):
         ValueError: torchdiffeq has no such method (the installed ones are listed), or a tolerance is not above 0; in a
             solve: adjoint with an f that is no module, or with a damping that the backward pass amplifies beyond the
             dtype's digits.
+        TypeError: a setting of the wrong type; in a solve to a tolerance, a state of half precision.
         IntegrationError: in a solve: f gives NaN or infinity, or the step size underflows.
 
     Source: Chen et al. 2018; https://github.com/rtqichen/torchdiffeq.
@@ -73,6 +77,8 @@ class TorchDiffEq(Integrator):
 
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
         """The states at all ``times`` (T,), strictly monotonic: (T, N, *S), x first."""
+        if self.method not in _FIXED:
+            require_single(x)
         if self.adjoint:
             _require_adjoint(func, x, times)
         recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=16)  # a step of dopri8 has 14 stages
