@@ -34,7 +34,8 @@ class AdaptiveExponential(TolerantIntegrator):
     the second sees f(t), at whose times alone the stages cannot disagree; u >= 1 grows where ρJ undoes the damping
     that the rest counts on. It bounds a step's error, not their sum. N(x⁺, t+h) is the next step's N_1, so an
     accepted step costs four calls of f. At λ = 0 this is the classical Runge-Kutta method. Batch mates do not influence
-    one another: samples that are done are held, not dropped, and f always sees the whole batch.
+    one another where f acts on each sample by itself: samples that are done are held, not dropped, and f always sees
+    the whole batch, samples at different times. Batch norm and dropout in train mode are refused.
 
     Gradients flow through the accepted steps, to the state, to the parameters of f and λ and, in `odeint`, to the
     times, where they are those of the exact flow; double backward works.
@@ -48,7 +49,8 @@ class AdaptiveExponential(TolerantIntegrator):
         progress: whether to show a tqdm bar of the slowest sample's time.
         compile: whether to compile a whole attempt, f included, by torch.compile: a step's own cost falls several
             times over, and the first solve of a new field, shape or dtype, with gradients or without, takes seconds
-            to compile. It needs what torch.compile needs: a C++ compiler on a CPU, Triton on a GPU.
+            to compile. It needs what torch.compile needs: a C++ compiler on a CPU, Triton on a GPU. torch.compile gives
+            up on the ninth f of different code in a process, which then runs as without.
         checkpoint: segments of the accepted steps that the backward pass computes anew, at most one a step; None keeps
             what every step computed. The solve runs without a graph, and its accepted steps are then taken again in
             segments: two more passes of f over them, and the same gradients from about √N states where checkpoint is

@@ -28,12 +28,14 @@ class KenCarp4(TolerantIntegrator):
     `Secants`): it learns ∂N/∂x from the calls of f, about two a stage, and takes no Jacobian and no product with one.
 
     Neither damping nor ρ f shortens its steps; where ρ = 1 `AdaptiveExponential` needs fewer calls and less time. Dense
-    output is the cubic of a step's ends. Batch mates do not influence one another.
+    output is the cubic of a step's ends, whose error the tolerance does not bound. Batch mates do not influence one
+    another where f acts on each sample by itself; batch norm and dropout in train mode are refused.
 
     Gradients are those of the accepted steps: a stage is differentiated by the implicit function theorem, its linear
     equations solved by GMRES on products with the transposed Jacobian. They reach the state, the parameters of f and λ
     and, in `odeint`, the times; second derivatives work. The solve runs without a graph; where gradients are wanted its
-    accepted steps are taken again, two calls of f a stage, and there is no ``checkpoint``: a step keeps its graph.
+    accepted steps are taken again, two calls of f a stage, with the same states; there is no ``checkpoint``: a step
+    keeps its graph.
 
     Args:
         rtol, atol: tolerances relative to |x| and absolute, > 0; rtol is taken as ten rounding errors at least.
