@@ -7,9 +7,11 @@ The MLP field (d = 64) and, without any matrix, a convolutional one (d = 4,096),
 manifold. Each solver runs at its loosest tolerance, by half decades, that reaches the error, beside KenCarp4 at 1e-7.
 Calls are counted on the whole batch; SciPy's methods solve one sample and difference their Jacobians with calls. A
 solver that spends its budget of seconds has no number. The compiled row is KenCarp4 with compile=True; a solve before
-all timed ones compiles, and its seconds stand apart.
+all timed ones compiles, and its seconds stand apart. Seconds with gradient are those of a solve and a backward pass to
+f's parameters, at the same tolerance; solves of more calls than a graph in memory allows have none.
 """
 
+import math
 import random
 import statistics
 import time
@@ -22,7 +24,7 @@ from _fields import Problem, conv, counted, mlp
 from _report import RESULTS, command, provenance, write
 from _rivals import Solver, floor, ours, scipy_one_sample, torchdiffeq_adaptive
 from torch import Tensor
-from work_precision import climb, measure_diffrax
+from work_precision import backward, climb, measure_diffrax
 
 from dampode import odeint
 from dampode.integrators import KenCarp4
@@ -32,6 +34,7 @@ COMPILED = "KenCarp4, compiled"
 LAMS = (1e2, 1e3, 1e4)
 TARGET = 1e-5
 LADDER = [10.0 ** (-k / 2) for k in range(4, 16)]
+BACKWARD_CALLS = 6000  # beyond it an explicit solver's graph does not fit in memory
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,20 @@ def measure(problem: Problem, args: Args, order: random.Random) -> dict[str, dic
         rows[name] = climb(problem, solver, exact, budget, LADDER, (TARGET,)).get(TARGET, {})
     if rows[COMPILED]:
         rows[COMPILED]["compile s"] = compiling
-    timings: dict[str, list[float]] = {name: [row["first run s"]] for name, row in rows.items() if row}
-    for _ in range(args.rounds - 1):
-        for name in order.sample(sorted(timings), len(timings)):
-            timings[name].append(counted(problem.func, lambda: named[name](problem, rows[name]["tolerance"]))[1])  # noqa: B023
-    for name, found in timings.items():
-        rows[name] |= {"s": statistics.median(found), "s, spread": [min(found), max(found)], "s, n": len(found)}
+    timings = {(name, "s"): [row["first run s"]] for name, row in rows.items() if row}
+    reached = sorted(name for name, row in rows.items() if row)
+    for turn in range(args.rounds):
+        for name in order.sample(reached, len(reached)):
+            tol = rows[name]["tolerance"]
+            if turn > 0:
+                timings[name, "s"].append(counted(problem.func, lambda: named[name](problem, tol))[1])  # noqa: B023
+            if "SciPy" not in name and rows[name]["calls"] <= BACKWARD_CALLS:
+                with torch.enable_grad():
+                    _, seconds = counted(problem.func, lambda: backward(problem, named[name], tol))  # noqa: B023
+                timings.setdefault((name, "with gradient s"), []).append(seconds)
+    for (name, kind), found in timings.items():
+        rows[name] |= {kind: statistics.median(found), f"{kind}, spread": [min(found), max(found)]}
+        rows[name][f"{kind}, n"] = len(found)
     if problem.name == "MLP":
         for name, found in measure_diffrax(problem, exact, args.rounds, args.budget).items():
             if name == "diffrax Kvaerno5" and TARGET in found:
@@ -109,9 +120,10 @@ def measure(problem: Problem, args: Args, order: random.Random) -> dict[str, dic
 
 def table(name: str, rows: dict[str, dict]) -> None:
     """Print one problem."""
-    print(f"\n{name}: calls of f and seconds for {TARGET:g}")
+    print(f"\n{name}: calls of f, seconds, and seconds with gradient for {TARGET:g}")
     for solver, row in rows.items():
-        print(f"  {solver:28}" + (f"{row['calls']:>8} {row['s']:9.3f}" if row else "       -"), flush=True)
+        cells = f"{row['calls']:>8} {row['s']:9.3f} {row.get('with gradient s', math.nan):9.3f}" if row else "       -"
+        print(f"  {solver:28}" + cells, flush=True)
 
 
 def figure(results: dict[str, dict]) -> None:

@@ -134,25 +134,25 @@ def gmres(product: Map, b: Tensor, target: Tensor, restart: int = 40, rounds: in
     """
     x, r = torch.zeros_like(b).reshape(len(b), -1), b.reshape(len(b), -1)
     left, target = norms(r), target.clamp(min=torch.finfo(b.dtype).tiny ** 0.5)
-    size = min(restart, r.shape[1])
-    directions, images = r.new_empty(len(r), size, r.shape[1]), r.new_empty(len(r), size, r.shape[1])
+    d = r.shape[1]
+    pairs = r.new_empty(len(r), min(restart, d), 2 * d)  # an image and its direction in a row
     for _ in range(rounds):
         p = r
-        for k in range(size):
+        for k in range(pairs.shape[1]):
             if not bool((left > target).any()):
                 return x.reshape(b.shape)
             q = product(p.reshape(b.shape)).reshape(r.shape)
-            least = 4 * torch.finfo(b.dtype).eps * norms(q)
+            pair, before = torch.cat((q, p), 1)[:, None], pairs[:, :k]
             for _ in range(2):  # twice is enough for orthogonality to rounding
-                along = (images[:, :k] @ q[:, :, None]).mT
-                q, p = q - (along @ images[:, :k])[:, 0], p - (along @ directions[:, :k])[:, 0]
-            length = norms(q)
-            scale = torch.where(length > least, 1 / length, 0.0)[:, None]
-            images[:, k], directions[:, k] = scale * q, scale * p
-            part = (images[:, k] * r).sum(1, keepdim=True)
-            x, r, before = x + part * directions[:, k], r - part * images[:, k], left
+                pair = torch.baddbmm(pair, pair[:, :, :d] @ before[:, :, :d].mT, before, alpha=-1)
+            length = norms(pair[:, :, :d])
+            scale = torch.where(length > 4 * torch.finfo(b.dtype).eps * norms(q), 1 / length, 0.0)
+            pairs[:, k] = scale[:, None] * pair[:, 0]
+            image, direction = pairs[:, k].split(d, 1)
+            part = (image * r).sum(1, keepdim=True)
+            x, r, last = torch.addcmul(x, part, direction), torch.addcmul(r, part, image, value=-1), left
             left = norms(r)
-            p = torch.where((left < 0.9 * before)[:, None], r, images[:, k])
+            p = torch.where((left < 0.9 * last)[:, None], r, image)
         r = b.reshape(r.shape) - product(x.reshape(b.shape)).reshape(r.shape)
         left = norms(r)
     return x.reshape(b.shape)
