@@ -44,7 +44,7 @@ class _Operator:
     """M = I − g ∂N/∂u of every sample, by products alone."""
 
     def __init__(self, point: Tensor, n: Tensor, g: Tensor, tol: float) -> None:
-        self._point, self._n, self._g, self._tol = point, n, g, max(tol, 10 * torch.finfo(n.dtype).eps)
+        self._point, self._n, self._g, self._tol = point, n, g, max(tol, 4 * torch.finfo(n.dtype).eps)
         self.met: Tensor | None = None
         """|b| of the samples, (N,), where the backward pass has met the second chord step and not the first."""
 
