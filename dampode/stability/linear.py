@@ -132,9 +132,9 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
         got, expected = (w * jv).double().sum().item(), v.double().square().sum().item()
         if not abs(got - expected) <= AGREE * expected:
             raise ValueError(
-                f"f's backward pass must be differentiable for products J v: ⟨w, J v⟩ must be {expected:.3g} = ⟨Jᵀw, v⟩, "
-                f"got {got:.3g}; of TorchDiffEq(adjoint=True) take adjoint=False, of a torch.autograd.Function write "
-                "the backward in tensor operations, without detach and no_grad"
+                f"f's backward pass must be differentiable for products J v: ⟨w, J v⟩ must be ⟨Jᵀw, v⟩ = "
+                f"{expected:.3g}, got {got:.3g}; of TorchDiffEq(adjoint=True) take adjoint=False, of a "
+                "torch.autograd.Function write the backward in tensor operations, without detach and no_grad"
             )
         return self._transposed
 
