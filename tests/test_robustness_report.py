@@ -363,8 +363,12 @@ def test_what_was_not_measured_is_an_empty_cell(plain):
     row = next(line for line in some.markdown().splitlines() if line.startswith("| shot_noise"))
     assert row.split("|")[4].strip() == ""
     authors = column("RecenteredPGD", EPS[0], 2, 150), column("FGSM", EPS[1], 2, 150)
-    text = dataclasses.replace(plain, columns=(plain.columns[0], *authors)).markdown()
-    assert "| worst case |  | 1.3 |" in text
+    report = dataclasses.replace(plain, columns=(plain.columns[0], *authors))
+    assert "| worst case |  | 1.3 |" in report.markdown()
+    figure, ax = plt.subplots()
+    plots.accuracy_by_radius(ax, report)
+    assert ax.lines[-1].get_xdata().tolist() == pytest.approx([0, 8])
+    plt.close(figure)
 
 
 def test_reports_from_before_settings_were_kept_are_read(plain):

@@ -207,6 +207,12 @@ def test_critical_damping_of_both_weight_functions(a):
         assert critical_damping(nu, one_plus) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.parametrize("a", [1e13, 1e150, 1e290])
+def test_critical_damping_of_a_huge_eigenvalue(a):
+    assert critical_damping(torch.tensor([a], dtype=torch.float64), unit) == pytest.approx(a, rel=1e-12)
+    assert critical_damping(torch.tensor([a], dtype=torch.float64), one_plus) == math.inf
+
+
 @both_rho
 def test_critical_damping_is_where_the_measured_abscissa_changes_sign(rho):
     a = matrix(8, seed=2) * 0.5
