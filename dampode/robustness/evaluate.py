@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
 from torch import Tensor, nn
 
 from dampode._checks import require_instance, require_positive_int
@@ -87,8 +86,8 @@ def evaluate(
 
     Raises:
         ValueError: pixels outside [0, 1], a radius outside [0, 1] or twice, labels that do not fit, an unknown noise
-            or severity, noises without severities, a logit that is not finite, one logit an image, or a
-            partial file of another measurement.
+            or severity, noises without severities, a logit that is not finite, one logit an image, or a partial
+            file of another measurement.
         TypeError: pixels are not float32 or float64, labels not int64, or an attack is no `Attack`.
         OSError: the partial file cannot be written, or another process writes it.
     """
@@ -136,8 +135,8 @@ def _require_known(ledger: Ledger, models: Mapping[str, nn.Module], x: Tensor, b
     for name, model in models.items():
         z, key = predict(model, x, batch_size), f"logits of {name}"
         if key not in ledger.finished:
-            ledger.add(key, {"logits": " ".join(f"{value:.6g}" for value in z.flatten().tolist())})
-        known = torch.tensor([float(value) for value in str(ledger.finished[key]["logits"]).split()]).to(z)
+            ledger.add(key, {"logits": " ".join(f"{value:.17g}" for value in z.flatten().tolist())})
+        known = z.new_tensor([float(value) for value in str(ledger.finished[key]["logits"]).split()])
         if len(known) != z.numel() or not bool(same_logits(z, known.view_as(z)).all()):
             raise ValueError(
                 f"{ledger.path} is a partial measurement of another model, data or settings: {name} gives other logits "
