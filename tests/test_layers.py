@@ -10,6 +10,7 @@ import dampode
 PACKAGE = Path(dampode.__file__).parent
 RANKS = {
     "_checks": 0,
+    "_files": 0,
     "functional": 1,
     "weighting": 1,
     "data": 1,

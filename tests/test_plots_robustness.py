@@ -55,6 +55,8 @@ def test_predictions_carry_their_class(ax):
     assert texts["class 0"][0] <= 0 < texts["class 7"][0]
     with pytest.raises(ValueError, match="take one by landscape"):
         plots.predictions_around(ax, bowl())
+    with pytest.raises(ValueError, match="a name for each class predicted, up to 7, got 2"):
+        plots.predictions_around(ax, bowl().image(0), ["a", "b"])
 
 
 def test_no_label_stands_on_the_cross(ax):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dampode import data, models, plots, training
-from dampode.robustness import Column, Report
+from dampode.robustness import Column, Law, Report
 from dampode.robustness.__main__ import main
 
 
@@ -117,7 +117,7 @@ def test_figures_draw_the_report():
     columns = [column("clean", "clean", 0.0, 9)]
     columns += [column("noise", "shot_noise", s, 9 - s) for s in (1, 2)]
     columns += [column("attack", "FGSM", 2 / 255, 5), column("attack", "PGD", 2 / 255, 4)]
-    report = Report(10, tuple(columns), (), {})
+    report = Report(10, tuple(columns), (Law("a law", True, ""),), {})
     figure, (left, right) = plt.subplots(1, 2)
     assert plots.accuracy_by_severity(left, report) is left
     np.testing.assert_allclose(left.lines[0].get_xydata(), [[0, 90], [1, 80], [2, 70]])

@@ -63,6 +63,17 @@ def test_what_not_all_have_is_no_row():
     assert [row.name for row in ensemble_gain([some, B], extra).rows] == ["clean", "noise", "FGSM 2/255"]
 
 
+def test_an_attack_of_other_settings_is_another_attack():
+    """PGD of 1 step on the member and of 40 on the ensemble would be called a loss of the ensemble."""
+
+    def attacked(how):
+        return replace(A, columns=(*A.columns[:-1], replace(A.columns[-1], how=how)))
+
+    with pytest.raises(ValueError, match=r"attacked alike, got 'FGSM' as \['PGD\(steps=1\)', 'PGD\(steps=40\)'\]"):
+        ensemble_gain([attacked("PGD(steps=1)")], attacked("PGD(steps=40)"))
+    assert len(ensemble_gain([attacked("PGD(steps=1)"), A], attacked("PGD(steps=1)")).rows) == 3
+
+
 def test_a_broken_law_marks_the_gain():
     broken = replace(B, laws=(Law("a law", False, ""),))
     assert ensemble_gain([A, B], BOTH).held
@@ -101,7 +112,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="at least one member, got none"):
         ensemble_gain([], BOTH)
     with pytest.raises(ValueError, match=r"same number of images, got \[4, 5\]"):
-        ensemble_gain([replace(A, n=5, columns=())], BOTH)
+        ensemble_gain([replace(A, n=5, columns=(column("clean", [1] * 5),))], BOTH)
     with pytest.raises(ValueError, match=r"same seed, got \['0', '1'\]"):
         ensemble_gain([replace(A, settings=SETTINGS | {"seed": "1"})], BOTH)
     with pytest.raises(ValueError, match=r"same noise, got \[\('drawn',\), \('drawn', 'shot_noise'\)\]"):

@@ -2,19 +2,35 @@
 
 import dataclasses
 import json
+import warnings
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 from trained import classifier
 from trained import digits as all_digits
 
 from dampode import plots, robustness
-from dampode.robustness import FGSM, IFGSM, PGD, RecenteredPGD, Report, Square, Transfer, UniformNoise, evaluate, laws
+from dampode.robustness import (
+    FGSM,
+    IFGSM,
+    PGD,
+    Ensemble,
+    Law,
+    RecenteredPGD,
+    Report,
+    Square,
+    Transfer,
+    UniformNoise,
+    evaluate,
+    laws,
+)
 from dampode.robustness.report import Column, pack, unpack
 
 EPS = [4 / 255, 8 / 255, 12 / 255]
+HELD = (Law("a law", True, ""),)
 QUICK = {"UniformNoise": UniformNoise(), "FGSM": FGSM(), "PGD": PGD(alpha=4 / 255, steps=5)}
 
 
@@ -32,7 +48,7 @@ def plain():
 def test_a_plain_network_passes_the_laws(plain):
     assert plain.held, plain.markdown()
     assert [law.name for law in plain.laws if law.held is None] == ["a transferred attack is not stronger"]
-    assert len(plain.laws) == 12
+    assert len(plain.laws) == 13
 
 
 class Saturated(nn.Module):
@@ -127,6 +143,7 @@ def test_every_law_can_break():
         column("IFGSM", 0.2, 720),
         column("PGD", 0.1, 800, excess=1e-3),
         column("Transfer", 0.1, 10),
+        column("repeated", 0.0, 900, group="probe"),
         column("zero", 0.0, 999, group="probe"),
         column("gradient", 0.0, 900, group="probe"),
         column("more steps", 0.1, 700, group="probe"),
@@ -134,8 +151,8 @@ def test_every_law_can_break():
         column("large radius", 0.5, 100, group="probe"),
         column("Square", 0.1, 700, group="probe"),
     ]
-    assert [law.held for law in laws.check(columns)] == [False] * 12
-    assert [law.held for law in laws.check([])] == [None] * 12
+    assert [law.held for law in laws.check(columns)] == [False] * 13
+    assert [law.held for law in laws.check([])] == [None] * 13
 
 
 def test_columns_are_what_they_say(plain):
@@ -159,7 +176,7 @@ def test_columns_are_what_they_say(plain):
     with pytest.raises(KeyError, match=r"no fog was measured; there are .*'shot_noise'"):
         plain.noise_score("fog")
     with pytest.raises(KeyError, match="no noise was measured"):
-        Report(4, (column("clean", 0.0, 3, 4, "clean"),), (), {}).noise_score()
+        Report(4, (column("clean", 0.0, 3, 4, "clean"),), HELD, {}).noise_score()
 
 
 def test_the_worst_case_is_per_example(plain):
@@ -171,7 +188,7 @@ def test_the_worst_case_is_per_example(plain):
             assert stays[k] == expected
     assert plain.robust_accuracy(EPS[2]) <= min(c.accuracy for c in attacks)
     columns = column("clean", 0.0, 3, 4, "clean"), column("RecenteredPGD", 0.1, 0, 4), column("FGSM", 0.1, 2, 4)
-    assert Report(4, columns, (), {}).robust_accuracy(0.1) == 0.5
+    assert Report(4, columns, HELD, {}).robust_accuracy(0.1) == 0.5
 
 
 def test_a_worst_case_that_was_not_measured_is_refused(plain):
@@ -187,8 +204,8 @@ def test_columns_are_of_the_images(plain):
     clean = column("clean", 0.0, 3, 4, "clean")
     for other, n in ((column("FGSM", 0.1, 2, 3), 4), (column("longer", 0.1, 2, 5, "probe"), 4), (clean, 5)):
         with pytest.raises(ValueError, match=f"must be of the report's {n} images, got"):
-            Report(n, (clean, other), (), {})
-    Report(4, (clean, column("longer", 0.1, 2, 3, "probe")), (), {})
+            Report(n, (clean, other), HELD, {})
+    Report(4, (clean, column("longer", 0.1, 2, 3, "probe")), HELD, {})
     with pytest.raises(
         ValueError, match=r"must be JSON of Report\.to_json.*of the report's 151 images, got 150 of 'clean'"
     ):
@@ -227,6 +244,141 @@ def test_results_do_not_depend_on_the_batch_size():
         assert torch.equal(a.correct, b.correct)
 
 
+class Scaled(nn.Module):
+    """The classifier times an attribute, and with noise: what no fingerprint of tensors and names sees."""
+
+    def __init__(self, scale=1.0, noise=0.0):
+        super().__init__()
+        self.model, self.scale, self.noise = classifier(), scale, noise
+
+    def forward(self, x):
+        return self.scale * self.model(x + self.noise * torch.randn_like(x))
+
+
+class OfItsBatch(nn.Module):
+    """The classifier of images that are normalized by their batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = classifier()
+
+    def forward(self, x):
+        return self.model(0.5 + 0.3 * (x - x.mean(0)) / (x.std(0, correction=0) + 0.1))
+
+
+@pytest.mark.parametrize("build", [lambda: Scaled(noise=0.1), OfItsBatch])
+def test_a_model_that_is_no_function_of_the_image_breaks_a_law(build):
+    x, y = digits()
+    report = evaluate(build().eval(), x, y, eps=[8 / 255], attacks={}, noises=())
+    assert [law.name for law in report.laws if law.held is False] == ["the model is a function of the image"]
+    assert not report.held
+
+
+@pytest.mark.parametrize("where", ["model", "source"])
+def test_another_function_of_the_same_tensors_is_another_model(tmp_path, where):
+    x, y = digits()
+
+    def measured(scale):
+        model = Scaled(scale).eval()
+        attacked = (model, {"FGSM": FGSM()}) if where == "model" else (classifier(), {"it": Transfer(model, FGSM())})
+        return evaluate(attacked[0], x, y, eps=[0.1], noises=(), attacks=attacked[1], partial=tmp_path / "part.json")
+
+    first = measured(1.0)
+    assert measured(1.0).to_json() == first.to_json()
+    with pytest.raises(ValueError, match=r"another model.*gives other logits than it did then"):
+        measured(-1.0)
+
+
+def test_one_process_writes_a_partial_file(tmp_path):
+    (x, y), path = digits(), tmp_path / "part.json"
+    settings = {"eps": [0.1], "noises": (), "attacks": {"FGSM": FGSM()}}
+    with (
+        FileLock(tmp_path / ".part.json.lock"),
+        pytest.raises(OSError, match=r"only one run may write .*part\.json; another does so now"),
+    ):
+        evaluate(classifier(), x, y, partial=path, **settings)
+    with pytest.raises(OSError, match=r"must be no folder, got the folder .*; name a file in it"):
+        evaluate(classifier(), x, y, partial=tmp_path, **settings)
+    with pytest.raises(OSError, match=r"folder must be writable: /proc/nowhere"):
+        evaluate(classifier(), x, y, partial="/proc/nowhere/part.json", **settings)
+
+
+def test_probabilities_are_said_once_and_stay_in_the_report():
+    x, y = (part[:20] for part in digits())
+    soft = nn.Sequential(classifier(), nn.Softmax(1)).eval()
+    for model, attacks, whose in (
+        (soft, QUICK, "the model"),
+        (Ensemble([soft, soft]), QUICK, "the model"),
+        (classifier(), {"it": Transfer(soft, FGSM())}, "the source of 'it'"),
+    ):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            report = evaluate(model, x, y, eps=[0.1], noises=(), attacks=attacks)
+        (only,) = [str(w.message) for w in said]
+        assert only.startswith(f"the outputs of {whose} look like probabilities")
+        assert report.settings["outputs"].startswith(f"those of {whose} look like probabilities")
+    with pytest.warns(UserWarning, match="look like probabilities"):
+        robustness.fgsm(Ensemble([soft, soft]), x, y, 0.1)
+
+
+def test_one_logit_an_image_is_refused():
+    x, y = digits()
+    binary = nn.Sequential(nn.Flatten(), nn.Linear(64, 1)).eval()
+    for ask in (
+        lambda: evaluate(binary, x, 0 * y, eps=[0.1]),
+        lambda: robustness.fgsm(binary, x, 0 * y, 0.1),
+        lambda: robustness.accuracy(binary, x, 0 * y),
+    ):
+        with pytest.raises(ValueError, match="a logit for each of two classes or more, got one logit an image"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda r: r["laws"][0].update(held="no"), "held of the law .* must be of type bool or NoneType, got str"),
+        (lambda r: r["laws"][0].update(held=0), "must be of type bool or NoneType, got int"),
+        (lambda r: r["laws"][0].update(held=False), "held True, False by its laws"),
+        (lambda r: r.update(laws=[]), "needs its laws, got none"),
+        (lambda r: r.update(settings=["a"]), "settings must be of type Mapping, got list"),
+        (lambda r: r["columns"][0].update(accuracy=0.1), r"accuracy 0\.1 of 'clean', 0\.\d+ by its flags"),
+        (lambda r: r["columns"][2].update(strength="2"), "must be a number, got '2'"),
+        (lambda r: r["columns"][2].update(excess="2"), "must be a number, got '2'"),
+        (lambda r: r["columns"][0].update(group="x"), "must be of a group clean, noise, attack, probe, got 'x'"),
+        (lambda r: r["columns"].pop(0), r"needs one column of clean images, .* got \[\]"),
+        (lambda r: r["columns"].append(r["columns"][1]), r"must be there once, got more of \[\('noise'"),
+    ],
+)
+def test_a_report_that_was_changed_is_refused(plain, change, words):
+    content = json.loads(plain.to_json())
+    change(content)
+    with pytest.raises(ValueError, match=r"must be JSON of Report\.to_json.*" + words):
+        Report.from_json(json.dumps(content))
+
+
+def test_what_was_not_measured_is_an_empty_cell(plain):
+    gone = [("PGD", EPS[0]), ("shot_noise", 3)]
+    some = dataclasses.replace(plain, columns=tuple(c for c in plain.columns if (c.name, c.strength) not in gone))
+    assert "| PGD |  | " in some.markdown()
+    row = next(line for line in some.markdown().splitlines() if line.startswith("| shot_noise"))
+    assert row.split("|")[4].strip() == ""
+    authors = column("RecenteredPGD", EPS[0], 2, 150), column("FGSM", EPS[1], 2, 150)
+    report = dataclasses.replace(plain, columns=(plain.columns[0], *authors))
+    assert "| worst case |  | 1.3 |" in report.markdown()
+    figure, ax = plt.subplots()
+    plots.accuracy_by_radius(ax, report)
+    assert ax.lines[-1].get_xdata().tolist() == pytest.approx([0, 8])
+    plt.close(figure)
+
+
+def test_reports_from_before_settings_were_kept_are_read(plain):
+    content = json.loads(plain.to_json())
+    assert {c["how"] for c in content["columns"] if c["name"] == "PGD"} == {repr(PGD())}
+    for c in content["columns"]:
+        del c["how"]
+    assert Report.from_json(json.dumps(content)).column("PGD", EPS[0]).how == ""
+
+
 class Interrupted(nn.Module):
     """Stops after some calls, as Ctrl-C would."""
 
@@ -253,10 +405,10 @@ def test_an_interruption_costs_little(tmp_path):
         evaluate(Interrupted(9).eval(), x, y, **settings)
     finished = json.loads(path.read_text())["finished"]
     assert 5 < len(finished) < len(whole.columns)
-    assert [p.name for p in path.parent.iterdir()] == ["part.json"]
+    assert [p.name for p in path.parent.iterdir() if p.suffix != ".lock"] == ["part.json"]
     resumed = evaluate(Interrupted(10**6).eval(), x, y, **settings)
     assert resumed.to_json() == whole.to_json()
-    again = evaluate(Interrupted(1).eval(), x, y, **settings)  # one call: the check of the input
+    again = evaluate(Interrupted(3).eval(), x, y, **settings)  # three calls: the checks of the input
     assert again.to_json() == whole.to_json()
 
     other = Interrupted(10**6).eval()

@@ -13,7 +13,7 @@ from torch import nn
 from dampode import DampedBlock, DampedODEFunc, stability
 from dampode.damping import Constant, Gated
 from dampode.fields import PreActBasic
-from dampode.integrators import TorchDiffEq
+from dampode.integrators import ExponentialEuler, KenCarp4, TorchDiffEq
 from dampode.stability import (
     JacobianOperator,
     critical_damping,
@@ -207,6 +207,12 @@ def test_critical_damping_of_both_weight_functions(a):
         assert critical_damping(nu, one_plus) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.parametrize("a", [1e13, 1e150, 1e290])
+def test_critical_damping_of_a_huge_eigenvalue(a):
+    assert critical_damping(torch.tensor([a], dtype=torch.float64), unit) == pytest.approx(a, rel=1e-12)
+    assert critical_damping(torch.tensor([a], dtype=torch.float64), one_plus) == math.inf
+
+
 @both_rho
 def test_critical_damping_is_where_the_measured_abscissa_changes_sign(rho):
     a = matrix(8, seed=2) * 0.5
@@ -328,6 +334,54 @@ def test_a_guard_that_does_not_converge_brings_what_it_was_to_guard(monkeypatch)
     with pytest.raises(stability.ConvergenceError, match=r"guards against a miss did not: no luck") as caught:
         eigenvalues(func, torch.zeros(1, 80, dtype=torch.float64), k=3)
     torch.testing.assert_close(caught.value.best, rightmost(a, 3), rtol=0, atol=1e-7)
+
+
+def grcar(n):
+    """Far from normal: its eigenvalues are ill conditioned, |ν| <= ‖A‖₂ < 3.3."""
+    above = sum(torch.diag(torch.ones(n - k, dtype=torch.float64), k) for k in range(4))
+    return above - torch.diag(torch.ones(n - 1, dtype=torch.float64), -1)
+
+
+def test_ritz_values_of_vanishing_vectors_are_refused():
+    """ARPACK calls 46 an eigenvalue, with vectors of norm 1e-15 and so with small residuals."""
+    func, _ = linear(grcar(260))
+    with pytest.raises(stability.ConvergenceError, match=r"residual must be at most .* far from normal") as caught:
+        spectral_abscissa(func, torch.zeros(1, 260, dtype=torch.float64))
+    assert (caught.value.best.abs() < 3.3).all()
+
+
+class Once(torch.autograd.Function):
+    """tanh with a backward pass that is a constant to autograd."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return (grad * (1 - ctx.saved_tensors[0].tanh().square())).detach()
+
+
+def test_a_backward_pass_without_a_derivative_is_refused_where_it_matters():
+    a, x = matrix(300), torch.randn(1, 300, dtype=torch.float64)
+    once, twice = (lambda x: Once.apply(x @ a.T)), (lambda x: (x @ a.T).tanh())
+    block = DampedBlock(Forced(300), integrator=TorchDiffEq("rk4", adjoint=True)).double().eval()
+    for func in (once, block):
+        for ask in (spectral_norm, log_norm):
+            with pytest.raises(ValueError, match=r"backward pass must be differentiable .* adjoint=False"):
+                ask(func, x)
+    assert spectral_abscissa(once, x) == pytest.approx(spectral_abscissa(twice, x), abs=1e-9)  # needs Jᵀu alone
+    torch.testing.assert_close(jacobian(once, x), jacobian(twice, x))
+
+
+@pytest.mark.parametrize("integrator", [TorchDiffEq("dopri5"), KenCarp4(), ExponentialEuler(4, checkpoint=2)], ids=repr)
+def test_the_whole_jacobian_of_any_block(integrator):
+    block, x = DampedBlock(Forced(4), Constant(0.5), integrator=integrator).double().eval(), torch.randn(1, 4).double()
+    with torch.no_grad():
+        h = 1e-5
+        columns = [(block(x + h * e) - block(x - h * e))[0] / (2 * h) for e in torch.eye(4, dtype=torch.float64)]
+    torch.testing.assert_close(jacobian(block, x), torch.stack(columns, dim=1), rtol=0, atol=1e-3)
 
 
 def test_inference_mode_does_not_hide_the_jacobian():

@@ -154,6 +154,15 @@ def test_at_least_one_step_counts_however_late_the_trajectory_settles():
     assert got.item() == pytest.approx(-1, abs=1e-8)
 
 
+def test_tangents_that_vanish_and_layers_without_derivatives_are_named():
+    x = torch.randn(1, 3, dtype=torch.float64)
+    with pytest.raises(ConvergenceError, match=r"a step makes it 0 at t = 0\.5.*adjoint=False"):
+        lyapunov_exponents(Forced(3), x, 1.0, dt=0.5, integrator=TorchDiffEq("rk4", adjoint=True))
+    network = nn.Sequential(DampedBlock(Forced(3), integrator=TorchDiffEq("dopri5"))).eval()
+    with pytest.raises(ValueError, match=r"must pass forward-mode derivatives on.*TorchDiffEq\(.rk4.\)"):
+        layer_exponents(network, x)
+
+
 def test_exponents_bad_input():
     x = torch.zeros(1, 3, dtype=torch.float64)
     with pytest.raises(ValueError, match="k must be at most"):

@@ -23,7 +23,12 @@ def loss_along_attack(ax: Axes, landscapes: Mapping[str, Landscape]) -> Axes:
     Args:
         ax: where to draw.
         landscapes: per model name.
+
+    Raises:
+        ValueError: no landscapes.
     """
+    if not landscapes:
+        raise ValueError("a figure needs the landscape of at least one model, got none")
     for marker, (name, landscape) in zip(cycle(MARKERS), landscapes.items(), strict=False):
         loss = landscape.line.numpy()  # (N, A)
         mean = loss.mean(0)
@@ -50,7 +55,7 @@ def predictions_around(ax: Axes, landscape: Landscape, classes: Sequence[str] | 
         classes: names to write; numbers by default.
 
     Raises:
-        ValueError: the landscape has several images, or an axis of one point.
+        ValueError: the landscape has several images, or an axis of one point; there is no name for a predicted class.
     """
     if len(landscape.labels) != 1 or min(len(landscape.along), len(landscape.across)) < 2:
         raise ValueError(
@@ -60,6 +65,8 @@ def predictions_around(ax: Axes, landscape: Landscape, classes: Sequence[str] | 
     grid = landscape.prediction[0].T.numpy()  # (B, A), a to the right
     at_image = np.zeros_like(grid, dtype=bool)  # a label must not stand on the cross
     at_image[np.abs(landscape.across).argmin(), np.abs(landscape.along).argmin()] = True
+    if classes is not None and len(classes) <= grid.max():
+        raise ValueError(f"classes must have a name for each class predicted, up to {grid.max()}, got {len(classes)}")
     label = int(landscape.labels[0])
     tints = 0.5 + 0.5 * colormaps["tab10"](grid % 10)[..., :3]  # (B, A, RGB)
     colors = np.where((grid == label)[..., None], 1.0, tints)
@@ -72,7 +79,7 @@ def predictions_around(ax: Axes, landscape: Landscape, classes: Sequence[str] | 
             ax.text(
                 landscape.along[column],
                 landscape.across[row],
-                classes[k] if classes else str(k),
+                str(k) if classes is None else classes[k],
                 ha="center",
                 va="center",
                 fontweight="bold" if k == label else "normal",

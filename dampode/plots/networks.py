@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dampode.robustness import Report
@@ -26,9 +28,12 @@ def accuracy_curves(ax: Axes, x: Sequence[float], curves: Mapping[str, Sequence[
         x: strengths, (K,).
         curves: per model name, accuracies in [0, 1], one row of K values a seed.
         xlabel: what the strengths are.
+
+    Raises:
+        ValueError: no curves, or one that is not rows of K numbers.
     """
-    for marker, (name, rows) in zip(cycle(MARKERS), curves.items(), strict=False):
-        values = 100 * np.asarray(rows, dtype=float)  # (seeds, K)
+    for marker, (name, rows) in zip(cycle(MARKERS), _tables(curves, len(x)).items(), strict=False):
+        values = 100 * rows  # (seeds, K)
         mean, spread = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else 0.0
         (line,) = ax.plot(x, mean, marker=marker, markersize=5, label=name)
         ax.fill_between(x, mean - spread, mean + spread, color=line.get_color(), alpha=0.15, linewidth=0)
@@ -49,8 +54,9 @@ def accuracy_by_radius(ax: Axes, report: Report) -> Axes:
     radii = [0.0, *(e for e in report.strengths("attack") if e > 0)]
     ticks = [255 * e for e in radii]
     if report.radii:
-        worst = [100 * report.robust_accuracy(e) for e in radii]
-        ax.plot(ticks, worst, color="black", linewidth=1, linestyle=":", label="worst case")
+        measured = [e for e in radii if e == 0 or e >= report.radii[0]]
+        worst = [100 * report.robust_accuracy(e) for e in measured]
+        ax.plot([255 * e for e in measured], worst, color="black", linewidth=1, linestyle=":", label="worst case")
     ax.set(xlabel="ε in 1/255 (0: clean)", ylabel="accuracy (%)", xticks=ticks, ylim=(0, None))
     ax.legend(frameon=False)
     return ax
@@ -84,9 +90,11 @@ def coefficients_by_layer(ax: Axes, curves: Mapping[str, Sequence[Sequence[float
     Args:
         ax: where to draw.
         curves: per model name, λ_n, one row a seed.
+
+    Raises:
+        ValueError: no curves, or one that is not rows of as many numbers.
     """
-    for marker, (name, rows) in zip(cycle(MARKERS), curves.items(), strict=False):
-        values = np.asarray(rows, dtype=float)  # (seeds, layers)
+    for marker, (name, values) in zip(cycle(MARKERS), _tables(curves).items(), strict=False):  # (seeds, layers)
         n = np.arange(1, values.shape[1] + 1)
         (line,) = ax.plot(n, values.mean(0), marker=marker, markersize=4, label=name)
         if len(values) > 1:
@@ -109,6 +117,7 @@ def spectrum_shift(ax: Axes, nu: Tensor, lam: float, rho: Weighting) -> Axes:
         lam: damping λ >= 0.
         rho: the weight function.
     """
+    nu = nu.detach().cpu()
     before = nu.flatten().numpy()
     after = damped_eigenvalues(nu, lam, rho).flatten().numpy()
     ax.plot([before.real, after.real], [before.imag, after.imag], color="gray", linewidth=0.5, alpha=0.6)
@@ -135,6 +144,7 @@ def stability_region(ax: Axes, region: StabilityRegion, title: str, nu: Tensor |
     ax.contour(re, im, modulus, levels=[1], colors="tab:blue", linewidths=1.5)
     ax.axvline(region.z, color="black", linewidth=0.8, linestyle="--")  # the equation is stable for Re w < hλ
     if nu is not None:
+        nu = nu.detach().cpu()
         ax.scatter(nu.real.numpy(), nu.imag.numpy(), s=8, color="tab:red", zorder=3)
     ax.set(xlabel="Re hρν", ylabel="Im hρν", title=title, aspect="equal")
     ax.grid(alpha=0.3)
@@ -148,9 +158,12 @@ def growth_by_layer(ax: Axes, curves: Mapping[str, Sequence[float]], ylabel: str
         ax: where to draw.
         curves: per name, one positive number a layer.
         ylabel: what they are.
+
+    Raises:
+        ValueError: no curves, or one that is not a row of numbers.
     """
-    for name, values in curves.items():
-        ax.plot(range(1, len(values) + 1), values, marker="o", markersize=3, label=name)
+    for name, rows in _tables({name: [values] for name, values in curves.items()}).items():
+        ax.plot(range(1, rows.shape[1] + 1), rows[0], marker="o", markersize=3, label=name)
     ax.axhline(1, color="gray", linewidth=0.8, linestyle="--")
     ax.set(xlabel="layer n", ylabel=ylabel, yscale="log")
     ax.yaxis.set_major_formatter("{x:g}")
@@ -158,3 +171,18 @@ def growth_by_layer(ax: Axes, curves: Mapping[str, Sequence[float]], ylabel: str
     ax.grid(alpha=0.3, which="both")
     ax.legend(frameon=False, fontsize="small")
     return ax
+
+
+def _tables(curves: Mapping[str, Any], columns: int | None = None) -> dict[str, NDArray[Any]]:
+    """Each curve's rows of numbers, lists or tensors, as an array (rows, columns), or a worded error."""
+    if not curves:
+        raise ValueError("a figure needs at least one curve, got none")
+    arrays = {}
+    for name, rows in curves.items():
+        plain = [row.tolist() if isinstance(row, Tensor) else row for row in rows]
+        lengths = {np.size(row) if np.ndim(row) == 1 else 0 for row in plain}  # 0: no row of numbers
+        if len(lengths) != 1 or 0 in lengths or columns not in (None, *lengths):
+            numbers = "numbers, as many in each" if columns is None else f"{columns} numbers"
+            raise ValueError(f"the curve {name!r} must be rows of {numbers}, one row a seed, got {plain!s:.80}")
+        arrays[name] = np.asarray(plain, dtype=float)
+    return arrays

@@ -15,8 +15,21 @@ from dampode._checks import (
     require_logits,
     require_positive_int,
 )
+from dampode.robustness.ensemble import Ensemble
 from dampode.robustness.float32 import full_float32
 from dampode.robustness.noise import require_pixels
+
+SAME = 0.01
+"""Share of the logits' scale by which those of one image may differ: the order of sums, steps chosen for a batch."""
+
+PROBABILITIES = (
+    "look like probabilities (at least 0, sum 1), and are taken as logits: leave the softmax out, or gradients are too "
+    "small to be followed"
+)
+
+
+class ProbabilitiesWarning(UserWarning):
+    """Outputs that look like probabilities are taken as logits."""
 
 
 @contextmanager
@@ -117,20 +130,44 @@ def require_attackable(model: nn.Module, x: Tensor, y: Tensor) -> None:
         raise ValueError(
             f"an attack needs the model in eval mode, got training mode in {training[0]}; call model.eval()"
         )
-    first = predict(model, x[:1], 1)
-    require_labels_below(y, first.shape[1])
-    if bool((first >= 0).all()) and abs(first.sum().item() - 1) < 1e-4:
-        warnings.warn(
-            "the model's outputs look like probabilities (at least 0, sum 1), and attacks take them as logits: "
-            "leave the softmax out of the model, or its gradients are too small to be followed",
-            stacklevel=3,
-        )
+    first = _first(model, x)
+    require_labels_below(y, first[0].shape[1])
+    if any(map(_probable, first)):
+        warnings.warn(f"the outputs of the model {PROBABILITIES}", ProbabilitiesWarning, stacklevel=3)
+
+
+def gives_probabilities(model: nn.Module, x: Tensor) -> bool:
+    """Whether a model's outputs, or those of a member of an ensemble, look like probabilities on the first image."""
+    return any(map(_probable, _first(model, x)))
+
+
+def same_logits(z: Tensor, other: Tensor) -> Tensor:
+    """Whether each image's logits (N, K) agree, (N,): to ``SAME`` of the largest |z_k − mean z| of all images."""
+    scale = (z - z.mean(1, keepdim=True)).abs().max()
+    return (z - other).abs().amax(1) <= SAME * scale
+
+
+def _first(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """Logits (1, K) of the first image: the model's, or those of an ensemble's members."""
+    if isinstance(model, Ensemble):
+        return [z for member in model.members for z in _first(member, x)]
+    return [predict(model, x[:1], 1)]
+
+
+def _probable(z: Tensor) -> bool:
+    """Whether logits (1, K) look like probabilities."""
+    return bool((z >= 0).all()) and abs(z.sum().item() - 1) < 1e-4
 
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:
     """A model's logits (N, K) in x's dtype, one row an image."""
     z = model(x)
     require_logits(z, len(x), 1)
+    if z.shape[1] == 1:
+        raise ValueError(
+            "the model must give a logit for each of two classes or more, got one logit an image; of a binary "
+            "classifier with the logit z take torch.cat([-z, z], 1) / 2"
+        )
     logits: Tensor = z.to(x.dtype)
     return logits
 

@@ -48,8 +48,9 @@ class Ensemble(nn.Module):
     one is refused: attack the softmax ensemble of the same members instead, and let votes classify what it finds.
 
     Args:
-        members: a list or tuple of classifiers of pixels with the same classes, on one device. Where all of them are in
-            eval mode, so is the ensemble.
+        members: a list or tuple of classifiers of pixels with the same classes, on one device, each of which gives
+            logits and no probabilities: attacks and `evaluate` warn. Where all of them are in eval mode, so is the
+            ensemble.
         combine: "softmax", "logits" or "votes".
 
     Raises:

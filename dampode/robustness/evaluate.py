@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -10,14 +10,23 @@ from types import MappingProxyType
 from torch import Tensor, nn
 
 from dampode._checks import require_instance, require_positive_int
+from dampode._files import only_writer
 from dampode.robustness import laws
-from dampode.robustness.classifier import evaluating, require_attackable
+from dampode.robustness.classifier import (
+    PROBABILITIES,
+    ProbabilitiesWarning,
+    evaluating,
+    gives_probabilities,
+    predict,
+    require_attackable,
+    same_logits,
+)
 from dampode.robustness.ledger import Ledger, fingerprint
 from dampode.robustness.measuring import Measuring, Task
 from dampode.robustness.noise import SEVERITIES, require_length, require_noise
 from dampode.robustness.report import Column, Report
 from dampode.robustness.sources import Drawn, NoiseSource, blocks
-from dampode.robustness.specs import FGSM, IFGSM, PGD, Attack, Square, UniformNoise
+from dampode.robustness.specs import FGSM, IFGSM, PGD, Attack, Square, Transfer, UniformNoise
 
 ATTACKS: Mapping[str, Attack] = MappingProxyType(
     {"uniform noise": UniformNoise(), "FGSM": FGSM(), "IFGSM": IFGSM(), "PGD": PGD()}
@@ -26,7 +35,9 @@ ATTACKS: Mapping[str, Attack] = MappingProxyType(
 PROBED = 1000
 """Images on which the laws' own measurements are made."""
 UNMOVED = 100
-"""Images on which ε = 0 is tried."""
+"""Images on which ε = 0 is tried, and the model is asked again."""
+KNOWN = 20
+"""Images whose logits a partial file holds, to know the model by."""
 LARGE = 0.5
 """A radius at which no classifier can be right: it reaches mid-gray from anywhere."""
 
@@ -51,7 +62,8 @@ def evaluate(
     Random numbers are drawn by blocks of 1,000 images, so that models meet the same draws, whatever the batch size.
     The laws' own measurements (twice the steps, more restarts, a search without gradients, a large ε) are made on the
     first 1,000 images, at the radius where the attack leaves nearest to half of the clean accuracy (the search also at
-    the largest), for an iterated attack among ``attacks``; without one they are left out, and the report says so.
+    the largest), for an iterated attack among ``attacks``; without one they are left out, and the report says so. On
+    the first 100 the model is asked again, and in smaller batches: its logits have to be a function of the image.
 
     Args:
         model: classifier of pixels; its mode and its parameters' gradients are as before afterwards.
@@ -65,7 +77,8 @@ def evaluate(
         seed: seed of all draws.
         batch_size: images a forward pass.
         partial: file that is written as blocks are finished, its folder made; a call with the same model, data and
-            settings goes on from it.
+            settings goes on from it. A model is known by its printed form, parameters, buffers and logits, and by
+            those of the sources of transferred attacks.
         progress: whether to show a progress bar (tqdm).
 
     Returns:
@@ -73,15 +86,24 @@ def evaluate(
 
     Raises:
         ValueError: pixels outside [0, 1], a radius outside [0, 1] or twice, labels that do not fit, an unknown noise
-            or severity, noises without severities, a logit that is not finite, or a partial file of another
-            measurement.
+            or severity, noises without severities, a logit that is not finite, one logit an image, or a partial
+            file of another measurement.
         TypeError: pixels are not float32 or float64, labels not int64, or an attack is no `Attack`.
+        OSError: the partial file cannot be written, or another process writes it.
     """
     noise = Drawn(x, seed) if noise is None else noise
     _check(eps, attacks, noises, severities, noise, x, batch_size)
     if any(module.training for module in model.modules()):
         warnings.warn("the model is in training mode; it is measured in eval mode, and put back", stacklevel=2)
-    with evaluating(model):
+    models = {"the model": model}
+    models |= {f"the source of {name!r}": a.source for name, a in attacks.items() if isinstance(a, Transfer)}
+    with ExitStack() as stack:
+        if partial is not None:
+            stack.enter_context(only_writer(Path(partial)))
+        for each in models.values():
+            stack.enter_context(evaluating(each))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", ProbabilitiesWarning)  # every attack would say what is said once below
         require_attackable(model, x, y)
         settings = {
             "noise": f"{noise.title} ({noise})" if noises else "none",
@@ -89,8 +111,13 @@ def evaluate(
             "seed": str(seed),
             "images": f"{len(x)}, with their labels of SHA-256 {fingerprint(x, y)[:16]}",
         }
+        probable = [name for name, each in models.items() if gives_probabilities(each, x)]
+        if probable:
+            settings["outputs"] = f"those of {' and '.join(probable)} {PROBABILITIES}"
+            warnings.warn(f"the outputs of {' and '.join(probable)} {PROBABILITIES}", stacklevel=2)
         asked = (tuple(eps), tuple(noises), tuple(severities), settings)  # the images' hash among them
         ledger = Ledger(None if partial is None else Path(partial), fingerprint(model, str(asked)))
+        _require_known(ledger, models, x[:KNOWN], batch_size)
         measuring = Measuring(model, x, y, seed, batch_size, ledger)
         tasks = [measuring.clean()]
         tasks += [measuring.noisy(noise, name, severity) for name in noises for severity in severities]
@@ -103,9 +130,24 @@ def evaluate(
     return Report(len(x), tuple(columns), laws.check(columns), settings)
 
 
+def _require_known(ledger: Ledger, models: Mapping[str, nn.Module], x: Tensor, batch_size: int) -> None:
+    """Raise where a model's logits are not those in the ledger: a fingerprint sees no attribute and no code."""
+    for name, model in models.items():
+        z, key = predict(model, x, batch_size), f"logits of {name}"
+        if key not in ledger.finished:
+            ledger.add(key, {"logits": " ".join(f"{value:.17g}" for value in z.flatten().tolist())})
+        known = z.new_tensor([float(value) for value in str(ledger.finished[key]["logits"]).split()])
+        if len(known) != z.numel() or not bool(same_logits(z, known.view_as(z)).all()):
+            raise ValueError(
+                f"{ledger.path} is a partial measurement of another model, data or settings: {name} gives other logits "
+                "than it did then; delete the file, or name another"
+            )
+
+
 def _probes(measuring: Measuring, columns: Sequence[Column], attacks: Mapping[str, Attack]) -> list[Task]:
     """What the laws want to know beyond the columns."""
-    tasks = [measuring.gradient(PROBED)] if attacks else []
+    tasks = [measuring.repeated(UNMOVED)]
+    tasks += [measuring.gradient(PROBED)] if attacks else []
     tasks += [measuring.unmoved(name, attack, UNMOVED) for name, attack in attacks.items()]
     iterated = {name: a for name, a in attacks.items() if isinstance(a, IFGSM | PGD)}
     if not iterated:

@@ -69,8 +69,8 @@ def ensemble_gain(members: Sequence[Report], ensemble: Report) -> EnsembleGain:
         ensemble: `evaluate` of their `Ensemble`, likewise.
 
     Raises:
-        ValueError: no members, or reports of different images, noises, severities or seeds. Reports from before images
-            were noted count as of any images, as many.
+        ValueError: no members, or reports of different images, noises, severities or seeds, or an attack of one name
+            with different settings. Reports from before images and settings were noted with them count as of any.
 
     Source: Yang et al. 2020, Sec. 4.6 and Appendix C.
     """
@@ -93,6 +93,9 @@ def ensemble_gain(members: Sequence[Report], ensemble: Report) -> EnsembleGain:
         key = "attack", column.name, column.strength
         twins = [c for report in members for c in report.columns if (c.group, c.name, c.strength) == key]
         if column.group == "attack" and len(twins) == len(members):
+            settings = {c.how for c in (*twins, column)} - {""}
+            if len(settings) > 1:
+                raise ValueError(f"reports must have attacked alike, got {column.name!r} as {sorted(settings)}")
             name = f"{column.name} {radius(column.strength)}"
             rows.append(_row(name, [c.correct.double() for c in (*twins, column)]))
     return EnsembleGain(ensemble.n, all(report.held for report in reports), tuple(rows))

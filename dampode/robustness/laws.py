@@ -28,6 +28,7 @@ def check(columns: Sequence[Column]) -> tuple[Law, ...]:
     strongest = [c for c in attacks if c.kind == "PGD"] or iterated
     others = [c for c in (*attacks, *probes["Square"]) if c.kind == "Square"]
     return (
+        _repeatable(probes["repeated"]),
         _everywhere("at ε = 0 an attack changes nothing", probes["zero"]),
         _inside([c for c in columns if c.group in ("attack", "probe")]),
         _vanishing(probes["gradient"]),
@@ -44,7 +45,7 @@ def check(columns: Sequence[Column]) -> tuple[Law, ...]:
     )
 
 
-PROBES = ("zero", "gradient", "more steps", "more restarts", "large radius", "Square")
+PROBES = ("repeated", "zero", "gradient", "more steps", "more restarts", "large radius", "Square")
 """Kinds of the columns that are measured for the laws alone."""
 
 
@@ -100,6 +101,11 @@ def _falling(columns: list[Column]) -> Law:
 
 def _reaches_zero(columns: list[Column]) -> Law:
     return _share("accuracy reaches zero at a large ε", columns, lambda c: c.accuracy, "{:.1f} % left at ε = {}")
+
+
+def _repeatable(columns: list[Column]) -> Law:
+    name = "the model is a function of the image"
+    return _share(name, columns, lambda c: 1 - c.accuracy, "other logits when asked again on {:.1f} % of images")
 
 
 def _vanishing(columns: list[Column]) -> Law:

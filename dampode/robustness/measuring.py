@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from dampode.robustness.classifier import predict, predict_and_differentiate
+from dampode.robustness.classifier import predict, predict_and_differentiate, same_logits
 from dampode.robustness.ledger import Ledger
 from dampode.robustness.report import Column, pack, unpack
 from dampode.robustness.sources import NoiseSource, blocks, stream
@@ -64,11 +64,12 @@ class Measuring:
 
     def attacked(self, name: str, attack: Attack, eps: float) -> Task:
         """An attack at a radius."""
-        return self._task("attack", name, type(attack).__name__, float(eps), self._attack(attack, eps, name))
+        measure = self._attack(attack, eps, name)
+        return self._task("attack", name, type(attack).__name__, float(eps), measure, how=repr(attack))
 
     def probe(self, name: str, kind: str, attack: Attack, eps: float, draws: str, images: int) -> Task:
         """An attack for the laws; those of the same ``draws`` at the same radius begin with the same random start."""
-        return self._task("probe", name, kind, float(eps), self._attack(attack, eps, draws), images)
+        return self._task("probe", name, kind, float(eps), self._attack(attack, eps, draws), images, repr(attack))
 
     def unmoved(self, name: str, attack: Attack, images: int) -> Task:
         """Whether an attack leaves an image alone at ε = 0."""
@@ -88,6 +89,17 @@ class Measuring:
 
         return self._task("probe", "gradient", "gradient", 0.0, measure, images)
 
+    def repeated(self, images: int) -> Task:
+        """Whether an image has the same logits when asked again, and in a batch of half the size."""
+
+        def measure(block: slice, index: int) -> tuple[Tensor, float]:
+            x = self.x[block]
+            size = min(self.batch_size, len(x))
+            first, again, halves = (predict(self.model, x, b) for b in (size, size, -(-size // 2)))
+            return same_logits(first, again) & same_logits(first, halves), 0.0
+
+        return self._task("probe", "logits asked again", "repeated", 0.0, measure, images)
+
     def _attack(self, attack: Attack, eps: float, draws: str) -> Block:
         def measure(block: slice, index: int) -> tuple[Tensor, float]:
             moved = self._move(attack, eps, draws, block, index)
@@ -104,7 +116,14 @@ class Measuring:
         return predict(self.model, x, self.batch_size).argmax(1) == self.y[block]
 
     def _task(
-        self, group: str, name: str, kind: str, strength: float, measure: Block, images: int | None = None
+        self,
+        group: str,
+        name: str,
+        kind: str,
+        strength: float,
+        measure: Block,
+        images: int | None = None,
+        how: str = "",
     ) -> Task:
-        column = Column(group, name, kind, strength, torch.empty(0, dtype=torch.bool))
+        column = Column(group, name, kind, strength, torch.empty(0, dtype=torch.bool), how=how)
         return Task(column, len(self.x) if images is None else min(images, len(self.x)), measure)

@@ -1,18 +1,21 @@
 """What a measurement of robustness found, example by example: tables, curves, JSON."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dampode._checks import require_nonnegative, require_positive_int
+from dampode._checks import require_instance, require_nonnegative, require_positive_int
 
 FORMAT = 1
+GROUPS = ("clean", "noise", "attack", "probe")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,7 @@ class Column:
         correct: whether each image was classified right, (m,) bool, on the CPU.
         excess: the most that any x' left the ball around x or [0, 1] by; at most rounding for an attack that keeps
             its word.
+        how: the attack with its settings, as it prints; empty elsewhere, and in reports from before it was kept.
     """
 
     group: str
@@ -35,6 +39,7 @@ class Column:
     strength: float
     correct: Tensor
     excess: float = 0.0
+    how: str = ""
 
     @property
     def accuracy(self) -> float:
@@ -50,11 +55,18 @@ class Law:
         name: the law in words.
         held: whether it held; None where it was not checked.
         detail: the numbers.
+
+    Raises:
+        TypeError: held is something else, such as 0, which would pass for not broken.
     """
 
     name: str
     held: bool | None
     detail: str
+
+    def __post_init__(self) -> None:
+        """Check that it says whether it held."""
+        require_instance(self.held, (bool, NoneType), f"held of the law {self.name!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +80,9 @@ class Report:
         settings: what was measured and how, in words.
 
     Raises:
-        ValueError: a column has not a flag for each image, or a probe has more.
+        ValueError: a column has not a flag for each image, or a probe has more; a column is there twice, of no group or
+            of a negative strength; the clean column or the laws are missing.
+        TypeError: a strength is no number, or settings no mapping.
     """
 
     n: int
@@ -77,14 +91,28 @@ class Report:
     settings: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        """Check that the columns are of the images."""
+        """Check that the columns are of the images, and that nothing is missing or double."""
         require_positive_int(self.n, "n")
+        require_instance(self.settings, Mapping, "settings")
+        if not self.laws:
+            raise ValueError("a report needs its laws, got none; without them its figures may be of hidden gradients")
         for c in self.columns:
+            require_nonnegative(c.strength, f"the strength of {c.name!r}")
+            require_nonnegative(c.excess, f"the excess of {c.name!r}")
+            if c.group not in GROUPS:
+                raise ValueError(f"a column must be of a group {', '.join(GROUPS)}, got {c.group!r} of {c.name!r}")
             m = len(c.correct)
             if m > self.n or (c.group != "probe" and m < self.n):
                 raise ValueError(
                     f"columns must be of the report's {self.n} images, got {m} of {c.name!r} at {c.strength:g}"
                 )
+        names = Counter((c.group, c.name, c.strength) for c in self.columns)
+        double = [name for name, count in names.items() if count > 1]
+        if double:
+            raise ValueError(f"a column must be there once, got more of {double}")
+        clean = [(c.name, c.strength) for c in self.columns if c.group == "clean"]
+        if clean != [("clean", 0.0)]:
+            raise ValueError(f"a report needs one column of clean images, ('clean', 0.0), got {clean}")
 
     @property
     def held(self) -> bool:
@@ -171,6 +199,7 @@ class Report:
 
     def markdown(self) -> str:
         """The report as Markdown: noise, attacks, laws, settings; accuracies in %."""
+        measured = {(c.name, c.strength): _percent(c.accuracy) for c in self.columns if c.group != "probe"}
         lines = [f"{self.n} images, accuracy in %, clean {100 * self.clean:.1f}", ""]
         if not self.held:
             lines += ["**A law is broken (below): these figures do not measure robustness.**", ""]
@@ -181,7 +210,7 @@ class Report:
                 [
                     [
                         name,
-                        *(_percent(self.column(name, s).accuracy) for s in severities),
+                        *(measured.get((name, s), "") for s in severities),
                         _percent(self.noise_score(name)),
                     ]
                     for name in self.names("noise")
@@ -190,9 +219,10 @@ class Report:
             )
         if self.names("attack"):
             radii = self.strengths("attack")
-            rows = [[name, *(_percent(self.column(name, e).accuracy) for e in radii)] for name in self.names("attack")]
+            rows = [[name, *(measured.get((name, e), "") for e in radii)] for name in self.names("attack")]
             if self.radii:
-                rows.append(["worst case", *(_percent(self.robust_accuracy(e)) for e in radii)])
+                least = self.radii[0]
+                rows.append(["worst case", *(_percent(self.robust_accuracy(e)) if e >= least else "" for e in radii)])
             lines += _table(["attack", *(f"ε = {radius(e)}" for e in radii)], rows)
         words = {True: "held", False: "**broken**", None: "not checked"}
         lines += _table(["law", "", "numbers"], [[law.name, words[law.held], law.detail] for law in self.laws])
@@ -208,7 +238,10 @@ class Report:
             "laws": [vars(law) for law in self.laws],
             "columns": [
                 {
-                    **{key: getattr(c, key) for key in ("group", "name", "kind", "strength", "excess", "accuracy")},
+                    **{
+                        key: getattr(c, key)
+                        for key in ("group", "name", "kind", "how", "strength", "excess", "accuracy")
+                    },
                     "images": len(c.correct),
                     "correct": pack(c.correct),
                 }
@@ -222,18 +255,33 @@ class Report:
         """The report of `to_json`.
 
         Raises:
-            ValueError: the text is no report, of another format, or its columns are not of its images.
+            ValueError: the text is no report, of another format, or was changed: an accuracy is not that of its flags,
+                "held" not that of the laws, or what `Report` refuses.
         """
         try:
             content: dict[str, Any] = json.loads(text)
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']}, not {FORMAT}")
             columns = tuple(
-                Column(c["group"], c["name"], c["kind"], c["strength"], unpack(c["correct"], c["images"]), c["excess"])
+                Column(
+                    c["group"],
+                    c["name"],
+                    c["kind"],
+                    c["strength"],
+                    unpack(c["correct"], c["images"]),
+                    c["excess"],
+                    c.get("how", ""),
+                )
                 for c in content["columns"]
             )
+            for column, c in zip(columns, content["columns"], strict=True):
+                if abs(c["accuracy"] - column.accuracy) > 1e-9:
+                    raise ValueError(f"accuracy {c['accuracy']} of {column.name!r}, {column.accuracy} by its flags")
             laws = tuple(Law(**law) for law in content["laws"])
-            return cls(content["n"], columns, laws, content["settings"])
+            report = cls(content["n"], columns, laws, content["settings"])
+            if content["held"] is not report.held:
+                raise ValueError(f"held {content['held']}, {report.held} by its laws")
+            return report
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"the text must be JSON of Report.to_json; it is damaged or of another kind ({error})"

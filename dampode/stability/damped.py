@@ -78,7 +78,8 @@ def critical_damping(nu: Tensor, rho: Weighting) -> float:
 
     With ρ = 1 it is max(0, max Re ν). With ρ = 1 + λ it is a / (1 − a) for 0 < a = max Re ν < 1, and there is none for
     a >= 1: damping then never stabilizes. At the λ returned itself the abscissa is 0, unless λ = 0 already has it
-    negative. Any ρ is searched on a grid of 400 λ in [1e-12, 1e12]. One that outgrows λ may turn Eq. 18 unstable again.
+    negative. Any ρ is searched on a grid of 400 λ from 1e-12 to 1e12 max(1, max Re ν), at most 1e300. One that outgrows
+    λ may turn Eq. 18 unstable again.
 
     Args:
         nu: eigenvalues ν of ∂f/∂x at one state, real or complex, any shape, not empty.
@@ -100,7 +101,7 @@ def critical_damping(nu: Tensor, rho: Weighting) -> float:
     if abscissa(0.0) < 0:
         return 0.0
     below = 0.0
-    for lam in np.logspace(-12, 12, 400).tolist():
+    for lam in np.geomspace(1e-12, min(1e12 * max(float(real.max()), 1.0), 1e300), 400).tolist():
         if abscissa(lam) < 0:
             return float(brentq(abscissa, below, lam, xtol=1e-300)) if abscissa(below) > 0 else below
         below = lam

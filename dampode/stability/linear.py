@@ -1,6 +1,7 @@
 """A field at one sample, and its Jacobian as a SciPy operator that never forms the matrix."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ Field = DampedODEFunc | VectorField | Callable[[Tensor], Tensor]
 """What this room analyses: a damped field, a `VectorField`, or any callable of the state alone, a block included."""
 
 Map = Callable[[Tensor], Tensor]
+AGREE = 1e-3
+"""Relative difference of ⟨w, Jv⟩ and ⟨Jᵀw, v⟩ that rounding and a solver's tolerance may make."""
 
 
 class ConvergenceError(RuntimeError):
@@ -82,15 +85,16 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
 
     The matrix is never formed. fn is evaluated once, here; a product then costs one or two backward passes, and memory
     is that of one evaluation with its graph. (torch.func.linearize is about as fast a product, but takes a second to
-    trace; torch.func.jvp runs fn anew each time, several times slower with batch norm.)
+    trace; torch.func.jvp runs fn anew each time, several times slower with batch norm.) Before the first J v, one
+    product of each kind is compared: where the backward pass of fn is no function of u to autograd, J v would be 0.
 
     Args:
-        fn: a callable of the state alone that keeps its shape; autograd must be able to differentiate it twice.
+        fn: a callable of the state alone that keeps its shape; for J v autograd must be able to differentiate it twice.
         x: one sample, (1, *S), float32 or float64.
 
     Raises:
         ValueError: x is a batch or not finite, fn changes its shape, fn or its Jacobian is not finite there, or batch
-            norm or dropout trains.
+            norm or dropout trains; at the first J v, the backward pass of fn cannot be differentiated.
         TypeError: fn is not callable, or x is no floating tensor.
 
     Source: `scipy.sparse.linalg.LinearOperator`; the double-vjp trick: J. Townsend 2017, "A new trick for calculating
@@ -113,11 +117,26 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
 
     def _matvec(self, v: NDArray[Any]) -> NDArray[Any]:
         """J v."""
-        return self._array(self._pull(self._transposed, self._u, self._tensor(v)))
+        return self._array(self._pull(self._differentiable, self._u, self._tensor(v)))
 
     def _rmatvec(self, v: NDArray[Any]) -> NDArray[Any]:
         """Jᵀ v."""
         return self._array(self._pull(self._fx, self._x, self._tensor(v)))
+
+    @cached_property
+    def _differentiable(self) -> Tensor:
+        """Jᵀu with its graph in u, once ⟨w, J Jᵀw⟩ is ‖Jᵀw‖² for a random w."""
+        w = self._tensor(np.random.default_rng(0).standard_normal(self.shape[0]))
+        v = self._pull(self._fx, self._x, w)
+        jv = self._pull(self._transposed, self._u, v)
+        got, expected = (w * jv).double().sum().item(), v.double().square().sum().item()
+        if not abs(got - expected) <= AGREE * expected:
+            raise ValueError(
+                f"f's backward pass must be differentiable for products J v: ⟨w, J v⟩ must be ⟨Jᵀw, v⟩ = "
+                f"{expected:.3g}, got {got:.3g}; of TorchDiffEq(adjoint=True) take adjoint=False, of a "
+                "torch.autograd.Function write the backward in tensor operations, without detach and no_grad"
+            )
+        return self._transposed
 
     def _pull(self, y: Tensor, x: Tensor, v: Tensor, create_graph: bool = False) -> Tensor:
         """(∂y/∂x)ᵀ v; zero where y does not depend on x."""
@@ -139,7 +158,7 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
 
 
 def jacobian(func: Field, x: Tensor, t: float = 0.0) -> Tensor:
-    """The Jacobian ∂func/∂x at one sample, formed whole: for small D only.
+    """The Jacobian ∂func/∂x at one sample, formed whole, one backward pass a row: for small D only.
 
     Args:
         func: a damped field, a `VectorField`, or a callable of the state alone.
@@ -156,12 +175,10 @@ def jacobian(func: Field, x: Tensor, t: float = 0.0) -> Tensor:
     """
     require_sample(x)
     require_real(t, "t")
-    fn = at_time(func, t)
-    with torch.no_grad():
-        require_field_value(x, fn(x))
-    rows: Tensor = torch.func.jacrev(fn)(x.detach())
-    _require_finite(rows, "its Jacobian")
-    return rows.detach().reshape(x.numel(), x.numel()).cpu()
+    operator = JacobianOperator(at_time(func, t), x)
+    rows = np.stack([operator.rmatvec(e) for e in np.eye(x.numel(), dtype=operator.dtype)])
+    _require_finite(torch.from_numpy(rows), "its Jacobian")
+    return torch.from_numpy(rows)
 
 
 def _require_finite(values: Tensor, what: str) -> None:

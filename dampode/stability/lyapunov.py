@@ -51,7 +51,8 @@ def lyapunov_exponents(
     Raises:
         ValueError: x0 is a batch or not finite, k > D, t1 <= t0 + settle, or batch norm or dropout trains.
         TypeError: integrator is no `Integrator`, or x0 no floating tensor.
-        ConvergenceError: the trajectory leaves the finite numbers; ``best`` holds the exponents up to there.
+        ConvergenceError: the trajectory leaves the finite numbers, or a tangent becomes 0; ``best`` holds the exponents
+            up to there.
 
     Source: Benettin, Galgani, Giorgilli & Strelcyn 1980.
     """
@@ -81,8 +82,15 @@ def lyapunov_exponents(
         moved, carried = torch.autograd.functional.jvp(advance, states, tangents)
         tangents, stretched = _reorthonormalize(carried)
         x = moved[:1]
+        best = total / (counted * h) if counted else None
+        if bool(torch.isfinite(x).all()) and bool((stretched == -torch.inf).any()):
+            raise ConvergenceError(
+                f"a tangent's growth must be above 0 to have a logarithm, a step makes it 0 at t = {now + h:g}: the "
+                "step maps a direction to one point, or its backward pass is not differentiable; take another dt, and "
+                "TorchDiffEq with adjoint=False (the exponents up to there are in this error's best)",
+                best,
+            )
         if not bool(torch.isfinite(x).all() & torch.isfinite(stretched).all()):
-            best = total / (counted * h) if counted else None
             raise ConvergenceError(
                 f"the trajectory must stay finite, it left the finite numbers at t = {now + h:g}; take a smaller dt or "
                 "another integrator (the exponents up to there are in this error's best)",
@@ -118,8 +126,8 @@ def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -
         The flows' exponents and their sum through the network; detached and on the CPU.
 
     Raises:
-        ValueError: x is a batch or not finite, k is too large, batch norm or dropout trains, or no layer is a
-            `DampedBlock`.
+        ValueError: x is a batch or not finite, k is too large, batch norm or dropout trains, no layer is a
+            `DampedBlock`, or one has no forward-mode derivative, as with an adaptive `TorchDiffEq`.
 
     Source: Benettin et al. 1980, with layers for time steps.
     """
@@ -162,6 +170,11 @@ def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -
     try:
         with torch.no_grad(), forward_ad.dual_level():
             model(forward_ad.make_dual(x.detach().expand(k, *x.shape[1:]).clone(), _orthonormal(k, x, seed)))
+    except NotImplementedError as error:
+        raise ValueError(
+            f"every layer must pass forward-mode derivatives on, got one that does not ({error}); for an adaptive "
+            'TorchDiffEq take AdaptiveExponential, KenCarp4, or a fixed step as of TorchDiffEq("rk4")'
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

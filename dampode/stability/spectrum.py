@@ -38,9 +38,11 @@ def eigenvalues(
     """The k extreme eigenvalues of ∂func/∂x at one sample, matrix-free by Arnoldi's method with implicit restarts.
 
     The searches run on M = Jᵀ, whose eigenvalues are those of J and whose products, one backward pass each, cost less
-    than half. Every pair is checked: ‖Mv − νv‖ must be small against the largest |ν| found. A Krylov space can miss
-    the rightmost eigenvalue, so the extreme one is searched again in a subspace twice as large from another start;
-    where that finds one further out, the whole search is repeated there and a `MissedEigenvalueWarning` says so.
+    than half. Every pair is checked: ‖Mv − νv‖ / ‖v‖ must be small against ‖M‖, as far as the products made show it; ν
+    is then an eigenvalue of a matrix that close to J, which for a J far from normal can lie far from those of J. A
+    Krylov space can miss the rightmost eigenvalue, so the extreme one is searched again in a subspace twice as large
+    from another start; where that finds one further out, the whole search is repeated there and a
+    `MissedEigenvalueWarning` says so.
 
     Args:
         func: a damped field, a `VectorField`, or a callable of the state alone.
@@ -171,14 +173,18 @@ def _search(
             best,
         ) from None
     found: NDArray[Any] = np.asarray(values, dtype=np.complex128)
+    with np.errstate(invalid="ignore", divide="ignore"):  # a vector of zeros gives NaN, which is no small residual
+        vectors = vectors / np.linalg.norm(vectors, axis=0)  # of a matrix far from normal they come as short as 1e-15
     products = np.stack([operator.matvec(v.real) + 1j * operator.matvec(v.imag) for v in vectors.T], axis=1)
-    residual = float(np.linalg.norm(products - vectors * values, axis=0).max())
-    floor = max(1e3 * tol, 1e-8) * max(float(np.abs(found).max()), scale / math.sqrt(len(start)))
-    if residual > floor:
+    residuals = np.linalg.norm(products - vectors * values, axis=0)
+    norm = max(float(np.linalg.norm(products, axis=0).max()), scale / math.sqrt(len(start)))  # of M, from below
+    floor = max(1e3 * tol, 1e-8) * norm
+    if not (residuals <= floor).all():
         raise ConvergenceError(
-            f"an eigenpair's residual must be below {floor:.1e}, got {residual:.1e}; the field may not be smooth at x, "
-            "or tol is too loose (the eigenvalues are in this error's best)",
-            _sorted(torch.from_numpy(found)),
+            f"an eigenpair's residual must be at most {floor:.1e}, got {residuals.max():.1e}; the Jacobian may be too "
+            "far from normal (eigenvalues(..., k=None) takes the dense matrix), the field not smooth at x, or tol too "
+            "loose (the eigenvalues that pass are in this error's best)",
+            _sorted(torch.from_numpy(found[residuals <= floor])),
         )
     return found
 

@@ -5,7 +5,8 @@ from importlib.util import find_spec
 if missing := [name for name in ("accelerate", "tqdm") if find_spec(name) is None]:
     raise ImportError(f"training needs {' and '.join(missing)}: install dampode[train]")
 
-from dampode.training.checkpoint import load_checkpoint, only_writer, require_writable, save_checkpoint
+from dampode._files import only_writer, require_writable
+from dampode.training.checkpoint import load_checkpoint, save_checkpoint
 from dampode.training.engine import fit
 from dampode.training.execution import Execution
 from dampode.training.history import History

@@ -10,12 +10,12 @@ from torch import nn
 from tqdm import tqdm
 
 from dampode._checks import require_instance, require_positive_int
+from dampode._files import only_writer
 from dampode.data import ImageData
 from dampode.models.checkpoint import architecture, require_architecture
 from dampode.training.checkpoint import (
     ARCHITECTURE,
     load_checkpoint,
-    only_writer,
     plain,
     require_same_run,
     save_checkpoint,
