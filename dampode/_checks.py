@@ -108,12 +108,13 @@ def require_field_value(x: Tensor, fx: Any) -> None:
         raise TypeError(f"f must keep the state's dtype: x is {x.dtype}, f(t, x) is {fx.dtype}; convert one with .to")
 
 
-def version(x: Tensor) -> int:
-    """How often ``x`` was changed in place; 0 where torch does not count it. Reads no values."""
-    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
+def version(x: Tensor) -> int | None:
+    """How often ``x`` was changed in place; None where torch does not count it. Reads no values."""
+    uncounted = torch.compiler.is_compiling() or x.is_inference() or torch._C._functorch.is_batchedtensor(x)
+    return None if uncounted else x._version
 
 
-def require_unchanged(x: Tensor, before: int) -> None:
+def require_unchanged(x: Tensor, before: int | None) -> None:
     """Raise unless ``x`` still has the `version` from before a call of f."""
     if version(x) != before:
         raise ValueError(

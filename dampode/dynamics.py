@@ -62,7 +62,8 @@ class DampedODEFunc(nn.Module):
         return lam, self.weight(lam, x), fx
 
     def field(self, t: float | Tensor, x: Tensor) -> Tensor:
-        """f(x, t) alone, (N, *S), checked.
+        """f(x, t) alone, (N, *S), checked. Where torch counts no changes in place (compiled or exported, in inference
+        mode, under vmap), f is given a copy of the state instead.
 
         Args:
             t: depth time, as in `parts`.
@@ -73,7 +74,8 @@ class DampedODEFunc(nn.Module):
             TypeError: f changes the state's dtype outside autocast.
         """
         before = version(x)
-        fx: Tensor = self.f(t, x)
+        # compiled code drops the copy where f leaves it as it is
+        fx: Tensor = self.f(t, x.clone() if before is None else x)
         require_field_value(x, fx)
         require_unchanged(x, before)
         return fx
