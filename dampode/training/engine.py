@@ -127,7 +127,7 @@ def fit(
 
         log = None
         if logs is not None and together.is_main_process:
-            log = stack.enter_context(Log(Path(logs), recipe, len(data.x_train), run.epoch, tensorboard))
+            log = stack.enter_context(Log(Path(logs), recipe, len(data.x_train), run.history, tensorboard))
         steps = len(batches(torch.arange(len(data.x_train)), recipe))
         done = run.epoch * steps + run.step
         bar = stack.enter_context(
