@@ -45,6 +45,11 @@ def require_nonnegative(value: Any, name: str) -> None:
         raise ValueError(f"{name} must be at least 0, got {value}")
 
 
+def name_of(function: Any) -> str:
+    """How a function is called in a repr, and so in an architecture."""
+    return str(getattr(function, "__name__", repr(function)))
+
+
 def require_damping_values(lam: Tensor) -> None:
     """Raise unless every λ of a floating tensor is finite and at least 0. Reads values: not for a forward pass."""
     if not lam.is_floating_point():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dampode._checks import (
+    name_of,
     require_damping_values,
     require_instance,
     require_nonnegative,
@@ -119,7 +120,7 @@ class Learned(Damping):
 
     def extra_repr(self) -> str:
         """Activation, anchor and shape."""
-        return f"act={_name(self.act)}, anchor={self.anchor:g}, shape={tuple(self.raw.shape)}"
+        return f"act={name_of(self.act)}, anchor={self.anchor:g}, shape={tuple(self.raw.shape)}"
 
 
 class Gated(Damping):
@@ -176,7 +177,7 @@ class Gated(Damping):
 
     def extra_repr(self) -> str:
         """Activation, and whether pooled."""
-        return f"act={_name(self.act)}, pooled={self.pooled}"
+        return f"act={name_of(self.act)}, pooled={self.pooled}"
 
 
 def _require_activation(act: Activation) -> None:
@@ -192,8 +193,3 @@ def _require_range(low: float, high: float) -> None:
     require_real(high, "high")
     if low > high:
         raise ValueError(f"low must not exceed high, got low={low}, high={high}")
-
-
-def _name(act: Activation) -> str:
-    """How an activation is called."""
-    return getattr(act, "__name__", repr(act))

@@ -4,7 +4,14 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from dampode._checks import require_broadcast, require_field_value, require_instance, require_unchanged, version
+from dampode._checks import (
+    name_of,
+    require_broadcast,
+    require_field_value,
+    require_instance,
+    require_unchanged,
+    version,
+)
 from dampode.damping import Damping, Learned
 from dampode.fields import VectorField, as_field
 from dampode.functional import Scalar, damped_rhs
@@ -62,8 +69,9 @@ class DampedODEFunc(nn.Module):
         return lam, self.weight(lam, x), fx
 
     def field(self, t: float | Tensor, x: Tensor) -> Tensor:
-        """f(x, t) alone, (N, *S), checked. Where torch counts no changes in place (compiled or exported, in inference
-        mode, under vmap), f is given a copy of the state instead.
+        """f(x, t) alone, (N, *S), checked.
+
+        Where torch counts no changes in place (compiled, exported, in inference mode, under vmap), f is given a copy.
 
         Args:
             t: depth time, as in `parts`.
@@ -105,4 +113,4 @@ class DampedODEFunc(nn.Module):
 
     def extra_repr(self) -> str:
         """The weight function's name."""
-        return f"rho={getattr(self.rho, '__name__', repr(self.rho))}"
+        return f"rho={name_of(self.rho)}"

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from dampode._checks import require_positive_int
+from dampode._checks import name_of, require_positive_int
 
 
 class VectorField(nn.Module, ABC):
@@ -36,6 +36,10 @@ class Autonomous(VectorField):
     def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
         """f(x)."""
         return self.f(x)
+
+    def extra_repr(self) -> str:
+        """The name of an f that is no module."""
+        return "" if isinstance(self.f, nn.Module) else name_of(self.f)
 
 
 def as_field(f: VectorField | Callable[[Tensor], Tensor]) -> VectorField:

@@ -74,8 +74,8 @@ def fit(
 
     Raises:
         ValueError: the batch is larger than the set, the model has fewer logits than the data has classes, the
-            checkpoint is damaged or of another run or architecture, a setting does not fit the device or the processes,
-            or one that is about a file comes without its path.
+            checkpoint is damaged or of another run or architecture, or cannot name a function of the model (a lambda),
+            a setting does not fit the device or the processes, or one that is about a file comes without its path.
         TypeError: model, data, recipe or execution is of another type, seed or checkpoint_every no int, or the identity
             holds what is neither string nor number.
         ImportError: TensorBoard is asked for and not installed.
@@ -106,7 +106,7 @@ def fit(
         "device": data.x_train.device.type,
         "identity": plain(identity or {}, "identity"),
     }
-    described = architecture(model)
+    described = None if file is None else architecture(model)
     with ExitStack() as stack:
         if file is not None and together.is_main_process:
             stack.enter_context(only_writer(file))
