@@ -54,6 +54,8 @@ def require_damping_values(lam: Tensor) -> None:
     """Raise unless every λ of a floating tensor is finite and at least 0. Reads values: not for a forward pass."""
     if not lam.is_floating_point():
         raise TypeError(f"λ must be a floating tensor, got dtype {lam.dtype}; convert it with .float()")
+    if lam.is_meta:
+        return  # no values yet
     if not bool(torch.isfinite(lam).all()):
         raise ValueError("λ must be finite, got a tensor with NaN or infinite entries")
     if bool((lam < 0).any()):

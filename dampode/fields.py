@@ -10,7 +10,12 @@ from dampode._checks import name_of, require_positive_int
 
 
 class VectorField(nn.Module, ABC):
-    """f of Eq. 4 where it depends on time: subclass and write ``forward(t, x)``."""
+    """f of Eq. 4 where it depends on time: subclass and write ``forward(t, x)``.
+
+    Every call returns a new tensor, not a buffer that the next call fills again: a step keeps the values of its stages.
+    Under integrators with a step size a sample, f acts on each sample by itself, at that sample's time. The nodes of a
+    graph are one sample: give them as x[None].
+    """
 
     @abstractmethod
     def forward(self, t: float | Tensor, x: Tensor) -> Tensor:

@@ -45,6 +45,9 @@ def fit(
 ) -> History:
     """Train a classifier of pixels in place, on the device where it and the data are.
 
+    The model is put in train mode as a whole, layers frozen by ``eval()`` too, and left in it. Its images have
+    its parameters' dtype.
+
     Shuffling and augmentation draw from a generator of their own, seeded here. An epoch whose loss is not finite ends
     the run and is said in the history. With a checkpoint path, every epoch, and every ``checkpoint_every`` steps within
     one, ends with an atomic write of weights, optimizer, random states and the place in the data; ``resume`` goes on
