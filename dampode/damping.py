@@ -139,7 +139,7 @@ class Gated(Damping):
         pooled: whether W_d reads the mean over positions.
         start: None for PyTorch's usual start of W_d and b_d; (low, high) for W_d = 0 and b_d ~ U[low, high], so that
             λ starts in [act(low), act(high)] whatever the state: a relu gate on a large state would start unstable.
-        dim: axis of the channels: 1 for states (N, C, *positions), −1 for tokens (N, T, C), whose axis 1 is time.
+        dim: axis of the channels: 1 for states (N, C, *positions), −1 for tokens (N, T, C).
 
     Raises:
         ValueError: channels is below 1, start is no finite, increasing range, dim is 0, the batch, or act gives a
