@@ -1,10 +1,13 @@
 """Worded errors: the rule, what was got, what to do. A wrong value is a ValueError, a wrong type a TypeError."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 
 def require_instance(value: Any, kind: type | tuple[type, ...], name: str, remedy: str = "") -> None:
@@ -45,10 +48,17 @@ def require_nonnegative(value: Any, name: str) -> None:
         raise ValueError(f"{name} must be at least 0, got {value}")
 
 
+def name_of(function: Any) -> str:
+    """How a function is called in a repr, and so in an architecture."""
+    return str(getattr(function, "__name__", repr(function)))
+
+
 def require_damping_values(lam: Tensor) -> None:
     """Raise unless every λ of a floating tensor is finite and at least 0. Reads values: not for a forward pass."""
     if not lam.is_floating_point():
         raise TypeError(f"λ must be a floating tensor, got dtype {lam.dtype}; convert it with .float()")
+    if lam.is_meta:
+        return  # no values yet
     if not bool(torch.isfinite(lam).all()):
         raise ValueError("λ must be finite, got a tensor with NaN or infinite entries")
     if bool((lam < 0).any()):
@@ -108,12 +118,13 @@ def require_field_value(x: Tensor, fx: Any) -> None:
         raise TypeError(f"f must keep the state's dtype: x is {x.dtype}, f(t, x) is {fx.dtype}; convert one with .to")
 
 
-def version(x: Tensor) -> int:
-    """How often ``x`` was changed in place; 0 where torch does not count it. Reads no values."""
-    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
+def version(x: Tensor) -> int | None:
+    """How often ``x`` was changed in place; None where torch does not count it. Reads no values."""
+    uncounted = torch.compiler.is_compiling() or x.is_inference() or torch._C._functorch.is_batchedtensor(x)
+    return None if uncounted else x._version
 
 
-def require_unchanged(x: Tensor, before: int) -> None:
+def require_unchanged(x: Tensor, before: int | None) -> None:
     """Raise unless ``x`` still has the `version` from before a call of f."""
     if version(x) != before:
         raise ValueError(
@@ -132,3 +143,17 @@ def require_broadcast(value: Tensor, x: Tensor, name: str) -> None:
             f"{name} must broadcast to the state: x is {tuple(x.shape)}, {name} is {tuple(value.shape)}; "
             "per-channel values of an image state have shape (C, 1, 1)"
         )
+
+
+def in_train_mode(module: nn.Module) -> Iterator[tuple[str, str]]:
+    """What makes a module's value random, or that of a sample depend on its batch mates.
+
+    Yields:
+        The kind, "dropout" or "batch norm", and the name of every such part in train mode; batch norm without running
+        statistics counts as that.
+    """
+    for name, part in module.named_modules():
+        if isinstance(part, _DropoutNd) and part.training:
+            yield "dropout", name or "a layer"
+        if isinstance(part, _BatchNorm) and (part.training or not part.track_running_stats):
+            yield "batch norm", name or "a layer"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dampode._checks import (
+    name_of,
     require_damping_values,
     require_instance,
     require_nonnegative,
@@ -33,8 +34,9 @@ class Constant(Damping):
     """λ fixed, not trained: d(x) = value, act = identity.
 
     Args:
-        value: a float >= 0, or a floating tensor >= 0 that broadcasts to the state: (), (C, 1, 1), (N, 1, 1, 1), ...
-            A float stays a float, so that the state's dtype loses nothing; a tensor becomes a buffer.
+        value: a float >= 0, or a floating tensor >= 0 broadcast to the state from its last axis on: (), (C, 1, 1) for
+            an image's channels (where (C,) would damp its columns), (N, 1, 1, 1), ... A float stays a float, so that
+            the state's dtype loses nothing; a tensor becomes a buffer.
 
     Raises:
         ValueError: λ is negative, NaN or infinite.
@@ -79,7 +81,9 @@ class Learned(Damping):
         low, high: range of anchor + raw at the start, before act; for relu it is the range of λ itself.
         act: maps to λ >= 0, elementwise.
         anchor: the value of anchor + raw that weight decay pulls to.
-        shape: shape of λ, broadcast to the state: () for one λ a layer, (C, 1, 1) for one λ a channel of an image.
+        shape: shape of λ, broadcast to the state from its last axis on: () for one λ a layer; for one a channel
+            (C, 1, 1) where the state is an image (there (C,) would damp its columns), (C,) where it is (N, C) or tokens
+            (N, T, C).
 
     Raises:
         ValueError: low > high, a bound or the anchor is not finite, act gives a negative λ somewhere in [−10, 10], or
@@ -119,27 +123,28 @@ class Learned(Damping):
 
     def extra_repr(self) -> str:
         """Activation, anchor and shape."""
-        return f"act={_name(self.act)}, anchor={self.anchor:g}, shape={tuple(self.raw.shape)}"
+        return f"act={name_of(self.act)}, anchor={self.anchor:g}, shape={tuple(self.raw.shape)}"
 
 
 class Gated(Damping):
-    """λ gated by the state: λ(x) = act(W_d x + b_d), W_d mixing channels at every position (a 1x1 convolution).
+    """λ gated by the state: λ(x) = act(W_d x + b_d), W_d mixing the channels at every position (a 1x1 convolution).
 
     In-ResNet-gating with act = relu; In-ResNet-gating-sig with act = sigmoid, the shortcut-only gate of He et al.
     2016 (Identity mappings). λ has the state's own shape. The paper leaves the shape of W_d open; ``pooled`` gives
-    one λ a channel from the state's mean over positions instead, (N, C, 1, ..., 1).
+    one λ a channel from the state's mean over positions instead, 1 in their place.
 
     Args:
-        channels: C of the state (N, C, *positions).
+        channels: C of the state.
         act: maps to λ >= 0, elementwise.
         pooled: whether W_d reads the mean over positions.
         start: None for PyTorch's usual start of W_d and b_d; (low, high) for W_d = 0 and b_d ~ U[low, high], so that
             λ starts in [act(low), act(high)] whatever the state: a relu gate on a large state would start unstable.
+        dim: axis of the channels: 1 for states (N, C, *positions), −1 for tokens (N, T, C).
 
     Raises:
-        ValueError: channels is below 1, start is no finite, increasing range, or act gives a negative λ somewhere in
-            [−10, 10].
-        TypeError: act is not callable.
+        ValueError: channels is below 1, start is no finite, increasing range, dim is 0, the batch, or act gives a
+            negative λ somewhere in [−10, 10]; in forward, a state without that many channels there.
+        TypeError: act is not callable, or dim no int.
 
     Source: Yang et al. 2020, Eq. 21 and Sec. 4.4.
     """
@@ -152,13 +157,18 @@ class Gated(Damping):
         act: Activation = torch.sigmoid,
         pooled: bool = False,
         start: tuple[float, float] | None = None,
+        dim: int = 1,
     ) -> None:
         super().__init__()
         require_positive_int(channels, "channels")
         require_instance(pooled, bool, "pooled")
+        require_instance(dim, int, "dim")
+        if dim == 0:
+            raise ValueError("dim must be the axis of the channels, got 0, the batch; use 1, or -1 for (N, T, C)")
         _require_activation(act)
         self.act = act
         self.pooled = pooled
+        self.dim = dim
         self.gate = nn.Linear(channels, channels)
         if start is not None:
             low, high = start
@@ -167,16 +177,21 @@ class Gated(Damping):
             nn.init.uniform_(self.gate.bias, low, high)
 
     def forward(self, x: Tensor) -> Tensor:
-        """λ(x), (N, C, *positions), or (N, C, 1, ..., 1) if pooled."""
+        """λ(x), of x's shape, or if pooled with 1 in the place of every position."""
         channels = self.gate.in_features
-        if x.ndim < 2 or x.shape[1] != channels:
-            raise ValueError(f"Gated({channels}) needs a state (N, {channels}, ...), got shape {tuple(x.shape)}")
-        read = x.mean(tuple(range(2, x.ndim)), keepdim=True) if self.pooled and x.ndim > 2 else x
-        return self.act(self.gate(read.movedim(1, -1)).movedim(-1, 1)).to(x.dtype)
+        if self.dim not in range(1 - x.ndim, x.ndim) or x.shape[self.dim] != channels:
+            raise ValueError(
+                f"Gated({channels}) needs a state of {channels} channels on axis {self.dim}, got shape "
+                f"{tuple(x.shape)}; dim says which axis holds them: 1 for (N, C, *positions), -1 for (N, T, C)"
+            )
+        positions = [axis for axis in range(1, x.ndim) if axis != self.dim % x.ndim]
+        read = x.mean(positions, keepdim=True) if self.pooled and positions else x
+        return self.act(self.gate(read.movedim(self.dim, -1)).movedim(-1, self.dim)).to(x.dtype)
 
     def extra_repr(self) -> str:
-        """Activation, and whether pooled."""
-        return f"act={_name(self.act)}, pooled={self.pooled}"
+        """Activation, whether pooled, and an axis other than 1."""
+        axis = "" if self.dim == 1 else f", dim={self.dim}"
+        return f"act={name_of(self.act)}, pooled={self.pooled}{axis}"
 
 
 def _require_activation(act: Activation) -> None:
@@ -192,8 +207,3 @@ def _require_range(low: float, high: float) -> None:
     require_real(high, "high")
     if low > high:
         raise ValueError(f"low must not exceed high, got low={low}, high={high}")
-
-
-def _name(act: Activation) -> str:
-    """How an activation is called."""
-    return getattr(act, "__name__", repr(act))

@@ -4,7 +4,14 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from dampode._checks import require_broadcast, require_field_value, require_instance, require_unchanged, version
+from dampode._checks import (
+    name_of,
+    require_broadcast,
+    require_field_value,
+    require_instance,
+    require_unchanged,
+    version,
+)
 from dampode.damping import Damping, Learned
 from dampode.fields import VectorField, as_field
 from dampode.functional import Scalar, damped_rhs
@@ -64,6 +71,8 @@ class DampedODEFunc(nn.Module):
     def field(self, t: float | Tensor, x: Tensor) -> Tensor:
         """f(x, t) alone, (N, *S), checked.
 
+        Where torch counts no changes in place (compiled, exported, in inference mode, under vmap), f is given a copy.
+
         Args:
             t: depth time, as in `parts`.
             x: state, (N, *S).
@@ -73,7 +82,8 @@ class DampedODEFunc(nn.Module):
             TypeError: f changes the state's dtype outside autocast.
         """
         before = version(x)
-        fx: Tensor = self.f(t, x)
+        # compiled code drops the copy where f leaves it as it is
+        fx: Tensor = self.f(t, x.clone() if before is None else x)
         require_field_value(x, fx)
         require_unchanged(x, before)
         return fx
@@ -103,4 +113,4 @@ class DampedODEFunc(nn.Module):
 
     def extra_repr(self) -> str:
         """The weight function's name."""
-        return f"rho={getattr(self.rho, '__name__', repr(self.rho))}"
+        return f"rho={name_of(self.rho)}"

@@ -6,11 +6,16 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from dampode._checks import require_positive_int
+from dampode._checks import name_of, require_positive_int
 
 
 class VectorField(nn.Module, ABC):
-    """f of Eq. 4 where it depends on time: subclass and write ``forward(t, x)``."""
+    """f of Eq. 4 where it depends on time: subclass and write ``forward(t, x)``.
+
+    Every call returns a new tensor, not a buffer that the next call fills again: a step keeps the values of its stages.
+    Under integrators with a step size a sample, f acts on each sample by itself, at that sample's time. The nodes of a
+    graph are one sample: give them as x[None].
+    """
 
     @abstractmethod
     def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
@@ -36,6 +41,10 @@ class Autonomous(VectorField):
     def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
         """f(x)."""
         return self.f(x)
+
+    def extra_repr(self) -> str:
+        """The name of an f that is no module."""
+        return "" if isinstance(self.f, nn.Module) else name_of(self.f)
 
 
 def as_field(f: VectorField | Callable[[Tensor], Tensor]) -> VectorField:

@@ -92,6 +92,20 @@ def test_half_precision_that_cannot_hold_a_constant_is_refused():
 def test_damping_is_made_on_the_meta_device():
     with torch.device("meta"):
         assert Learned(shape=(3,)).raw.is_meta
+        assert Constant(torch.ones(3)).value.is_meta
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_gated_mixes_the_axis_named(pooled):
+    """Of square tokens no shape tells which axis is which."""
+    gate, x = Gated(3, pooled=pooled, dim=-1), torch.randn(2, 3, 3)
+    read = x.mean(1, keepdim=True) if pooled else x
+    torch.testing.assert_close(gate(x), gate.gate(read).sigmoid())
+    first = Gated(3, pooled=pooled)
+    first.load_state_dict(gate.state_dict())
+    torch.testing.assert_close(first(x.mT).mT, gate(x))
+    assert "dim" in repr(gate)
+    assert "dim" not in repr(first)
 
 
 def test_gated_refuses():
@@ -99,7 +113,12 @@ def test_gated_refuses():
         Gated(3, act=torch.tanh)
     with pytest.raises(TypeError, match="act must be callable, got 'relu'"):
         Gated(3, act="relu")
-    with pytest.raises(ValueError, match=r"Gated\(3\) needs a state \(N, 3, ...\), got shape \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"Gated\(3\) needs a state of 3 channels on axis 1, got shape \(2, 4\)"):
         Gated(3)(torch.zeros(2, 4))
+    for dim, shape in ((2, (2, 3)), (-2, (3, 2)), (-1, (3,))):
+        with pytest.raises(ValueError, match=f"3 channels on axis {dim}"):
+            Gated(3, dim=dim)(torch.zeros(shape))
+    with pytest.raises(ValueError, match="got 0, the batch"):
+        Gated(3, dim=0)
     with pytest.raises(ValueError, match="channels must be a positive int"):
         Gated(0)

@@ -3,7 +3,7 @@ import torch
 from oracles import Forced
 from torch import nn
 
-from dampode import DampedODEFunc
+from dampode import DampedBlock, DampedODEFunc
 from dampode.damping import Constant, Gated, Learned
 from dampode.fields import Autonomous
 from dampode.weighting import one_plus
@@ -81,3 +81,26 @@ def test_autocast_may_change_the_dtype_of_f():
 
 def test_repr_names_the_weight_function():
     assert "rho=one_plus" in repr(DampedODEFunc(nn.Identity(), rho=one_plus))
+
+
+def _inferred(block, x):
+    with torch.inference_mode():
+        return block(x.clone())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        _inferred,
+        lambda block, x: torch.compile(block, backend="aot_eager", fullgraph=True)(x),
+        lambda block, x: torch.export.export(block, (x,)).module()(x),
+        lambda block, x: torch.vmap(lambda sample: block(sample[None])[0])(x),
+    ],
+    ids=["inference mode", "compile", "export", "vmap"],
+)
+def test_a_field_that_changes_the_state_changes_a_copy_where_torch_counts_no_changes(call):
+    linear, x = nn.Linear(3, 3), torch.randn(4, 3)
+    block = DampedBlock(nn.Sequential(nn.ReLU(inplace=True), linear), Constant(0.5))
+    with torch.no_grad():
+        expected = 0.5 * x + linear(x.relu())
+        torch.testing.assert_close(call(block, x.clone()), expected)

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -167,3 +168,44 @@ def test_a_damaged_header_is_refused_in_words(model, path, header):
     save_file({"x": torch.ones(1)}, path, {"architecture": header})
     with pytest.raises(ValueError, match="has a damaged 'architecture' in its header"):
         models.load(model, path)
+
+
+def absolute(x):
+    return x.abs()
+
+
+class Absolute:
+    def __call__(self, x):
+        return x.abs()
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        lambda: DampedBlock(nn.Identity(), Learned(act=lambda z: z.abs())),
+        lambda: DampedBlock(nn.Identity(), rho=lambda lam: 1 + lam),
+        lambda: DampedBlock(lambda x: x),
+        lambda: DampedBlock(nn.Identity(), Learned(act=Absolute())),
+        lambda: DampedBlock(partial(absolute)),
+    ],
+)
+def test_a_function_without_a_name_is_refused(block, path):
+    with pytest.raises(ValueError, match="define the function by def"):
+        models.save(block(), path)
+    assert not path.exists()
+
+
+def test_a_plain_function_is_part_of_the_architecture(path):
+    models.save(DampedBlock(absolute), path)
+    models.load(DampedBlock(absolute), path)
+    with pytest.raises(ValueError, match=r"expects Autonomous\(sin\), the file has Autonomous\(absolute\)"):
+        models.load(DampedBlock(torch.sin), path)
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_a_wrapped_network_is_saved_and_filled_as_itself(wrap, model, path):
+    models.save(wrap(model), path)
+    other = models.in_resnet(14, width=4)
+    models.load(wrap(other), path)
+    assert all(torch.equal(a, b) for a, b in zip(other.parameters(), model.parameters(), strict=True))
+    models.load(models.in_resnet(14, width=4), path)

@@ -144,6 +144,72 @@ def test_fold_refuses_branches_without_batch_norm():
         models.fold(PreResNet(14, 10, open_ended, width=2))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda branch: nn.utils.parametrizations.weight_norm(branch[-1]),
+        lambda branch: nn.utils.parametrizations.spectral_norm(branch[-1]),
+        lambda branch: nn.utils.parametrizations.weight_norm(branch[0], dim=None),
+        lambda branch: nn.utils.spectral_norm(branch[-1]),
+    ],
+)
+def test_fold_refuses_weights_that_are_computed(change):
+    model = models.in_resnet(14, width=2)
+    change(model.stages[1][1].func.f.f)
+    with pytest.raises(ValueError, match=r"that of stages\.1\.1 is computed from others"):
+        models.fold(model)
+
+
+def test_fold_takes_computed_weights_that_it_leaves():
+    model = drawn(models.in_resnet, 14, 0.3, 0.9)
+    nn.utils.parametrizations.weight_norm(model.stages[1][1].func.f.f[2])
+    require_same_function(model, models.fold(model))
+
+
+def _share_a_branch(stage):
+    stage[2].func.f = stage[1].func.f
+
+
+def _share_a_weight(stage):
+    stage[2].func.f.f[-1].weight = stage[1].func.f.f[2].weight
+
+
+def _share_statistics(stage):
+    stage[2].func.f.f[0].running_var = stage[1].func.f.f[3].running_var
+
+
+@pytest.mark.parametrize("share", [_share_a_branch, _share_a_weight, _share_statistics])
+def test_fold_refuses_layers_that_are_shared(share):
+    model = models.in_resnet(20, width=2)
+    share(model.stages[0])
+    for call in (models.fold, models.four_arms):
+        with pytest.raises(ValueError, match=r"a layer of stages\.0\.[12] is used twice"):
+            call(model)
+
+
+def test_fold_takes_a_lambda_and_inner_layers_that_are_shared():
+    model = drawn(models.in_resnet, 20, 0.3, 0.9)
+    first, second = (model.stages[0][n].func for n in (1, 2))
+    second.damping, second.f.f[3], second.f.f[2] = first.damping, first.f.f[3], first.f.f[2]
+    require_same_function(model, models.fold(model))
+
+
+def test_fold_takes_batch_norm_without_weights_where_none_is_needed():
+    model = drawn(models.in_resnet, 20, 0.3, 0.9)
+    model.stages[0][2].func.f.f[0] = nn.BatchNorm2d(4, affine=False).double()
+    require_same_function(model, models.fold(model))
+    negative = drawn(models.in_resnet, 20, 1.3, 1.4)
+    negative.stages[0][2].func.f.f[0] = nn.BatchNorm2d(4, affine=False).double()
+    with pytest.raises(ValueError, match=r"affine=True in stages\.0\.2"):
+        models.fold(negative)
+
+
+def test_fold_takes_the_network_out_of_a_compiled_one():
+    model = drawn(models.in_resnet, 14, 0.3, 0.9)
+    require_same_function(model, models.fold(torch.compile(model)))
+    require_same_function(model, models.fold(nn.DataParallel(model)))
+
+
 def test_fold_scales_a_last_bias():
     def flow(f, channels):
         norm = nn.BatchNorm2d(channels)

@@ -167,6 +167,6 @@ def test_dropout_in_train_mode_is_refused():
     """Two runs would draw two masks, and their difference would pass for the propagated error."""
     model = nn.Sequential(DampedBlock(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), Constant(0.1)))
     x = torch.ones(1, 3)
-    with pytest.raises(ValueError, match=r"dropout must be off here, got 0.func.f.f.1 in train mode"):
+    with pytest.raises(ValueError, match=r"dropout must be in eval mode here, got 0.func.f.f.1 in train mode"):
         error_propagation(model, x, 1e-3 * x)
     assert error_propagation(model.eval(), x, 1e-3 * x).growth.item() < 10

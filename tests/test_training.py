@@ -225,6 +225,20 @@ def test_learning_rate_falls_at_the_milestones():
     assert [recipe.lr_at(epoch) for epoch in range(8)] == pytest.approx([0.1] * 4 + [0.01] * 2 + [0.001] * 2)
 
 
+def test_the_first_epoch_has_the_first_learning_rate():
+    for epochs in range(1, 10):
+        assert Recipe(epochs=epochs, lr=0.1).lr_at(0) == 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_images_of_another_float_type_are_given_in_the_models(dtype):
+    images = tiny()
+    x = images.x_train.to(dtype) / 255
+    for model in (net(), net().double()):
+        history = fit(model, replace(images, x_train=x, x_test=x), Recipe(epochs=15, batch_size=8))
+        assert history.loss[-1] < 0.3
+
+
 def test_the_papers_recipes():
     """Sec. 4.1's numbers."""
     for recipe, epochs, lr, decay, milestones in (
@@ -317,6 +331,14 @@ def test_logs_hold_every_epoch_once(tmp_path):
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(history["loss"], rel=1e-6)
+
+
+def test_a_finished_run_is_logged_in_another_folder_too(tmp_path):
+    flags = {"checkpoint": tmp_path / "run.pt", "resume": True}
+    first, again = tmp_path / "first", tmp_path / "again"
+    for logs in (first, again):
+        fit(net(), tiny(), Recipe(epochs=2, batch_size=16), logs=logs, **flags)
+    assert (again / "log.csv").read_text() == (first / "log.csv").read_text()
 
 
 def test_tensorboard_that_is_missing_is_said(tmp_path, monkeypatch):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from test_training import net, tiny
+from torch import nn
 
-from dampode import training
+from dampode import DampedBlock, training
 from dampode.training import Recipe, fit
 
 ONE = Recipe(epochs=1, batch_size=16)
@@ -104,6 +105,15 @@ def test_settings_that_no_checkpoint_gives_back_are_refused_at_once(tmp_path):
         fit(net(), tiny(), ONE, identity={"folder": tmp_path})
     with pytest.raises(TypeError, match="seed must be of type int"):
         fit(net(), tiny(), ONE, seed=1.5)
+
+
+def test_a_function_without_a_name_is_refused_only_for_a_checkpoint(tmp_path):
+    model = nn.Sequential(net(), DampedBlock(nn.Linear(2, 2), rho=lambda lam: 1 + lam))
+    before = model[1].func.f.f.weight.clone()
+    with pytest.raises(ValueError, match=r"got DampedODEFunc\(rho=<lambda>\) at '1\.func'"):
+        fit(model, tiny(), ONE, checkpoint=tmp_path / "run.pt")
+    assert torch.equal(model[1].func.f.f.weight, before)
+    assert len(fit(model, tiny(), ONE).loss) == 1
 
 
 def test_a_folder_in_the_place_of_the_file_is_refused_at_once(tmp_path):

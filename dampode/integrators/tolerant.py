@@ -5,10 +5,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
-from dampode._checks import require_positive, require_positive_int
+from dampode._checks import in_train_mode, require_positive, require_positive_int
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
 from dampode.integrators.end_times import CALLS, with_ends, with_start
@@ -95,13 +93,13 @@ def begun(func: DampedODEFunc, x: Tensor, t: Tensor) -> tuple[Splitting, Tensor]
 
 def _require_function_of_sample(func: DampedODEFunc, x: Tensor) -> None:
     """Raise where f is random, or a sample's value depends on its batch mates, which are at other times."""
-    for name, part in func.named_modules():
-        if isinstance(part, _DropoutNd) and part.training:
+    for kind, name in in_train_mode(func):
+        if kind == "dropout":
             raise ValueError(
                 f"a tolerance needs an f without dropout, got {name} in train mode: no step is short enough for what "
                 "is drawn anew at every call; call .eval() on it, or take a fixed step"
             )
-        if isinstance(part, _BatchNorm) and (part.training or not part.track_running_stats) and len(x) > 1:
+        if len(x) > 1:
             raise ValueError(
                 "a step size per sample needs an f that acts on each sample by itself, got batch norm "
                 f"({name}) in train mode, which would mix samples at different times; use LayerNorm or GroupNorm, "

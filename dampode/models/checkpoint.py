@@ -24,8 +24,27 @@ def architecture(model: nn.Module) -> dict[str, str]:
 
     Returns:
         A dictionary of strings, fit for JSON.
+
+    Raises:
+        ValueError: a setting has no name that says the same in another process: a lambda, or an object whose repr is
+            its address.
     """
-    return {name or "model": f"{type(m).__name__}({m.extra_repr()})" for name, m in model.named_modules()}
+    described = {name or "model": f"{type(m).__name__}({m.extra_repr()})" for name, m in model.named_modules()}
+    for key, value in described.items():
+        if "<lambda>" in value or " at 0x" in value:
+            raise ValueError(
+                f"an architecture needs names that say the same in another process, got {value} at {key!r}: define the "
+                "function by def, or give its class a __repr__"
+            )
+    return described
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network itself, where the model is what torch.compile or DistributedDataParallel made of it."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(model.module)
+    inner = dict(model.named_children()).get("_orig_mod")
+    return model if inner is None else unwrapped(inner)
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -34,15 +53,16 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     The file appears whole or not at all: it is written under another name in the same folder, then renamed.
 
     Args:
-        model: the network.
+        model: the network; one compiled or of DistributedDataParallel is saved as the network that it was made of.
         path: the file to write or replace; its folder exists.
 
     Raises:
         TypeError: model is not a module.
+        ValueError: a function in it has no name (`architecture`).
         OSError: the file cannot be written.
     """
     require_instance(model, nn.Module, "model")
-    target = Path(path)
+    model, target = unwrapped(model), Path(path)
     # clones, since a tensor that two modules share stands under two keys
     state = {
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -76,6 +96,7 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
         FileNotFoundError: there is no such file.
     """
     require_instance(model, nn.Module, "model")
+    model = unwrapped(model)
     described, state = _read(Path(path))
     require_architecture(model, described, path)
     expected = {key: _form(value) for key, value in model.state_dict().items()}

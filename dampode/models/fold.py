@@ -9,6 +9,7 @@ multiplied by ρ(λ_n) / s_{n+1}:
 So in networks with batch norm on the state a constant λ is a choice of branch gains, not of expressivity.
 """
 
+from collections import Counter
 from copy import deepcopy
 
 import torch
@@ -19,6 +20,7 @@ from dampode.block import DampedBlock, Transition
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import Autonomous
 from dampode.integrators import ExponentialEuler, LinearizedEuler
+from dampode.models.checkpoint import unwrapped
 from dampode.models.preresnet import PreResNet, branch_of, layers
 from dampode.models.resnext import ResNeXt29
 
@@ -30,7 +32,8 @@ def fold(model: PreResNet) -> PreResNet:
     plain ResNet's cost. In training mode it starts as the same function up to eps, with branches that have other gains.
 
     Args:
-        model: a pre-activation network whose λ_n are constant in the state: numbers, or one a channel (C, 1, 1).
+        model: a pre-activation network whose λ_n are constant in the state: numbers, or one a channel (C, 1, 1);
+            compiled or of DistributedDataParallel, it is the network that it was made of.
 
     Returns:
         A copy in eval mode whose flows are ``Transition(f, Identity())``.
@@ -38,33 +41,37 @@ def fold(model: PreResNet) -> PreResNet:
     Raises:
         TypeError: the model is no `PreResNet`, or a branch does not begin with batch norm and end in a convolution.
         ValueError: a λ depends on the state, is 1, or varies over positions; the integrator takes more than one
-            evaluation of f; the model is a ResNeXt; a batch norm has no running statistics; the folded weights exceed
-            the range of their dtype.
+            evaluation of f; the model is a ResNeXt; a batch norm has no running statistics, or lacks the weight that
+            takes up a negative scale; a layer to be scaled is shared, or its weight is computed from others (weight
+            norm and other parametrizations); the folded weights exceed the range of their dtype.
 
     Source: algebra from Eqs. 13 and 15; Ioffe & Szegedy 2015 for batch norm's invariance to scale.
     """
-    if isinstance(model, ResNeXt29):
+    network = unwrapped(model)
+    if isinstance(network, ResNeXt29):
         raise ValueError(
             "fold needs batch norm on the state, got a ResNeXt29, whose blocks end in ReLU without one: "
             "use it unfolded, or fold a pre-activation network"
         )
-    require_instance(model, PreResNet, "model", "fold takes the networks of dampode.models built on PreResNet")
-    plain = deepcopy(model).eval()
+    require_instance(network, PreResNet, "model", "fold takes the networks of dampode.models built on PreResNet")
+    assert isinstance(network, PreResNet)
+    plain = deepcopy(network).eval()
     one = torch.ones((), dtype=torch.float64, device=plain.norm.weight.device)
     scale = one
+    uses = Counter(map(id, plain.state_dict(keep_vars=True).values()))
     for name, stage, index, layer in layers(plain):
         if isinstance(layer, DampedBlock):
             branch = branch_of(layer, name)
             kept, gain = step_factors(layer, name)
-            _absorb_scale(branch[0], scale)
+            _absorb_scale(branch[0], scale, name, uses)
             scale = scale * kept
-            _multiply_output(branch[-1], gain / scale)
+            _multiply_output(branch[-1], gain / scale, name, uses)
             stage[index] = Transition(branch, nn.Identity())
         else:
             for reader in _first_norms(layer):
-                _absorb_scale(reader, scale)
+                _absorb_scale(reader, scale, name, uses)
             scale = one
-    _absorb_scale(plain.norm, scale)
+    _absorb_scale(plain.norm, scale, "norm", uses)
     for key, value in plain.state_dict().items():
         if not bool(torch.isfinite(value).all()):
             raise ValueError(
@@ -118,30 +125,49 @@ def _first_norms(entry: nn.Module) -> list[nn.Module]:
     return [next(part.children()) for part in (entry.f, entry.shortcut) if not isinstance(part, nn.Identity)]
 
 
-def _absorb_scale(norm: nn.Module, scale: Tensor) -> None:
+def _absorb_scale(norm: nn.Module, scale: Tensor, name: str, uses: Counter[int]) -> None:
     """Let a batch norm that saw s y read y: γ (s y − μ) / sqrt(v + eps) + β stays the same function of y.
 
     The statistics become those of y, so that training from here sees what it saw; where that variance would be
     negative, the factor goes into γ.
     """
-    require_instance(norm, nn.BatchNorm2d, "what reads a state", "fold needs batch norm there")
+    require_instance(norm, nn.BatchNorm2d, f"what reads the state in {name}", "fold needs batch norm there")
     assert isinstance(norm, nn.BatchNorm2d)
+    _require_own(norm, name, uses)
     mean, var, weight = norm.running_mean, norm.running_var, norm.weight
     if mean is None or var is None:
-        raise ValueError("fold needs batch norm with running statistics, got track_running_stats=False")
+        raise ValueError(f"fold needs batch norm with running statistics, got track_running_stats=False in {name}")
     with torch.no_grad():
         rescaled = (var.double() + norm.eps) / scale**2 - norm.eps
         into_statistics = rescaled >= 0
         mean.copy_(mean.double() / scale)
         var.copy_(torch.where(into_statistics, rescaled, var.double()))
-        weight.copy_(weight.double() * torch.where(into_statistics, scale.sign(), scale))
+        left = torch.where(into_statistics, scale.sign(), scale)
+        if weight is not None:
+            weight.copy_(weight.double() * left)
+        elif bool((left != 1).any()):
+            raise ValueError(f"fold needs batch norm with affine=True in {name}, where γ takes up a negative scale")
 
 
-def _multiply_output(convolution: nn.Module, factor: Tensor) -> None:
+def _multiply_output(convolution: nn.Module, factor: Tensor, name: str, uses: Counter[int]) -> None:
     """Multiply a convolution's output by a factor, one number or one a channel."""
-    require_instance(convolution, nn.Conv2d, "the last layer of a branch", "fold scales a convolution there")
+    require_instance(convolution, nn.Conv2d, f"the last layer of {name}", "fold scales a convolution there")
     assert isinstance(convolution, nn.Conv2d)
+    _require_own(convolution, name, uses)
     with torch.no_grad():
         convolution.weight.copy_(convolution.weight.double() * factor.reshape(-1, 1, 1, 1))
         if convolution.bias is not None:
             convolution.bias.copy_(convolution.bias.double() * factor)
+
+
+def _require_own(layer: nn.BatchNorm2d | nn.Conv2d, name: str, uses: Counter[int]) -> None:
+    """Raise unless changing a layer's tensors changes this layer, and nothing else."""
+    own = dict(layer.named_parameters(recurse=False)) | dict(layer.named_buffers(recurse=False))
+    for key in ("weight", "bias"):
+        if getattr(layer, key) is not None and key not in own:
+            raise ValueError(
+                f"fold scales the {key} of a layer; that of {name} is computed from others, as weight norm does: "
+                "remove the parametrization (torch.nn.utils.parametrize.remove_parametrizations)"
+            )
+    if any(uses[id(tensor)] > 1 for tensor in own.values()):
+        raise ValueError(f"fold scales every layer by itself; a layer of {name} is used twice: give each place a copy")

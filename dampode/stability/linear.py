@@ -9,10 +9,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
-from dampode._checks import require_field_value, require_real, require_state
+from dampode._checks import in_train_mode, require_field_value, require_real, require_state
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import VectorField
 
@@ -56,17 +54,12 @@ def at_time(func: Field, t: float) -> Map:
 
 def require_eval(module: nn.Module) -> None:
     """Raise unless every batch norm and dropout of a module is in eval mode."""
-    for name, part in module.named_modules():
-        if isinstance(part, _DropoutNd) and part.training:
-            raise ValueError(
-                f"dropout must be off here, got {name or 'a layer'} in train mode: its draws would pass for the "
-                "field's own behavior; call .eval() first"
-            )
-        if isinstance(part, _BatchNorm) and (part.training or not part.track_running_stats):
-            raise ValueError(
-                f"batch norm must use its running statistics here, got {name or 'a layer'} in train mode: its value at "
-                "one sample would depend on the batch; call .eval() first"
-            )
+    for kind, name in in_train_mode(module):
+        why = {
+            "dropout": "its draws would pass for the field's own behavior",
+            "batch norm": "its value at one sample would depend on the batch",
+        }[kind]
+        raise ValueError(f"{kind} must be in eval mode here, got {name} in train mode: {why}; call .eval() first")
 
 
 def require_sample(x: Any, name: str = "x") -> None:

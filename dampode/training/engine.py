@@ -45,6 +45,9 @@ def fit(
 ) -> History:
     """Train a classifier of pixels in place, on the device where it and the data are.
 
+    The model is put in train mode as a whole, layers frozen by ``eval()`` too, and left in it. Its images have
+    its parameters' dtype.
+
     Shuffling and augmentation draw from a generator of their own, seeded here. An epoch whose loss is not finite ends
     the run and is said in the history. With a checkpoint path, every epoch, and every ``checkpoint_every`` steps within
     one, ends with an atomic write of weights, optimizer, random states and the place in the data; ``resume`` goes on
@@ -74,8 +77,8 @@ def fit(
 
     Raises:
         ValueError: the batch is larger than the set, the model has fewer logits than the data has classes, the
-            checkpoint is damaged or of another run or architecture, a setting does not fit the device or the processes,
-            or one that is about a file comes without its path.
+            checkpoint is damaged or of another run or architecture, or cannot name a function of the model (a lambda),
+            a setting does not fit the device or the processes, or one that is about a file comes without its path.
         TypeError: model, data, recipe or execution is of another type, seed or checkpoint_every no int, or the identity
             holds what is neither string nor number.
         ImportError: TensorBoard is asked for and not installed.
@@ -106,7 +109,7 @@ def fit(
         "device": data.x_train.device.type,
         "identity": plain(identity or {}, "identity"),
     }
-    described = architecture(model)
+    described = None if file is None else architecture(model)
     with ExitStack() as stack:
         if file is not None and together.is_main_process:
             stack.enter_context(only_writer(file))
@@ -127,7 +130,7 @@ def fit(
 
         log = None
         if logs is not None and together.is_main_process:
-            log = stack.enter_context(Log(Path(logs), recipe, len(data.x_train), run.epoch, tensorboard))
+            log = stack.enter_context(Log(Path(logs), recipe, len(data.x_train), run.history, tensorboard))
         steps = len(batches(torch.arange(len(data.x_train)), recipe))
         done = run.epoch * steps + run.step
         bar = stack.enter_context(

@@ -33,7 +33,7 @@ class Log:
     Args:
         folder: where log.csv and, if asked for, the TensorBoard events go.
         recipe, images: of the run.
-        done: epochs done before.
+        history: epochs done before; they stand in log.csv from the start.
         tensorboard: whether TensorBoard events are written.
 
     Raises:
@@ -41,7 +41,7 @@ class Log:
         ImportError: TensorBoard is not installed.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, images: int, done: int, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, recipe: Recipe, images: int, history: History, tensorboard: bool) -> None:
         require_writable(folder)
         self.path, self.recipe, self.images = folder / "log.csv", recipe, images
         self.writer = None
@@ -50,21 +50,28 @@ class Log:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise ImportError("TensorBoard's log needs tensorboard: install dampode[train]") from None
-            self.writer = SummaryWriter(folder, purge_step=done + 1)
+            self.writer = SummaryWriter(folder, purge_step=len(history.loss) + 1)
+        if history.loss:
+            self._write_table(history)
 
     def write(self, history: History) -> None:
         """Log the history, whose last epoch is new."""
+        last = self._write_table(history)[-1]
+        if self.writer is not None:
+            for name, value in last.items():
+                if name != "epoch":
+                    self.writer.add_scalar(name, value, int(last["epoch"]))
+            self.writer.flush()
+
+    def _write_table(self, history: History) -> list[dict[str, float]]:
+        """Write log.csv and return its rows."""
         table = rows(history, self.recipe, self.images)
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
         write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
-        if self.writer is not None:
-            for name, value in table[-1].items():
-                if name != "epoch":
-                    self.writer.add_scalar(name, value, int(table[-1]["epoch"]))
-            self.writer.flush()
+        return table
 
     def __enter__(self) -> "Log":
         return self

@@ -24,7 +24,8 @@ class Recipe:
         momentum: of SGD, without Nesterov.
         weight_decay: L2 decay, on all parameters.
         decay_damping: whether weight decay acts on damping parameters too, as it does in the authors' code.
-        milestones: shares of the epochs, in [0, 1], after which the learning rate is divided by 10.
+        milestones: shares of the epochs, in [0, 1], after which, to the nearest whole epoch but at the earliest
+            after the first, the learning rate is divided by 10.
         augmentation: None for what fits the data (CIFAR: pad 4 with zeros, crop, flip, the paper's);
             ``Augmentation(2, mode="reflect")`` is the authors' code.
         parts: pieces that a batch is computed in, one after another or on as many processes, each with its own batch
@@ -87,7 +88,7 @@ class Recipe:
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
-        return self.lr * 0.1 ** sum(epoch >= round(share * self.epochs) for share in self.milestones)
+        return self.lr * 0.1 ** sum(epoch >= max(1, round(share * self.epochs)) for share in self.milestones)
 
 
 def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:

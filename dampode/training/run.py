@@ -46,6 +46,7 @@ class Run:
         self.model, self.data, self.recipe, self.execution = model.train(), data, recipe, execution
         self.layout, self.processes = layout, processes
         self.device = data.x_train.device
+        self.dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
         self.augmentation = recipe.augmentation or data.augmentation
         self.chance = chance_accuracy(data.y_train)
         self.optimizer = optimizer(model, recipe)
@@ -113,7 +114,8 @@ class Run:
 
     def _loss(self, chosen: Tensor, drawn: Tensor) -> Tensor:
         """Mean loss of some training images, (), entered in the epoch's sums."""
-        x = pixels(self.augmentation.apply(self.data.x_train[chosen], drawn)).contiguous(memory_format=self.layout)
+        images = pixels(self.augmentation.apply(self.data.x_train[chosen], drawn))
+        x = images.to(self.dtype).contiguous(memory_format=self.layout)
         y = self.data.y_train[chosen]
         torch.compiler.cudagraph_mark_step_begin()
         with self.execution.forward(self.device):
