@@ -85,6 +85,13 @@ def _require(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator)
         return
     if not bool(torch.isfinite(t).all()):
         raise ValueError(f"t must be finite, got {t.tolist()}")
+    step = t.diff()
+    if not bool((step > 0).all() | (step < 0).all()):
+        first = int(torch.nonzero(step * (step.sum().sign() or 1) <= 0)[0])
+        raise ValueError(
+            f"t must increase strictly or decrease strictly, got t[{first}] = {t[first].item():g} and "
+            f"t[{first + 1}] = {t[first + 1].item():g}; sort it and drop repeated times"
+        )
     resolved = torch.finfo(x0.dtype).eps * t.abs().max().item()
     span = abs(t[-1].item() - t[0].item())
     if resolved > 1e-4 * span and not isinstance(func.f, Autonomous):
@@ -92,11 +99,4 @@ def _require(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator)
             f"f takes t in the state's dtype, and {x0.dtype} tells times near {t.abs().max().item():g} apart to "
             f"{resolved:.1g} only, of a span of {span:.3g}: let times begin near 0, or use a float64 state",
             stacklevel=3,
-        )
-    step = t.diff()
-    if not bool((step > 0).all() | (step < 0).all()):
-        first = int(torch.nonzero(step * (step.sum().sign() or 1) <= 0)[0])
-        raise ValueError(
-            f"t must increase strictly or decrease strictly, got t[{first}] = {t[first].item():g} and "
-            f"t[{first + 1}] = {t[first + 1].item():g}; sort it and drop repeated times"
         )
