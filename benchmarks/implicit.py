@@ -112,8 +112,8 @@ def measure(problem: Problem, args: Args, order: random.Random) -> dict[str, dic
         rows[name] |= {kind: statistics.median(found), f"{kind}, spread": [min(found), max(found)]}
         rows[name][f"{kind}, n"] = len(found)
     if problem.name == "MLP":
-        for name, found in measure_diffrax(problem, exact, args.rounds, args.budget).items():
-            if name == "diffrax Kvaerno5" and TARGET in found:
+        for name, found in measure_diffrax(problem, exact, args.rounds, args.budget, ("Kvaerno5",)).items():
+            if TARGET in found:
                 rows[name] = {**found[TARGET], "s": found[TARGET]["forward s"]}
     return rows
 

@@ -177,10 +177,12 @@ def measure(name: str, problem: Problem, args: Args, order: random.Random) -> di
     return {solver: {f"{target:g}": row for target, row in found.items()} for solver, found in rows.items()}
 
 
-def measure_diffrax(problem: Problem, exact: torch.Tensor, rounds: int, budget: float) -> dict[str, dict]:
+def measure_diffrax(
+    problem: Problem, exact: torch.Tensor, rounds: int, budget: float, names: tuple[str, ...] = ("Tsit5", "Kvaerno5")
+) -> dict[str, dict]:
     """Diffrax's solvers, jitted, on the MLP field."""
     rows: dict[str, dict] = {}
-    for name in ("Tsit5", "Kvaerno5"):
+    for name in names:
         solver = diffrax_solver(name)
         if solver is None:
             continue
