@@ -71,7 +71,7 @@ class KenCarp4(TolerantIntegrator):
         if start is None or not loop.steps:
             return solution
         split, n1 = start
-        xs = _differentiated(loop, split, x, n1 - split.lam * x, 1e-2 * self.rtol)
+        xs = _differentiated(loop, split, x, n1 - split.lam * x, 0.1 * self.rtol)
         xs = torch.where(torch.isnan(solution.x), torch.nan, xs)
         return replace(solution, x=xs, nfe=solution.nfe + 1 + 10 * solution.accepted)
 
