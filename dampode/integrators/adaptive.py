@@ -85,19 +85,20 @@ class AdaptiveExponential(TolerantIntegrator):
         tol = Tolerance(self.rtol, self.atol)
         how = _compiled_attempt() if self.compile else attempt
         steps = self.max_steps, self.first_step, self.max_step
-        start = None if self.checkpoint is None else begun(func, x, times[0])
-        if self.checkpoint is None or start is None:
+        if self.checkpoint is None:
             return AdaptiveLoop(func, x, times, tol, how).run(*steps, self.progress)
+        start = begun(func, x, times[0])
         with torch.no_grad():
             loop = AdaptiveLoop(func, x, times, tol, how)
-            loop.taken = []
+            loop.taken = None if start is None else []
             solution = loop.run(*steps, self.progress)
-        if not loop.taken:
+        solution = replace(solution, nfe=solution.nfe + torch.is_grad_enabled())  # the call of `begun`
+        if start is None or not loop.taken:
             return solution
         xs = replay(func, x, start[1], loop.clock.tau(times[1:-1]), loop.clock, loop.taken, self.checkpoint)
         if solution.failure() is not None:
             xs = torch.where(torch.isnan(solution.x), torch.nan, xs)
-        return replace(solution, x=xs, nfe=solution.nfe + 1 + CALLS * solution.accepted)
+        return replace(solution, x=xs, nfe=solution.nfe + CALLS * solution.accepted)
 
 
 @functools.cache

@@ -68,12 +68,13 @@ class KenCarp4(TolerantIntegrator):
             how = _compiled_iterate() if self.compile else iterate
             loop = ImplicitLoop(func, x, times, Tolerance(self.rtol, self.atol), how)
             solution = loop.run(self.max_steps, self.first_step, self.max_step, start is not None)
+        solution = replace(solution, nfe=solution.nfe + torch.is_grad_enabled())  # the call of `begun`
         if start is None or not loop.steps:
             return solution
         split, n1 = start
         xs = _differentiated(loop, split, x, n1 - split.lam * x, 0.1 * self.rtol)
         xs = torch.where(torch.isnan(solution.x), torch.nan, xs)
-        return replace(solution, x=xs, nfe=solution.nfe + 1 + 10 * solution.accepted)
+        return replace(solution, x=xs, nfe=solution.nfe + 10 * solution.accepted)
 
 
 @cache
