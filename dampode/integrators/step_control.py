@@ -108,8 +108,9 @@ def left_undamped(step: KrogstadStep, apart: Tensor, lam: Tensor, h: Tensor) -> 
         u >= 1, broadcast to x.
     """
     moved = (step.x - step.u4).reshape(len(apart), -1)
-    square = (moved * moved).sum(1).clamp_(min=torch.finfo(moved.dtype).tiny)  # vecdot would be of half precision
-    gain = (apart.reshape(len(apart), -1) * moved).sum(1).div_(square).clamp_(min=0)  # under autocast
+    # products and sums, not vecdot, which autocast would turn into half precision
+    square = (moved * moved).sum(1).clamp_(min=torch.finfo(moved.dtype).tiny)
+    gain = (apart.reshape(len(apart), -1) * moved).sum(1).div_(square).clamp_(min=0)
     half = h.clamp(min=0).mul_(0.5)
     rest = (lam - gain.reshape(h.shape)).clamp_(min=0)
     ratio: Tensor = (half * lam).add_(1) / (half * rest).add_(1)

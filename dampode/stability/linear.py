@@ -54,12 +54,12 @@ def at_time(func: Field, t: float) -> Map:
 
 def require_eval(module: nn.Module) -> None:
     """Raise unless every batch norm and dropout of a module is in eval mode."""
+    why = {
+        "dropout": "its draws would pass for the field's own behavior",
+        "batch norm": "its value at one sample would depend on the batch",
+    }
     for kind, name in in_train_mode(module):
-        why = {
-            "dropout": "its draws would pass for the field's own behavior",
-            "batch norm": "its value at one sample would depend on the batch",
-        }[kind]
-        raise ValueError(f"{kind} must be in eval mode here, got {name} in train mode: {why}; call .eval() first")
+        raise ValueError(f"{kind} must be in eval mode here, got {name} in train mode: {why[kind]}; call .eval() first")
 
 
 def require_sample(x: Any, name: str = "x") -> None:
