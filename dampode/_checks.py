@@ -1,6 +1,7 @@
 """Worded errors: the rule, what was got, what to do. A wrong value is a ValueError, a wrong type a TypeError."""
 
 import math
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,20 @@ def require_positive_int(value: Any, name: str) -> None:
         raise TypeError(f"{name} must be a positive int, got {value!r} of type {type(value).__name__}")
     if value < 1:
         raise ValueError(f"{name} must be a positive int, got {value}")
+
+
+def as_seed(value: Any) -> int:
+    """The seed as a plain int: whatever integer type it comes in, it draws the same.
+
+    Raises:
+        TypeError: it is no integer (a bool is none here).
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"a seed must be an int, got {value!r} of type {type(value).__name__}") from None
 
 
 def require_real(value: Any, name: str) -> None:

@@ -1,11 +1,33 @@
-"""Files that one process at a time may write."""
+"""Files that are always whole, and that one process at a time may write."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from filelock import FileLock, Timeout
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write to a file beside ``path``, flush it to disk, then rename it over the old one.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full; the old file is then as it was.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(beside, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except (OSError, RuntimeError) as error:
+        raise OSError(f"{path} could not be written ({error}); the one before it is untouched") from None
+    finally:
+        with suppress(OSError):
+            beside.unlink()
 
 
 def require_writable(folder: Path) -> None:
@@ -24,12 +46,13 @@ def require_writable(folder: Path) -> None:
 
 
 @contextmanager
-def only_writer(path: Path) -> Iterator[None]:
+def only_writer(path: str | Path) -> Iterator[None]:
     """Hold a file for writing as long as the block runs; a process that is killed lets go of it.
 
     Raises:
         OSError: another run holds it, or its folder cannot be written.
     """
+    path = Path(path)
     require_writable(path.parent)
     if path.is_dir():
         raise OSError(f"the file to write must be no folder, got the folder {path}; name a file in it")

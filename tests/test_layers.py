@@ -11,6 +11,7 @@ PACKAGE = Path(dampode.__file__).parent
 RANKS = {
     "_checks": 0,
     "_files": 0,
+    "_fingerprint": 0,
     "functional": 1,
     "weighting": 1,
     "data": 1,

@@ -82,7 +82,7 @@ def official(tmp_path_factory):
     return folder
 
 
-def test_official_files_are_read_by_severity(official):
+def test_official_files_are_read_by_severity(official, tmp_path):
     images, labels = load_cifar_c(official, "shot_noise")
     assert isinstance(images, np.memmap)
     assert images.shape == (50_000, 32, 32, 3)
@@ -101,6 +101,15 @@ def test_official_files_are_read_by_severity(official):
     assert block[0, 0, 0, 0] == pytest.approx(40 / 255)
     with pytest.raises(ValueError, match="the whole test set in its order"):
         CifarCFiles(official, labels[:100])
+
+    other = tmp_path / "copy"
+    other.mkdir()
+    for file in official.iterdir():
+        (other / file.name).hardlink_to(file)
+    assert repr(CifarCFiles(other, labels)) == repr(source)
+    (other / "shot_noise.npy").unlink()
+    np.save(other / "shot_noise.npy", np.zeros((50_000, 32, 32, 3), np.uint8))
+    assert repr(CifarCFiles(other, labels)) != repr(source)  # by which a partial report knows other images
     with pytest.raises(ValueError, match="as many as the images: 10000 and 4"):
         evaluate(torch.nn.Flatten().eval(), torch.rand(4, 3, 2, 2), labels[:4], eps=[0.1], noise=source)
 

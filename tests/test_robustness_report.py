@@ -5,6 +5,7 @@ import json
 import warnings
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -17,6 +18,7 @@ from dampode.robustness import (
     FGSM,
     IFGSM,
     PGD,
+    Drawn,
     Ensemble,
     Law,
     RecenteredPGD,
@@ -418,14 +420,32 @@ def test_an_interruption_costs_little(tmp_path):
         (other, settings),
         (Interrupted(10**6).eval(), {**settings, "seed": 1}),
         (Interrupted(10**6).eval(), {**settings, "attacks": {"PGD": PGD()}}),
+        (Interrupted(10**6).eval(), {**settings, "noise": Drawn(0.5 * x)}),
     ):
         with pytest.raises(ValueError, match="partial measurement of another model, data or settings"):
             evaluate(model, x, y, **changed)
     with pytest.raises(ValueError, match="another model, data or settings"):
         evaluate(Interrupted(10**6).eval(), x.flip(0), y, **settings)
-    path.write_text(path.read_text()[:-30])
-    with pytest.raises(ValueError, match="damaged or of another kind"):
-        evaluate(Interrupted(10**6).eval(), x, y, **settings)
+    text = path.read_text()
+    changed = text.replace('"excess": 0.0', '"excess": 1.0', 1)
+    assert changed != text
+    for damaged in (text[:-30], changed, '{"identity": "a", "finished": {"clean/clean/0.0/0": null}}'):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match=r"part\.json must be a partial measurement; it is damaged"):
+            evaluate(Interrupted(10**6).eval(), x, y, **settings)
+
+
+def test_a_seed_draws_the_same_whatever_its_integer_type():
+    x, y = (part[:100] for part in digits())
+    settings = {"eps": [0.1], "noises": ["gaussian_noise"], "severities": [5], "attacks": {"PGD": PGD(steps=2)}}
+    expected = evaluate(classifier(), x, y, seed=3, **settings).to_json()
+    for seed in (np.int64(3), torch.tensor(3)):
+        assert evaluate(classifier(), x, y, seed=seed, **settings).to_json() == expected
+    for seed in (3.0, True, "3", None):
+        with pytest.raises(TypeError, match="a seed must be an int, got"):
+            evaluate(classifier(), x, y, seed=seed, **settings)
+        with pytest.raises(TypeError, match="a seed must be an int, got"):
+            Drawn(x, seed)
 
 
 def test_modes_come_back_and_bad_input_ends_in_words():

@@ -134,6 +134,9 @@ def test_a_checkpoint_of_another_run_is_refused_by_the_field_that_differs(tmp_pa
     reflect = Augmentation(2, mode="reflect")
     for images, other, changes, field in (
         (tiny().subset(train=39), recipe, {}, "data.images is 40 there and 39 here"),
+        (replace(tiny(), x_train=tiny().x_train.flip(-1)), recipe, {}, "data.sha256 is .* there and .* here"),
+        (replace(tiny(), x_train=tiny().x_train.roll(2, 0)), recipe, {}, "data.sha256 is .* there and .* here"),
+        (replace(tiny(), augmentation=reflect), recipe, {}, "augmentation.pad is 1 there and 2 here"),
         (tiny(), recipe, {"identity": {"low": 0.9}}, "identity.low is 0.2 there and 0.9 here"),
         (tiny(), replace(recipe, lr=0.2), {}, r"recipe.lr is 0.1 there and 0.2 here; resume"),
         (tiny(), replace(recipe, augmentation=reflect), {}, "recipe.augmentation.pad is unset there and 2 here"),
@@ -142,6 +145,10 @@ def test_a_checkpoint_of_another_run_is_refused_by_the_field_that_differs(tmp_pa
     ):
         with pytest.raises(ValueError, match=f"must be of this run: .*{field}"):
             fit(net(), images, other, **{**first, **changes}, resume=True)
+    model = net()
+    model[1].weight.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"frozen is \[\] there and \['1.weight'\] here"):
+        fit(model, tiny(), recipe, **first, resume=True)
 
 
 class Both(nn.Module):

@@ -27,6 +27,10 @@ def test_checkpoints_are_refused_in_words(tmp_path):
         path.write_bytes(whole[:size])
         with pytest.raises(ValueError, match="damaged or of another kind"):
             training.load_checkpoint(path)
+    for place in range(whole.index(b"data/0"), len(whole) - 2000, 4001):  # one bit of a number, which torch reads
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match="damaged or of another kind"):
+            training.load_checkpoint(path)
     torch.save({"a": 1}, path)
     with pytest.raises(ValueError, match=r"must be a checkpoint of dampode\.training"):
         training.load_checkpoint(path)
@@ -103,7 +107,7 @@ def test_settings_of_numpy_are_read_again(tmp_path):
 def test_settings_that_no_checkpoint_gives_back_are_refused_at_once(tmp_path):
     with pytest.raises(TypeError, match=r"identity\.folder must be a string or a number, got .* of type PosixPath"):
         fit(net(), tiny(), ONE, identity={"folder": tmp_path})
-    with pytest.raises(TypeError, match="seed must be of type int"):
+    with pytest.raises(TypeError, match="a seed must be an int, got 1.5 of type float"):
         fit(net(), tiny(), ONE, seed=1.5)
 
 

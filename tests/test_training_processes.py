@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
-from test_training import net, tiny
+from test_training import Interrupt, net, tiny
 from torch import nn
 
 from dampode.training import Recipe, fit, load_checkpoint
@@ -15,19 +15,38 @@ RUN = """
 import sys; sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 import torch
-from test_training_processes import RECIPE, model
-from test_training import tiny
+from test_training_processes import RECIPE, drawing, model
+from test_training import tiny, weights
 from dampode import training
 network, out = model(), Path(sys.argv[1])
 history = training.fit(network, tiny(), RECIPE, seed=3, checkpoint=out / "run.pt", checkpoint_every=2, logs=out)
 name = "main.pt" if training.is_main() else "other.pt"
 torch.save([network.state_dict(), history.loss, history.accuracy], out / name)
+
+whole, stopped, resumed = drawing(-1), drawing(5), drawing(-1)  # three steps an epoch
+torch.manual_seed(training.is_main())
+training.fit(whole, tiny(), RECIPE, checkpoint=out / "whole.pt")
+torch.manual_seed(training.is_main())
+try:
+    training.fit(stopped, tiny(), RECIPE, checkpoint=out / "stopped.pt")
+except KeyboardInterrupt:
+    pass
+assert training.load_checkpoint(out / "stopped.pt")["position"]["step"] == 0
+torch.manual_seed(99)
+training.fit(resumed, tiny(), RECIPE, checkpoint=out / "stopped.pt", resume=True)
+assert torch.equal(weights(resumed), weights(whole))
+assert not torch.equal(weights(resumed), weights(stopped))
 """
 
 
 def model():
     """With batch norm, whose statistics are those of a half batch; without dropout, which each process draws anew."""
     return nn.Sequential(*(module for module in net() if not isinstance(module, nn.Dropout)))
+
+
+def drawing(calls):
+    """With dropout, and stopped at a call."""
+    return nn.Sequential(Interrupt(calls), net())
 
 
 def test_two_processes_are_one_that_accumulates(tmp_path):

@@ -2,9 +2,7 @@
 
 import json
 import os
-import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,8 +10,11 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from dampode._checks import require_instance
+from dampode._files import write_atomically
+from dampode._fingerprint import fingerprint
 
 HEADER = "architecture"
+CHECKSUM = "checksum"
 
 
 def architecture(model: nn.Module) -> dict[str, str]:
@@ -50,11 +51,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a network's state and architecture to one safetensors file.
 
-    The file appears whole or not at all: it is written under another name in the same folder, then renamed.
+    The file appears whole or not at all, and holds a checksum, by which `load` knows a damaged one.
 
     Args:
         model: the network; one compiled or of DistributedDataParallel is saved as the network that it was made of.
-        path: the file to write or replace; its folder exists.
+        path: the file to write or replace; its folder is made where it is not there.
 
     Raises:
         TypeError: model is not a module.
@@ -68,19 +69,9 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, value in model.state_dict().items()
     }
-    payload = to_bytes(state, {HEADER: json.dumps(architecture(model))})
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.chmod(0o644)
-        partial.replace(target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    header = json.dumps(architecture(model))
+    payload = to_bytes(state, {HEADER: header, CHECKSUM: _checksum(header, state)})
+    write_atomically(target, lambda file: file.write(payload))
 
 
 def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -91,7 +82,7 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
         path: the file.
 
     Raises:
-        ValueError: the file is pickled, truncated or no checkpoint, or holds another architecture (the first key that
+        ValueError: the file is pickled, truncated, damaged or no checkpoint, or holds another architecture (the first key that
             differs is named, with what the file has and what the model expects).
         FileNotFoundError: there is no such file.
     """
@@ -120,24 +111,25 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(HEADER)
+            written = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
     except SafetensorError as error:
         raise ValueError(
             f"{path} is no complete safetensors file ({error}); it may have been cut short: copy or save it again"
         ) from error
-    if header is None:
+    if not {HEADER, CHECKSUM} <= set(written):
         raise ValueError(
-            f"{path} has no {HEADER!r} in its header, so it was not written by dampode.models.save; "
+            f"{path} has no {HEADER!r} or no {CHECKSUM!r} in its header, so it was not written by dampode.models.save; "
             "read it with safetensors.torch.load_file and load_state_dict"
         )
-    try:
-        described: Any = json.loads(header)
-    except ValueError:
-        described = None
-    if not isinstance(described, dict):
-        raise ValueError(f"{path} has a damaged {HEADER!r} in its header: copy or save it again")
+    if written[CHECKSUM] != _checksum(written[HEADER], state):
+        raise ValueError(f"{path} is damaged, its checksum does not fit: copy or save it again")
+    described: dict[str, str] = json.loads(written[HEADER])
     return described, state
+
+
+def _checksum(header: str, state: dict[str, Tensor]) -> str:
+    return fingerprint(header, *(part for key in sorted(state) for part in (key, state[key])))
 
 
 def _form(value: Tensor) -> str:

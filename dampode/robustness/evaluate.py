@@ -9,8 +9,9 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from dampode._checks import require_instance, require_positive_int
+from dampode._checks import as_seed, require_instance, require_positive_int
 from dampode._files import only_writer
+from dampode._fingerprint import fingerprint
 from dampode.robustness import laws
 from dampode.robustness.classifier import (
     PROBABILITIES,
@@ -21,7 +22,7 @@ from dampode.robustness.classifier import (
     require_attackable,
     same_logits,
 )
-from dampode.robustness.ledger import Ledger, fingerprint
+from dampode.robustness.ledger import Ledger
 from dampode.robustness.measuring import Measuring, Task
 from dampode.robustness.noise import SEVERITIES, require_length, require_noise
 from dampode.robustness.report import Column, Report
@@ -91,6 +92,7 @@ def evaluate(
         TypeError: pixels are not float32 or float64, labels not int64, or an attack is no `Attack`.
         OSError: the partial file cannot be written, or another process writes it.
     """
+    seed = as_seed(seed)
     noise = Drawn(x, seed) if noise is None else noise
     _check(eps, attacks, noises, severities, noise, x, batch_size)
     if any(module.training for module in model.modules()):

@@ -1,27 +1,10 @@
 """What is finished of a long measurement, in a file that is always whole, so that an interruption costs little."""
 
-import hashlib
 import json
-import os
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
-
-def fingerprint(*parts: nn.Module | Tensor | str) -> str:
-    """SHA-256 of modules (printed form, parameters and buffers), tensors (shape, dtype, values) and strings."""
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, nn.Module):
-            digest.update(f"module {part}".encode())
-            for name, value in part.state_dict().items():
-                _add(digest, name, value)
-        elif isinstance(part, Tensor):
-            _add(digest, "", part)
-        else:
-            digest.update(f"text {part}\n".encode())
-    return digest.hexdigest()
+from dampode._files import write_atomically
+from dampode._fingerprint import fingerprint
 
 
 class Ledger:
@@ -45,22 +28,20 @@ class Ledger:
                 self.finished = _read(path, identity)
 
     def add(self, key: str, value: dict[str, str | float]) -> None:
-        """Enter a finished piece, and write the file: beside it first, then renamed over it."""
+        """Enter a finished piece, and write the file, whole or not at all."""
         self.finished[key] = value
         if self.path is not None:
-            beside = self.path.with_name(self.path.name + ".new")
-            with beside.open("w", encoding="utf-8") as file:
-                json.dump({"identity": self.identity, "finished": self.finished}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self.path)
+            content = {"identity": self.identity, "finished": self.finished, "checksum": _checksum(self.finished)}
+            write_atomically(self.path, lambda file: file.write(json.dumps(content).encode()))
 
 
 def _read(path: Path, identity: str) -> dict[str, dict[str, str | float]]:
     """The finished pieces of a file, or a worded error."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        found, finished = content["identity"], dict(content["finished"])
+        found, finished, checksum = content["identity"], dict(content["finished"]), content["checksum"]
+        if checksum != _checksum(finished):
+            raise ValueError("its checksum does not fit")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} must be a partial measurement; it is damaged or of another kind ({error})") from None
     if found != identity:
@@ -71,7 +52,5 @@ def _read(path: Path, identity: str) -> dict[str, dict[str, str | float]]:
     return finished
 
 
-def _add(digest: "hashlib._Hash", name: str, value: Tensor) -> None:
-    flat = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-    digest.update(f"tensor {name} {tuple(value.shape)} {value.dtype}\n".encode())
-    digest.update(flat.numpy().tobytes())
+def _checksum(finished: dict[str, dict[str, str | float]]) -> str:
+    return fingerprint(json.dumps(finished))

@@ -3,15 +3,16 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dampode._checks import require_labels, require_positive
+from dampode._checks import as_seed, require_labels, require_positive
+from dampode._fingerprint import fingerprint
 from dampode.robustness.cifar_c import load_cifar_c
-from dampode.robustness.ledger import fingerprint
-from dampode.robustness.noise import corrupt, require_pixels
+from dampode.robustness.noise import SEVERITIES, corrupt, require_pixels
 
 BLOCK = 1000
 """Images that share a stream of random numbers: results do not depend on the batch size of a forward pass."""
@@ -56,10 +57,10 @@ class Drawn(NoiseSource):
     def __init__(self, x: Tensor, seed: int = 0) -> None:
         require_pixels(x)
         self.title = "CIFAR-C-style, drawn here"
-        self.x, self.seed, self.n = x, seed, len(x)
+        self.x, self.seed, self.n = x, as_seed(seed), len(x)
 
     def __repr__(self) -> str:
-        return f"Drawn(seed={self.seed})"
+        return f"Drawn(images {fingerprint(self.x)[:12]}, seed={self.seed})"
 
     def block(self, name: str, severity: int, index: int) -> Tensor:
         """The block's images under their own draws."""
@@ -92,13 +93,24 @@ class CifarCFiles(NoiseSource):
         self.folder, self.labels, self.device, self.n = Path(folder), labels, torch.device(device), len(labels)
 
     def __repr__(self) -> str:
-        return f"CifarCFiles(labels {fingerprint(self.labels)[:12]})"
+        return f"CifarCFiles({self._digest})"
+
+    @cached_property
+    def _digest(self) -> str:
+        """Of the folder's noises and labels; a second or two for the official files."""
+        there = [path for path in (self.folder / f"{name}.npy" for name in SEVERITIES) if path.is_file()]
+        return fingerprint(self.labels, *(part for path in there for part in (path.name, _file_digest(path))))[:12]
 
     def block(self, name: str, severity: int, index: int) -> Tensor:
         """The block's images from the file."""
         images, _ = load_cifar_c(self.folder, name, severity)
         part = torch.from_numpy(images[blocks(self.n)[index]].copy())
         return part.to(self.device).permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class NormalizedPerFile(NoiseSource):

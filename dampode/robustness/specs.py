@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dampode._checks import require_instance, require_positive_int
+from dampode._fingerprint import fingerprint
 from dampode.robustness.attacks import Keep, fgsm, ifgsm, pgd, recentered_pgd, require_iteration
 from dampode.robustness.classifier import evaluating
-from dampode.robustness.ledger import fingerprint
 from dampode.robustness.search import square, uniform_noise
 
 

@@ -1,33 +1,15 @@
 """Checkpoints that are always whole."""
 
-import os
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
-KEYS = frozenset({"settings", "model", "optimizer", "scaler", "random", "position", "history"})
-ARCHITECTURE = "architecture"
-"""One key more: `dampode.models.architecture` of the network. Checkpoints of before it was kept lack it."""
+from dampode._files import write_atomically
 
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write to a file beside ``path``, flush it to disk, then rename it over the old one.
-
-    Raises:
-        OSError: the folder cannot be written or the disk is full; the old file is then as it was.
-    """
-    beside = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except (OSError, RuntimeError) as error:
-        raise OSError(f"{path} could not be written ({error}); the one before it is untouched") from None
+KEYS = frozenset({"settings", "architecture", "model", "optimizer", "scaler", "random", "position", "history"})
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
@@ -49,10 +31,14 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     if not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint {path} must exist; got no such file")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch reads the numbers without looking at their checksums
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} does not fit")
         state: Any = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # damage makes torch and pickle raise a dozen kinds
         raise ValueError(f"{path} must be a whole checkpoint; it is damaged or of another kind ({error})") from None
-    if not isinstance(state, dict) or set(state) - {ARCHITECTURE} != KEYS:
+    if not isinstance(state, dict) or set(state) != KEYS:
         raise ValueError(f"{path} must be a checkpoint of dampode.training with {sorted(KEYS)}")
     return state
 

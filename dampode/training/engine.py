@@ -9,17 +9,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from dampode._checks import require_instance, require_positive_int
+from dampode._checks import as_seed, require_instance, require_positive_int
 from dampode._files import only_writer
+from dampode._fingerprint import fingerprint
 from dampode.data import ImageData
 from dampode.models.checkpoint import architecture, require_architecture
-from dampode.training.checkpoint import (
-    ARCHITECTURE,
-    load_checkpoint,
-    plain,
-    require_same_run,
-    save_checkpoint,
-)
+from dampode.training.checkpoint import load_checkpoint, plain, require_same_run, save_checkpoint
 from dampode.training.execution import Execution
 from dampode.training.history import History
 from dampode.training.logs import Log
@@ -65,7 +60,8 @@ def fit(
         checkpoint: file that every epoch overwrites.
         resume: whether to go on from the checkpoint if it is there.
         identity: what else makes this run what it is, such as the model's depth and λ range; a checkpoint with
-            another identity, recipe, execution, seed, data, device or `dampode.models.architecture` is refused.
+            another identity, recipe, execution, seed, data, device, frozen parameters or
+            `dampode.models.architecture` is refused.
         label: name on the progress bar.
         execution: precision, compilation, memory layout.
         checkpoint_every: steps between checkpoints within an epoch; None for none.
@@ -91,7 +87,7 @@ def fit(
         (execution, Execution, "execution"),
     ):
         require_instance(value, kind, name)
-    require_instance(seed, int, "seed")
+    seed = as_seed(seed)
     together = processes(data.x_train.device)
     _require_fit(model, data, recipe, execution, together.num_processes)
     if checkpoint_every is not None:
@@ -105,7 +101,9 @@ def fit(
         "recipe": asdict(recipe),
         "execution": asdict(execution),
         "seed": seed,
-        "data": _fingerprint(data),
+        "data": {"name": data.name, "images": len(data.x_train), "sha256": fingerprint(data.x_train, data.y_train)},
+        "augmentation": asdict(recipe.augmentation or data.augmentation),
+        "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
         "device": data.x_train.device.type,
         "identity": plain(identity or {}, "identity"),
     }
@@ -118,15 +116,14 @@ def fit(
         if resume and file is not None and file.exists():
             state = load_checkpoint(file)
             require_same_run(file, state["settings"], settings)
-            if ARCHITECTURE in state:
-                require_architecture(model, state[ARCHITECTURE], file)
+            require_architecture(model, state["architecture"], file)
             run.load(state)
 
         def save() -> None:
             if file is not None:
                 state = run.state()  # by every process: they sum what they counted
                 if together.is_main_process:
-                    save_checkpoint(file, {"settings": settings, ARCHITECTURE: described, **state})
+                    save_checkpoint(file, {"settings": settings, "architecture": described, **state})
 
         log = None
         if logs is not None and together.is_main_process:
@@ -184,15 +181,3 @@ def _require_fit(model: nn.Module, data: ImageData, recipe: Recipe, execution: E
             f"compile='reduce-overhead' takes one part a process, got {recipe.parts} for {everyone}: CUDA graphs "
             "would overwrite the gradients to be summed; use compile='default'"
         )
-
-
-def _fingerprint(data: ImageData) -> dict[str, str | int | float]:
-    """What tells one training set from another."""
-    x, y = data.x_train, data.y_train
-    place = torch.arange(1, len(y) + 1, device=y.device)
-    return {
-        "name": data.name,
-        "images": len(x),
-        "pixels": x.sum(dtype=torch.float64).item(),
-        "labels": int((y * place).sum()),
-    }

@@ -5,8 +5,7 @@ import io
 from pathlib import Path
 from types import TracebackType
 
-from dampode._files import require_writable
-from dampode.training.checkpoint import write_atomically
+from dampode._files import require_writable, write_atomically
 from dampode.training.history import History
 from dampode.training.recipe import Recipe
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from dampode._checks import require_logits
@@ -140,7 +141,7 @@ class Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "random": {"own": self.generator.get_state(), "torch": _torch_random(self.device)},
+            "random": {"own": self.generator.get_state(), "torch": gather_object([_torch_random(self.device)])},
             "position": position,
             "history": asdict(self.history),
         }
@@ -158,7 +159,9 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.generator.set_state(state["random"]["own"])
-        _set_torch_random(self.device, state["random"]["torch"])
+        rank, drawn = self.processes.process_index, state["random"]["torch"]
+        if rank < len(drawn):  # a process more than there were draws on as it is
+            _set_torch_random(self.device, drawn[rank])
         position = state["position"]
         self.step, self.seconds = position["step"], position["seconds"]
         self.order, sums = position["order"].to(self.device), position["sums"].to(self.device)
