@@ -16,7 +16,11 @@ def require_instance(value: Any, kind: type | tuple[type, ...], name: str, remed
     if not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         wanted = " or ".join(k.__name__ for k in kinds)
-        raise TypeError(f"{name} must be of type {wanted}, got {type(value).__name__}{'; ' + remedy if remedy else ''}")
+        if isinstance(value, type):
+            got, remedy = f"the class {value.__name__}", f"make one of it, {value.__name__}(...)"
+        else:
+            got = type(value).__name__
+        raise TypeError(f"{name} must be of type {wanted}, got {got}{'; ' + remedy if remedy else ''}")
 
 
 def require_positive_int(value: Any, name: str) -> None:
@@ -125,7 +129,7 @@ def require_field_value(x: Tensor, fx: Any) -> None:
     if fx.shape != x.shape:
         raise ValueError(
             f"f must keep the state's shape: x is {tuple(x.shape)}, f(t, x) is {tuple(fx.shape)}; "
-            "use Transition to change it"
+            "in a network, Transition changes it"
         )
     if fx.device != x.device:
         raise ValueError(f"f must keep the state's device: x is on {x.device}, f(t, x) on {fx.device}; move f with .to")

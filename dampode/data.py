@@ -99,7 +99,8 @@ class ImageData:
 
     Raises:
         ValueError: a shape, a pixel or a label is out of range, a set is empty, or images and labels differ in number.
-        TypeError: images or labels are no tensors, num_classes no int, or augmentation is something else.
+        TypeError: images or labels are no tensors or of another dtype, num_classes no int, or augmentation is
+            something else.
     """
 
     name: str
@@ -209,7 +210,7 @@ def _cifar(name: str, root: Path, download: bool) -> ImageData:
         train, test = (dataset(str(root), train=part) for part in (True, False))
     except RuntimeError as error:
         raise FileNotFoundError(
-            f"{name} must lie whole under {root} ({error}); allow the download or name its folder"
+            f"{name} must lie whole under {root} ({error}); pass download=True, or name its folder as root"
         ) from None
     classes = len(train.classes)
     return _from_arrays(
@@ -235,7 +236,7 @@ def _npz(path: Path) -> ImageData:
         raise ValueError(f"{path} must hold {', '.join(NPZ_KEYS)}; it lacks {', '.join(missing)}")
     y_train = _labels("y_train", arrays["y_train"])
     classes = int(y_train.max(initial=1)) + 1
-    if y_train.min(initial=0) >= 0 and np.unique(y_train).size != classes:
+    if y_train.size and y_train.min() >= 0 and np.unique(y_train).size != classes:
         raise ValueError(f"y_train of {path} must hold every label from 0 to its largest, {classes - 1}; renumber them")
     x_train, x_test, y_test = (arrays[key] for key in ("x_train", "x_test", "y_test"))
     return _from_arrays(path.stem, x_train, y_train, x_test, _labels("y_test", y_test), classes, Augmentation())
@@ -284,8 +285,8 @@ def _check_set(part: str, x: Tensor, y: Tensor, num_classes: int) -> None:
         if not (low >= 0 and high <= 1):
             raise ValueError(f"{part} pixels must lie in [0, 1], got [{low:g}, {high:g}]; divide by 255 or use uint8")
     elif x.dtype != torch.uint8:
-        raise ValueError(f"{part} images must be uint8 or floating in [0, 1], got {x.dtype}")
+        raise TypeError(f"{part} images must be uint8 or floating in [0, 1], got {x.dtype}")
     if y.dtype != torch.int64:
-        raise ValueError(f"{part} labels must be int64, got {y.dtype}")
+        raise TypeError(f"{part} labels must be int64, got {y.dtype}; convert them with .long()")
     if y.min() < 0 or y.max() >= num_classes:
         raise ValueError(f"{part} labels must lie in [0, {num_classes}), got [{y.min()}, {y.max()}]")

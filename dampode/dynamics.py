@@ -1,7 +1,9 @@
 """The damped vector field, Eq. 4."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
+import torch
 from torch import Tensor, nn
 
 from dampode._checks import (
@@ -63,10 +65,23 @@ class DampedODEFunc(nn.Module):
             ValueError: f changes the state's shape or device, or the state in place, or λ or ρ(λ) does not broadcast.
             TypeError: f changes the state's dtype outside autocast.
         """
-        lam = self.damping(x)
-        require_broadcast(lam, x, "λ")
+        lam = self.lam(x)
         fx = self.field(t, x)
         return lam, self.weight(lam, x), fx
+
+    def lam(self, x: Tensor) -> Tensor:
+        """λ(x) alone, checked.
+
+        Args:
+            x: state, (N, *S).
+
+        Raises:
+            ValueError: λ does not broadcast to x.
+        """
+        with _without_cache(x):
+            lam: Tensor = self.damping(x)
+        require_broadcast(lam, x, "λ")
+        return lam
 
     def field(self, t: float | Tensor, x: Tensor) -> Tensor:
         """f(x, t) alone, (N, *S), checked.
@@ -83,7 +98,8 @@ class DampedODEFunc(nn.Module):
         """
         before = version(x)
         # compiled code drops the copy where f leaves it as it is
-        fx: Tensor = self.f(t, x.clone() if before is None else x)
+        with _without_cache(x):
+            fx: Tensor = self.f(t, x.clone() if before is None else x)
         require_field_value(x, fx)
         require_unchanged(x, before)
         return fx
@@ -114,3 +130,14 @@ class DampedODEFunc(nn.Module):
     def extra_repr(self) -> str:
         """The weight function's name."""
         return f"rho={name_of(self.rho)}"
+
+
+def _without_cache(x: Tensor) -> AbstractContextManager[object]:
+    """Autocast as it is but for its cache, which keeps one half-precision copy of a weight for a whole solve.
+
+    The gradients of all steps would be added up in that copy's precision, where those of 1,000 steps lose a half.
+    """
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind) or not torch.is_autocast_cache_enabled():
+        return nullcontext()
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), cache_enabled=False)

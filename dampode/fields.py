@@ -40,7 +40,11 @@ class Autonomous(VectorField):
 
     def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
         """f(x)."""
-        return self.f(x)
+        try:
+            return self.f(x)
+        except TypeError as error:
+            error.add_note("f is called with the state alone; for f(t, x) subclass dampode.fields.VectorField")
+            raise
 
     def extra_repr(self) -> str:
         """The name of an f that is no module."""

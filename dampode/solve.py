@@ -75,7 +75,9 @@ def solve(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = A
 def _require(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator) -> None:
     """Raise unless the arguments of a solve are sound."""
     require_field_and_state(func, x0)
-    require_instance(integrator, Integrator, "integrator", "take one from dampode.integrators")
+    require_instance(
+        integrator, Integrator, "integrator", "take one from dampode.integrators, such as TorchDiffEq('dopri5')"
+    )
     require_instance(t, Tensor, "t", "use torch.tensor or torch.linspace")
     if not t.is_floating_point():
         raise TypeError(f"t must be floating, got dtype {t.dtype}; convert it with t.double()")

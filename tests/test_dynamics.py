@@ -36,7 +36,7 @@ def test_what_is_wrapped():
 @pytest.mark.parametrize(
     ("f", "error", "message"),
     [
-        (lambda x: x[:, :1], ValueError, r"shape: x is \(4, 3\), f\(t, x\) is \(4, 1\); use Transition"),
+        (lambda x: x[:, :1], ValueError, r"shape: x is \(4, 3\), f\(t, x\) is \(4, 1\); in a network, Transition"),
         (lambda x: x.double(), TypeError, "keep the state's dtype: x is torch.float32, .* torch.float64"),
         (lambda x: x.to("meta"), ValueError, "keep the state's device: x is on cpu, .* on meta"),
         (lambda x: 1.0, TypeError, "f must return a tensor, got float"),
@@ -104,3 +104,12 @@ def test_a_field_that_changes_the_state_changes_a_copy_where_torch_counts_no_cha
     with torch.no_grad():
         expected = 0.5 * x + linear(x.relu())
         torch.testing.assert_close(call(block, x.clone()), expected)
+
+
+def test_an_f_of_time_and_state_is_told_how_to_be_one():
+    for call in (lambda t, y: y, nn.Bilinear(3, 3, 3)):
+        with pytest.raises(TypeError, match="missing 1 required positional argument") as raised:
+            DampedBlock(call)(torch.ones(2, 3))
+        assert raised.value.__notes__ == [
+            "f is called with the state alone; for f(t, x) subclass dampode.fields.VectorField"
+        ]

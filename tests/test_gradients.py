@@ -19,6 +19,7 @@ from dampode.integrators import (
     IntegrationError,
     KenCarp4,
     Krogstad4,
+    LinearizedEuler,
     TorchDiffEq,
 )
 from dampode.integrators.segments import segments
@@ -316,3 +317,26 @@ def test_the_adjoint_loses_digits_as_damping_grows():
         errors.append(((got - want).norm() / want.norm()).item())
     assert errors[0] < 1e-6
     assert errors[1] > 1e-3
+
+
+# precision -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damping", [lambda: Constant(1.0), lambda: Gated(16)], ids=["constant", "gated"])
+@pytest.mark.parametrize(
+    "integrator",
+    [LinearizedEuler(1000), Krogstad4(250, checkpoint=16), AdaptiveExponential(1e-6, 1e-8)],
+    ids=["fixed", "checkpoint", "adaptive"],
+)
+def test_the_steps_of_a_solve_add_up_their_gradients_in_full_precision_under_autocast(integrator, damping):
+    """Autocast's one half-precision copy of a weight would lose half of the sum of a thousand steps."""
+    torch.manual_seed(0)
+    block = DampedBlock(nn.Sequential(nn.Linear(16, 16), nn.Tanh()), damping(), integrator=integrator)
+    x = torch.randn(64, 16)
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = block(x).square().sum()
+        found.append(torch.cat([g.flatten() for g in grad(loss, list(block.parameters()))]))
+    assert not torch.equal(*found)
+    assert (found[0] - found[1]).norm() < 3e-3 * found[0].norm()

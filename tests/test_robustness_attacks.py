@@ -19,6 +19,7 @@ from dampode.robustness import (
     fgsm,
     ifgsm,
     pgd,
+    recentered_pgd,
     square,
     uniform_noise,
 )
@@ -222,8 +223,6 @@ def test_bad_input_ends_in_words(attack):
         attack(model, x, y + 10 - y.max(), 0.1)
     with pytest.raises(ValueError, match="eps must be at least 0"):
         attack(model, x, y, -0.1)
-    with pytest.raises(ValueError, match="eval mode"):
-        attack(classifier().train(), x, y, 0.1)
     with pytest.raises(ValueError, match=r"must give logits \(N, classes\)"):
         attack(model[:-1][:3].eval(), x, y, 0.1)
     with pytest.warns(UserWarning, match="look like probabilities"):
@@ -275,12 +274,22 @@ def test_a_model_without_a_gradient_is_refused_in_words():
         fgsm(lambda x: x, x, y, EPS)
 
 
-def test_a_part_in_training_mode_is_refused():
+@pytest.mark.parametrize("attack", [fgsm, ifgsm, pgd, recentered_pgd, square])
+def test_a_model_with_a_part_in_training_mode_is_attacked_in_eval_mode_and_put_back(attack):
     x, y = images()
     model = nn.Sequential(nn.Dropout(0.5), Wrapped(lambda z: z)).eval()
+    expected = attack(model, x, y, EPS, **_draws(attack))
     model[0].train()
-    with pytest.raises(ValueError, match="training mode in 0"):
-        pgd(model, x, y, EPS)
+    with pytest.warns(UserWarning, match="0 is in training mode; the model is attacked in eval mode") as said:
+        found = attack(model, x, y, EPS, **_draws(attack))
+    assert torch.equal(found, expected)
+    assert [module.training for module in (model, *model)] == [False, True, False]
+    assert len(said) == 1
+    assert said[0].filename == __file__
+
+
+def _draws(attack):
+    return {"generator": seeded()} if attack in (pgd, recentered_pgd, square) else {}
 
 
 def test_attacks_work_in_inference_mode_and_on_logits_of_another_dtype():

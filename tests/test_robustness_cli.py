@@ -71,17 +71,6 @@ def test_a_checkpoint_says_which_network_it_is_of(saved, tmp_path):
     for network in ("lambda_in_resnet", "resnet"):
         with pytest.raises(SystemExit, match=r"net\.pt holds another architecture"):
             main([*flags, "--model", str(saved / "net.pt"), "--network", network])
-    state = training.load_checkpoint(saved / "net.pt")
-    del state["architecture"]  # as it was written before architectures were kept
-    training.save_checkpoint(tmp_path / "old.pt", state)
-    flags += ["--model", str(tmp_path / "old.pt")]
-    with pytest.warns(UserWarning, match="does not say which network it is of; taken for in_resnet"):
-        main([*flags, "--network", "in_resnet"])
-    with (
-        pytest.warns(UserWarning, match="taken for resnet"),
-        pytest.raises(SystemExit, match="must be of the network named"),
-    ):
-        main([*flags, "--network", "resnet"])
 
 
 def test_two_runs_do_not_write_one_folder(saved, tmp_path):

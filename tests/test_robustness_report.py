@@ -470,7 +470,7 @@ def test_modes_come_back_and_bad_input_ends_in_words():
         ({"severities": []}, ValueError, "severities must hold at least one"),
         ({"noises": ["fog"]}, ValueError, "noise must be one of gaussian_noise, shot_noise"),
         ({"severities": [0]}, ValueError, "severity must be 1, 2, 3, 4 or 5, got 0"),
-        ({"severities": [True]}, ValueError, "severity must be 1, 2, 3, 4 or 5, got True"),
+        ({"severities": [True]}, TypeError, "severity must be an int, 1, 2, 3, 4 or 5, got True"),
         ({"attacks": {"FGSM": robustness.fgsm}}, TypeError, "attack 'FGSM' must be of type Attack"),
         ({"attacks": {"clean": FGSM()}}, ValueError, "a name of its own, got .'clean'"),
         ({"batch_size": 0}, ValueError, "batch_size must be a positive int"),
@@ -540,3 +540,17 @@ def test_single_values_are_refused_in_words(wrong):
     x, y = torch.rand(2, 1, 2, 2), torch.tensor([0, 1])
     with pytest.raises(TypeError, match=f"{next(iter(wrong))} must be of type"):
         evaluate(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), x, y, **{"eps": [0.1], **wrong})
+
+
+def test_attacks_are_compared_with_the_next_that_was_measured(plain):
+    some = [c for c in plain.columns if c.kind != "IFGSM"]
+    held = {law.name: law.held for law in laws.check(some)}
+    assert held["PGD is at least as strong as FGSM"] is True
+    assert held["PGD is at least as strong as IFGSM"] is None
+    assert held["FGSM is at least as strong as UniformNoise"] is True
+
+
+def test_a_report_prints_as_a_line(plain):
+    assert (
+        repr(plain) == f"Report(150 images, {len(plain.columns)} columns, clean {100 * plain.clean:.1f} %, laws held)"
+    )

@@ -107,7 +107,7 @@ def test_settings_of_numpy_are_read_again(tmp_path):
 def test_settings_that_no_checkpoint_gives_back_are_refused_at_once(tmp_path):
     with pytest.raises(TypeError, match=r"identity\.folder must be a string or a number, got .* of type PosixPath"):
         fit(net(), tiny(), ONE, identity={"folder": tmp_path})
-    with pytest.raises(TypeError, match="a seed must be an int, got 1.5 of type float"):
+    with pytest.raises(TypeError, match=r"a seed must be an int, got 1\.5 of type float"):
         fit(net(), tiny(), ONE, seed=1.5)
 
 

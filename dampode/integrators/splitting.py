@@ -5,7 +5,6 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from dampode._checks import require_broadcast
 from dampode.dynamics import DampedODEFunc
 from dampode.functional import Scalar
 
@@ -28,8 +27,7 @@ class Splitting:
     """
 
     def __init__(self, func: DampedODEFunc, x: Tensor) -> None:
-        lam = func.damping(x)
-        require_broadcast(lam, x, "λ")
+        lam = func.lam(x)
         self._func = func
         self._frozen = not func.damping.depends_on_state
         self._weight = func.weight(lam, x)

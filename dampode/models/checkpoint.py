@@ -82,8 +82,8 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
         path: the file.
 
     Raises:
-        ValueError: the file is pickled, truncated, damaged or no checkpoint, or holds another architecture (the first key that
-            differs is named, with what the file has and what the model expects).
+        ValueError: the file is pickled, truncated, damaged or no checkpoint, or holds another architecture (the first
+            key that differs is named, with what the file has and what the model expects).
         FileNotFoundError: there is no such file.
     """
     require_instance(model, nn.Module, "model")

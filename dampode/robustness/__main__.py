@@ -5,7 +5,6 @@ checkpoint (.pt). report.json, report.md and robustness.png are written under --
 it was when the same command is given again.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from torch import nn
 
 from dampode import data, models, robustness, training
 from dampode.models.checkpoint import require_architecture
-from dampode.training.checkpoint import ARCHITECTURE
 
 
 @dataclass(frozen=True)
@@ -73,10 +71,7 @@ def load(args: Args, images: data.ImageData) -> nn.Module:
     model = build(args.depth, images.num_classes, width=args.width, in_channels=images.channels, mean=mean, std=std)
     if args.model.suffix == ".pt":
         state = training.load_checkpoint(args.model)
-        if ARCHITECTURE in state:
-            require_architecture(model, state[ARCHITECTURE], args.model)
-        else:
-            warnings.warn(f"{args.model} does not say which network it is of; taken for {args.network}", stacklevel=2)
+        require_architecture(model, state["architecture"], args.model)
         try:
             model.load_state_dict(state["model"])
         except RuntimeError as error:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dampode._checks import require_positive, require_positive_int
-from dampode.robustness.classifier import margins, predict, predict_and_differentiate, require_attackable
+from dampode.robustness.classifier import attackable, margins, predict, predict_and_differentiate
 from dampode.robustness.noise import require_length
 
 Keep = Literal["strongest", "first", "last"]
@@ -17,7 +17,7 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, batch_size: int 
     """The fast gradient sign method, Eq. 19: x' = clip(x + ε sign(∂L/∂x), 0, 1), L the summed cross entropy.
 
     Args:
-        model: classifier of pixels, in eval mode; its parameters' gradients are left alone.
+        model: classifier of pixels; in eval mode for the call, its parameters' gradients left alone.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
         eps: radius ε in pixel units, in [0, 1], such as 2/255.
@@ -27,16 +27,18 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, batch_size: int 
         The perturbed pixels in [0, 1], |x' − x| <= ε.
 
     Raises:
-        ValueError: ε or pixels lie outside [0, 1], labels do not fit, the model is in training mode, or a
-            logit is not finite.
+        ValueError: ε or pixels lie outside [0, 1], labels do not fit, or a logit is not finite.
         TypeError: pixels are not float32 or float64, or labels not int64.
+
+    Warns:
+        UserWarning: the model is in training mode, or gives probabilities.
 
     Source: Yang et al. 2020, Eq. 19; Goodfellow et al. 2015.
     """
     require_length(eps, "eps")
     require_positive_int(batch_size, "batch_size")
-    require_attackable(model, x, y)
-    _, gradient = predict_and_differentiate(model, x, y, batch_size)
+    with attackable(model, x, y):
+        _, gradient = predict_and_differentiate(model, x, y, batch_size)
     return (x + eps * gradient.sign()).clamp(0, 1)
 
 
@@ -54,7 +56,7 @@ def ifgsm(
     """Iterated FGSM, Eq. 20: x_{m+1} = Clip_{x, ε}{x_m + α sign(∂L/∂x_m)}, x_0 = x, also clipped to [0, 1].
 
     Args:
-        model: classifier of pixels, in eval mode; its parameters' gradients are left alone.
+        model: classifier of pixels; in eval mode for the call, its parameters' gradients left alone.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
         eps: radius ε in pixel units, in [0, 1].
@@ -78,8 +80,8 @@ def ifgsm(
     require_length(eps, "eps")
     require_iteration(alpha, steps, keep)
     require_positive_int(batch_size, "batch_size")
-    require_attackable(model, x, y)
-    return _ascend(model, x, x, y, eps, alpha, steps, keep, batch_size)[0]
+    with attackable(model, x, y):
+        return _ascend(model, x, x, y, eps, alpha, steps, keep, batch_size)[0]
 
 
 def pgd(
@@ -100,7 +102,7 @@ def pgd(
     Each start is followed by Eq. 20; the ball stays centered on x.
 
     Args:
-        model: classifier of pixels, in eval mode; its parameters' gradients are left alone.
+        model: classifier of pixels; in eval mode for the call, its parameters' gradients left alone.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
         eps: radius ε in pixel units, in [0, 1].
@@ -125,17 +127,17 @@ def pgd(
     require_iteration(alpha, steps, keep)
     require_positive_int(batch_size, "batch_size")
     require_positive_int(restarts, "restarts")
-    require_attackable(model, x, y)
-    best, strength = x.clone(), x.new_full(x.shape[:1], -torch.inf)
-    for _ in range(restarts):
-        start = (x + _uniform(x, eps, generator)).clamp(0, 1)
-        going = (strength < 0) if keep == "first" else torch.ones_like(strength, dtype=torch.bool)
-        if not bool(going.any()):
-            break
-        found, reached = _ascend(model, x[going], start[going], y[going], eps, alpha, steps, keep, batch_size)
-        stronger = reached > strength[going]
-        chosen = going.nonzero().squeeze(1)[stronger]
-        best[chosen], strength[chosen] = found[stronger], reached[stronger]
+    with attackable(model, x, y):
+        best, strength = x.clone(), x.new_full(x.shape[:1], -torch.inf)
+        for _ in range(restarts):
+            start = (x + _uniform(x, eps, generator)).clamp(0, 1)
+            going = (strength < 0) if keep == "first" else torch.ones_like(strength, dtype=torch.bool)
+            if not bool(going.any()):
+                break
+            found, reached = _ascend(model, x[going], start[going], y[going], eps, alpha, steps, keep, batch_size)
+            stronger = reached > strength[going]
+            chosen = going.nonzero().squeeze(1)[stronger]
+            best[chosen], strength[chosen] = found[stronger], reached[stronger]
     return best
 
 
@@ -156,7 +158,7 @@ def recentered_pgd(
     the code's last version; the paper says 2/255. For a robustness figure take `pgd`.
 
     Args:
-        model: classifier of pixels, in eval mode.
+        model: classifier of pixels; in eval mode for the call.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
         eps: radius ε, in [0, 1], of the start, and of the ball around it.
@@ -176,9 +178,9 @@ def recentered_pgd(
     require_length(eps, "eps")
     require_iteration(alpha, steps, "last")
     require_positive_int(batch_size, "batch_size")
-    require_attackable(model, x, y)
-    start = x + _uniform(x, eps, generator)
-    return _ascend(model, start, start, y, eps, alpha, steps, "last", batch_size)[0]
+    with attackable(model, x, y):
+        start = x + _uniform(x, eps, generator)
+        return _ascend(model, start, start, y, eps, alpha, steps, "last", batch_size)[0]
 
 
 def _uniform(x: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:

@@ -120,20 +120,30 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500) -> f
     return correct(model, x, y, batch_size).double().mean().item()
 
 
-def require_attackable(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """Raise unless x, y and the model, in eval mode, fit together; warn where the model gives probabilities."""
+@contextmanager
+def attackable(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[None]:
+    """Put a model that is to be attacked into eval mode, as `evaluating`, and check that x and y fit it.
+
+    Raises:
+        ValueError, TypeError: they do not fit together.
+
+    Warns:
+        UserWarning: a part of the model was in training mode, or it gives probabilities.
+    """
     require_instance(model, nn.Module, "model")
     require_pixels(x)
     require_labels(y, len(x))
     training = [name or "the model itself" for name, module in model.named_modules() if module.training]
     if training:
-        raise ValueError(
-            f"an attack needs the model in eval mode, got training mode in {training[0]}; call model.eval()"
+        warnings.warn(
+            f"{training[0]} is in training mode; the model is attacked in eval mode, and put back", stacklevel=4
         )
-    first = _first(model, x)
-    require_labels_below(y, first[0].shape[1])
-    if any(map(_probable, first)):
-        warnings.warn(f"the outputs of the model {PROBABILITIES}", ProbabilitiesWarning, stacklevel=3)
+    with evaluating(model):
+        first = _first(model, x)
+        require_labels_below(y, first[0].shape[1])
+        if any(map(_probable, first)):
+            warnings.warn(f"the outputs of the model {PROBABILITIES}", ProbabilitiesWarning, stacklevel=4)
+        yield
 
 
 def gives_probabilities(model: nn.Module, x: Tensor) -> bool:

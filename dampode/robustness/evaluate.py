@@ -16,10 +16,10 @@ from dampode.robustness import laws
 from dampode.robustness.classifier import (
     PROBABILITIES,
     ProbabilitiesWarning,
+    attackable,
     evaluating,
     gives_probabilities,
     predict,
-    require_attackable,
     same_logits,
 )
 from dampode.robustness.ledger import Ledger
@@ -33,6 +33,8 @@ ATTACKS: Mapping[str, Attack] = MappingProxyType(
     {"uniform noise": UniformNoise(), "FGSM": FGSM(), "IFGSM": IFGSM(), "PGD": PGD()}
 )
 """What `evaluate` runs where nothing else is asked for: the paper's attacks with α = 2/255 and 20 steps."""
+RADII = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
+"""Their radii where nothing else is asked for."""
 PROBED = 1000
 """Images on which the laws' own measurements are made."""
 UNMOVED = 100
@@ -48,7 +50,7 @@ def evaluate(
     x: Tensor,
     y: Tensor,
     *,
-    eps: Sequence[float],
+    eps: Sequence[float] = RADII,
     attacks: Mapping[str, Attack] = ATTACKS,
     noises: Sequence[str] = tuple(SEVERITIES),
     severities: Sequence[int] = (1, 2, 3, 4, 5),
@@ -106,7 +108,7 @@ def evaluate(
             stack.enter_context(evaluating(each))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", ProbabilitiesWarning)  # every attack would say what is said once below
-        require_attackable(model, x, y)
+        stack.enter_context(attackable(model, x, y))
         settings = {
             "noise": f"{noise.title} ({noise})" if noises else "none",
             "attacks": ", ".join(f"{name}: {attack}" for name, attack in attacks.items()) or "none",

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dampode._checks import require_positive_int, require_real
-from dampode.robustness.classifier import evaluating, predict, predict_and_differentiate, require_attackable
+from dampode.robustness.classifier import attackable, evaluating, predict, predict_and_differentiate
 
 UNIT = 1 / 255
 """Length of one unit of a landscape's axes, in pixels of [0, 1]."""
@@ -118,7 +118,7 @@ def fgsm_direction(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500
     """The direction d = sign(∂L/∂x) of Eq. 19.
 
     Args:
-        model: classifier of pixels, in eval mode.
+        model: classifier of pixels; in eval mode for the call.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
         batch_size: images a forward pass.
@@ -129,8 +129,8 @@ def fgsm_direction(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500
     Raises:
         ValueError: as `fgsm`, or an image's gradient is 0 everywhere.
     """
-    require_attackable(model, x, y)
-    d = predict_and_differentiate(model, x, y, batch_size)[1].sign()
+    with attackable(model, x, y):
+        d = predict_and_differentiate(model, x, y, batch_size)[1].sign()
     flat = (d == 0).flatten(1).all(1)
     if bool(flat.any()):
         images = flat.nonzero()[:, 0].tolist()

@@ -21,7 +21,10 @@ FLOOR = 0.01
 
 
 def check(columns: Sequence[Column]) -> tuple[Law, ...]:
-    """Every law on what was measured; a law whose columns are not there is not checked."""
+    """Every law on what was measured; a law whose columns are not there is not checked.
+
+    Each kind of attack is compared with the next stronger one, and with the next that was measured.
+    """
     attacks = [c for c in columns if c.group == "attack"]
     probes = {kind: [c for c in columns if c.group == "probe" and c.kind == kind] for kind in PROBES}
     iterated = [c for c in attacks if c.kind in ("IFGSM", "PGD")]
@@ -34,7 +37,7 @@ def check(columns: Sequence[Column]) -> tuple[Law, ...]:
         _vanishing(probes["gradient"]),
         *(
             _not_stronger(f"{strong} is at least as strong as {weak}", _at(attacks, strong), _at(attacks, weak))
-            for weak, strong in pairwise(ORDER)
+            for weak, strong in dict.fromkeys([*pairwise(ORDER), *pairwise(k for k in ORDER if _at(attacks, k))])
         ),
         _falling(iterated),
         _reaches_zero(probes["large radius"]),
@@ -63,7 +66,7 @@ def _at(columns: Iterable[Column], kind: str) -> list[Column]:
 def _worst(name: str, cases: list[tuple[float, str]]) -> Law:
     """The law of cases (by how much it is broken, numbers): what it says is the worst of them."""
     if not cases:
-        return Law(name, None, "nothing to compare")
+        return Law(name, None, "nothing measured to compare")
     excess, detail = max(cases)
     return Law(name, excess <= 0, detail + (f"; the worst of {len(cases)}" if len(cases) > 1 else ""))
 

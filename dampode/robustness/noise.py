@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dampode._checks import require_instance, require_nonnegative, require_state
+from dampode._checks import require_instance, require_nonnegative
 
 SEVERITIES = {
     "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.10),
@@ -55,8 +55,10 @@ def require_noise(name: str, severity: int) -> None:
     """Raise unless the noise is a known one and the severity is 1 to 5."""
     if name not in SEVERITIES:
         raise ValueError(f"noise must be one of {', '.join(SEVERITIES)}, got {name!r}")
-    if isinstance(severity, bool) or not isinstance(severity, int) or severity not in (1, 2, 3, 4, 5):
-        raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
+    if isinstance(severity, bool) or not isinstance(severity, int):
+        raise TypeError(f"severity must be an int, 1, 2, 3, 4 or 5, got {severity!r} of type {type(severity).__name__}")
+    if severity not in (1, 2, 3, 4, 5):
+        raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity}")
 
 
 def require_length(value: float, name: str) -> None:
@@ -74,7 +76,8 @@ def require_pixels(x: Tensor) -> None:
             f"pixels must be float32 or float64 in [0, 1], got {x.dtype}; divide 8-bit images by 255, and convert "
             "half precision with .float(): its spacing near 1 is as coarse as the radii of attacks"
         )
-    require_state(x)
+    if x.ndim == 0 or x.numel() == 0:
+        raise ValueError(f"images must be (N, C, H, W) and must not be empty, got shape {tuple(x.shape)}")
     low, high = x.min().item(), x.max().item()
     if not (low >= 0 and high <= 1):
         raise ValueError(f"pixels must lie in [0, 1], got [{low:g}, {high:g}]; normalization belongs into the model")

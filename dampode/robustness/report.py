@@ -69,7 +69,7 @@ class Law:
         require_instance(self.held, (bool, NoneType), f"held of the law {self.name!r}")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Report:
     """The robustness of a classifier on n images, with the laws that say whether to believe it.
 
@@ -113,6 +113,10 @@ class Report:
         clean = [(c.name, c.strength) for c in self.columns if c.group == "clean"]
         if clean != [("clean", 0.0)]:
             raise ValueError(f"a report needs one column of clean images, ('clean', 0.0), got {clean}")
+
+    def __repr__(self) -> str:
+        laws = "laws held" if self.held else "a law broken"
+        return f"Report({self.n} images, {len(self.columns)} columns, clean {100 * self.clean:.1f} %, {laws})"
 
     @property
     def held(self) -> bool:

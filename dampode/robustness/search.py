@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dampode._checks import require_positive_int
-from dampode.robustness.classifier import margins, predict, require_attackable
+from dampode.robustness.classifier import attackable, margins, predict
 from dampode.robustness.noise import require_length, require_pixels
 
 FIRST_SHARE = 0.8
@@ -50,7 +50,7 @@ def square(
     that hides its gradients does not hide from it. An example that is broken is left as it is.
 
     Args:
-        model: classifier of pixels, in eval mode.
+        model: classifier of pixels; in eval mode for the call.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
         eps: radius ε in pixel units, in [0, 1].
@@ -70,9 +70,22 @@ def square(
     require_length(eps, "eps")
     require_positive_int(queries, "queries")
     require_positive_int(batch_size, "batch_size")
-    require_attackable(model, x, y)
-    if x.ndim != 4:
-        raise ValueError(f"squares need images (N, C, H, W), got shape {tuple(x.shape)}")
+    with attackable(model, x, y):
+        if x.ndim != 4:
+            raise ValueError(f"squares need images (N, C, H, W), got shape {tuple(x.shape)}")
+        return _search(model, x, y, eps, queries, generator, batch_size)
+
+
+def _search(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    queries: int,
+    generator: torch.Generator | None,
+    batch_size: int,
+) -> Tensor:
+    """The search of `square`, its arguments checked."""
     n, channels, height, width = x.shape
 
     def colors(*shape: int) -> Tensor:
