@@ -56,6 +56,9 @@ def test_newton_finishes_what_fixed_point_steps_cannot():
     assert found.converged
     assert found.x.item() == pytest.approx(1, abs=1e-9)
     assert found.iterations > 1
+    x, converged, residual, iterations = found
+    assert (x.shape, converged, iterations) == ((1, 1), True, found.iterations)
+    assert residual <= 1e-10
 
 
 def test_no_equilibrium_is_an_answer_with_the_best_state():
@@ -98,6 +101,8 @@ def test_equilibrium_bad_input():
         find_equilibrium(lambda x: x.sum(1, keepdim=True), torch.zeros(1, 3))
     with pytest.raises(ValueError, match="train mode"):
         find_equilibrium(nn.BatchNorm1d(3), torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="keep the state's shape"):
+        is_asymptotically_stable(lambda x: x[:, :2], torch.randn(1, 6).double())
     with pytest.raises(ValueError, match="window must be at least 0"):
         find_equilibrium(Forced(3), torch.zeros(1, 3), window=-1)
 
@@ -163,6 +168,23 @@ def test_tangents_that_vanish_and_layers_without_derivatives_are_named():
         layer_exponents(network, x)
 
 
+@pytest.mark.parametrize(
+    ("integrator", "words"),
+    [(TorchDiffEq("rk4"), "every step must end"), (Krogstad4(), "left the finite numbers")],
+    ids=repr,
+)
+def test_a_trajectory_that_leaves_the_finite_numbers_brings_the_exponents_up_to_there(integrator, words):
+    """x' = x² from 1 ends at t = 1; the steps, a little later."""
+    x = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
+    with pytest.raises(ConvergenceError, match=rf"{words}.* 1\.03.*another integrator") as caught:
+        lyapunov_exponents(lambda x: x * x, x, 10.0, 2, integrator=integrator)
+    until = lyapunov_exponents(lambda x: x * x, x, 1.02, 2, integrator=integrator)
+    torch.testing.assert_close(caught.value.best, until, rtol=1e-4, atol=0)
+    with pytest.raises(ConvergenceError, match=words) as caught:
+        lyapunov_exponents(lambda x: x * x, 1e200 * x, 10.0, integrator=integrator)
+    assert caught.value.best is None
+
+
 def test_exponents_bad_input():
     x = torch.zeros(1, 3, dtype=torch.float64)
     with pytest.raises(ValueError, match="k must be at most"):
@@ -171,9 +193,6 @@ def test_exponents_bad_input():
         lyapunov_exponents(Forced(3), x, 1.0, settle=2.0)
     with pytest.raises(ValueError, match="one sample"):
         lyapunov_exponents(Forced(3), x.repeat(2, 1), 1.0)
-    with pytest.raises(ConvergenceError, match="left the finite numbers") as caught:
-        lyapunov_exponents(lambda x: x**3, x + 3, 5.0, dt=0.1, integrator=LinearizedEuler())
-    assert caught.value.best.shape == (1,)
     with pytest.raises(ValueError, match="must have DampedBlock layers"):
         layer_exponents(nn.Linear(3, 3).double(), x)
 

@@ -24,16 +24,16 @@ def damped_eigenvalues(nu: Tensor, lam: float, rho: Weighting) -> Tensor:
         rho: the weight function.
 
     Returns:
-        ν̂, shape of nu.
+        ν̂, shape and order of nu, so by descending real part where nu is; detached and on the CPU.
 
     Raises:
         ValueError: λ is negative or not finite.
+        TypeError: nu is no tensor.
 
     Source: Yang et al. 2020, Eq. 18.
     """
     require_nonnegative(lam, "λ")
-    shifted: Tensor = rho(lam) * nu - lam
-    return shifted
+    return float(rho(lam)) * _detached(nu) - lam
 
 
 class DampingCondition(NamedTuple):
@@ -59,15 +59,16 @@ def damping_condition(nu: Tensor, lam: float, rho: Weighting) -> DampingConditio
         rho: the weight function.
 
     Returns:
-        The bound, the side and whether the condition holds, each of nu's shape.
+        The bound, the side and whether the condition holds, each of nu's shape; detached and on the CPU.
 
     Raises:
         ValueError: λ is negative or not finite.
+        TypeError: nu is no tensor.
 
     Source: Yang et al. 2020, Eq. 18 and the equivalence below it, with the sign case the print omits.
     """
     require_nonnegative(lam, "λ")
-    require_instance(nu, Tensor, "nu")
+    nu = _detached(nu)
     real = nu.real if nu.is_complex() else nu
     holds = (float(rho(lam)) - 1) * real < lam
     return DampingCondition(1 + lam / real, real.sign(), holds)
@@ -87,10 +88,11 @@ def critical_damping(nu: Tensor, rho: Weighting) -> float:
 
     Raises:
         ValueError: nu is empty or not finite.
+        TypeError: nu is no tensor.
 
     Source: Yang et al. 2020, Eq. 18.
     """
-    require_instance(nu, Tensor, "nu")
+    nu = _detached(nu)
     if nu.numel() == 0 or not bool(torch.isfinite(nu).all()):
         raise ValueError(f"nu must be finite and not empty, got {nu.numel()} eigenvalues, some of them NaN or infinite")
     real = (nu.real if nu.is_complex() else nu).double()
@@ -106,3 +108,9 @@ def critical_damping(nu: Tensor, rho: Weighting) -> float:
             return float(brentq(abscissa, below, lam, xtol=1e-300)) if abscissa(below) > 0 else below
         below = lam
     return math.inf
+
+
+def _detached(nu: Tensor) -> Tensor:
+    """Eigenvalues without a graph, on the CPU."""
+    require_instance(nu, Tensor, "nu")
+    return nu.detach().cpu()

@@ -29,8 +29,16 @@ class Equilibrium(NamedTuple):
     """‖dx/dt‖ / (1 + ‖x‖) there."""
     iterations: int
     """Steps of both phases together."""
-    message: str = ""
-    """What to do, where the search did not converge."""
+
+    @property
+    def message(self) -> str:
+        """What to do, where the search did not converge; empty where it did."""
+        if self.converged:
+            return ""
+        return (
+            f"the residual must reach tol, got {self.residual:.1e} after {self.iterations} iterations; the field may "
+            "have no equilibrium near x0: start elsewhere, or raise start_steps, newton_steps or tol"
+        )
 
 
 def find_equilibrium(
@@ -83,16 +91,7 @@ def find_equilibrium(
         x, first = _anderson(fn, x0.detach(), scale, tol, window, start_steps)
     x, second = _newton(fn, x, tol, newton_steps)
     residual = _residual(fn, x)
-    converged = residual <= tol
-    message = (
-        ""
-        if converged
-        else (
-            f"the residual must reach {tol:.1e}, got {residual:.1e}; the field may have no equilibrium near x0: "
-            "start elsewhere, or raise start_steps, newton_steps or tol"
-        )
-    )
-    return Equilibrium(x.cpu(), converged, residual, first + second, message)
+    return Equilibrium(x.cpu(), residual <= tol, residual, first + second)
 
 
 def is_asymptotically_stable(func: Field, x_star: Tensor, t: float = 0.0, *, tol: float = 1e-6) -> bool | None:
@@ -119,7 +118,10 @@ def is_asymptotically_stable(func: Field, x_star: Tensor, t: float = 0.0, *, tol
     """
     require_sample(x_star, "x_star")
     require_positive(tol, "tol")
-    residual = _residual(at_time(func, t), x_star)
+    fn = at_time(func, t)
+    with torch.no_grad():
+        require_field_value(x_star, fn(x_star))
+    residual = _residual(fn, x_star)
     allowed = 1e-6 if x_star.dtype == torch.float64 else 1e-3
     if residual > allowed:
         raise ValueError(

@@ -10,7 +10,7 @@ from dampode._checks import require_instance, require_nonnegative, require_posit
 from dampode.block import DampedBlock
 from dampode.damping import Constant
 from dampode.dynamics import DampedODEFunc
-from dampode.integrators import Integrator, TorchDiffEq
+from dampode.integrators import IntegrationError, Integrator, TorchDiffEq
 from dampode.stability.linear import ConvergenceError, Field, require_eval, require_sample
 
 
@@ -51,8 +51,8 @@ def lyapunov_exponents(
     Raises:
         ValueError: x0 is a batch or not finite, k > D, t1 <= t0 + settle, or batch norm or dropout trains.
         TypeError: integrator is no `Integrator`, or x0 no floating tensor.
-        ConvergenceError: the trajectory leaves the finite numbers, or a tangent becomes 0; ``best`` holds the exponents
-            up to there.
+        ConvergenceError: the trajectory leaves the finite numbers, a step of the integrator fails, or a tangent
+            becomes 0; ``best`` holds the exponents up to there, None where no step counted yet.
 
     Source: Benettin, Galgani, Giorgilli & Strelcyn 1980.
     """
@@ -72,6 +72,10 @@ def lyapunov_exponents(
     h, unused = (t1 - t0) / steps, min(round(settle * steps / (t1 - t0)), steps - 1)  # one step counts at least
     x, tangents = x0.detach().clone(), _orthonormal(k, x0, seed)
     total, counted = torch.zeros(k, dtype=torch.float64), 0
+
+    def mean() -> Tensor:
+        return (total / (counted * h)).sort(descending=True).values
+
     for n in range(steps):
         now = t0 + n * h
 
@@ -79,10 +83,17 @@ def lyapunov_exponents(
             return integrator(damped, y, now, now + h)
 
         states = x.repeat(k, *[1] * (x.ndim - 1))
-        moved, carried = torch.autograd.functional.jvp(advance, states, tangents)
+        best = mean() if counted else None
+        try:
+            moved, carried = torch.autograd.functional.jvp(advance, states, tangents)
+        except IntegrationError as error:
+            raise ConvergenceError(
+                f"every step must end, the one from t = {now:g} to {now + h:g} did not: {error}; take a smaller dt or "
+                "another integrator (the exponents up to there are in this error's best)",
+                best,
+            ) from error
         tangents, stretched = _reorthonormalize(carried)
         x = moved[:1]
-        best = total / (counted * h) if counted else None
         if bool(torch.isfinite(x).all()) and bool((stretched == -torch.inf).any()):
             raise ConvergenceError(
                 f"a tangent's growth must be above 0 to have a logarithm, a step makes it 0 at t = {now + h:g}: the "
@@ -98,7 +109,7 @@ def lyapunov_exponents(
             )
         if n >= unused:
             total, counted = total + stretched, counted + 1
-    return (total / (counted * h)).sort(descending=True).values
+    return mean()
 
 
 class LayerExponents(NamedTuple):

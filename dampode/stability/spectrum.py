@@ -48,10 +48,11 @@ def eigenvalues(
         func: a damped field, a `VectorField`, or a callable of the state alone.
         x: one sample, (1, *S), D numbers.
         t: depth time.
-        k: how many, below D − 1; None gives all D from the dense matrix.
+        k: how many, below D; None gives all D from the dense matrix.
         which: "LR" the rightmost, "SR" the leftmost, "LM" the largest in modulus, "LI" in imaginary part.
         tol: relative accuracy asked of ARPACK; None: 1e-10 in float64, 1e-5 in float32.
-        subspace: dimension of the Krylov space, above k + 1 and at most D; None: max(2k + 1, 60) where D allows.
+        subspace: dimension of the Krylov space, at least k + 2; None: max(2k + 1, 60). Where that is all of D or more,
+            the eigenvalues are those of the dense matrix.
         max_restarts: how often a search may restart.
 
     Returns:
@@ -71,17 +72,22 @@ def eigenvalues(
         return _sorted(torch.linalg.eigvals(jacobian(func, x, t)))
     require_positive_int(k, "k")
     require_positive_int(max_restarts, "max_restarts")
-    operator = JacobianOperator(at_time(func, t), x).T
-    d = operator.shape[0]
-    if k >= d - 1:
-        raise ValueError(f"k must be below D - 1 = {d - 1} for a matrix-free search, got {k}; k=None gives all {d}")
+    d = x.numel()
+    if k >= d:
+        raise ValueError(f"k must be below D = {d}, got {k}; k=None gives all {d}")
     if subspace is None:
-        subspace = min(d, max(2 * k + 1, 60))
-    elif not k + 1 < subspace <= d:
-        raise ValueError(f"subspace must be above k + 1 = {k + 1} and at most D = {d}, got {subspace}")
+        subspace = max(2 * k + 1, 60)
+    require_positive_int(subspace, "subspace")
+    if subspace < k + 2:
+        raise ValueError(f"subspace must be at least k + 2 = {k + 2}, got {subspace}")
     if tol is None:
         tol = _tolerance(x)
     require_positive(tol, "tol")
+    extent = _extent(which)
+    if subspace >= d:
+        nu = _sorted(torch.linalg.eigvals(jacobian(func, x, t)))
+        return _sorted(nu[torch.from_numpy(np.argsort(-extent(nu.numpy()), kind="stable")[:k])])
+    operator = JacobianOperator(at_time(func, t), x).T
 
     found = _search(operator, k, which, subspace, tol, max_restarts, seed=0)
     larger = min(d, 2 * subspace)
@@ -92,7 +98,6 @@ def eigenvalues(
             f"{k} eigenvalues converged, but the second search that guards against a miss did not: {error}",
             _sorted(torch.from_numpy(found)),
         ) from None
-    extent = _extent(which)
     if extent(control).max() > extent(found).max() + max(1e-2, 10 * tol) * np.abs(found).max():
         warnings.warn(
             f"a subspace of {subspace} missed the extreme eigenvalue near {control[0]:.4g}; the result is that of a "
