@@ -21,7 +21,7 @@ def odeint(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = 
 
     Args:
         func: the damped vector field.
-        x0: state at t[0], (N, *S).
+        x0: state at t[0], (N, *S), N samples; one system of D numbers is (1, D).
         t: times, (T,), at least two, strictly increasing or strictly decreasing.
         integrator: how to get from one time to the next. A fixed-step one takes its ``steps`` in every interval.
 
@@ -50,7 +50,8 @@ def solve(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = A
 
     Args:
         func: the damped vector field.
-        x0: state at t[0], (N, *S).
+        x0: state at t[0], (N, *S), N samples; one system of D numbers is (1, D). A sample that is not finite makes the
+            gradients of shared parameters NaN, whatever the loss: leave it out.
         t: times, (T,), at least two, strictly increasing or strictly decreasing.
         integrator: how to get from one time to the next.
 
