@@ -77,40 +77,76 @@ class TorchDiffEq(Integrator):
 
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
         """The states at all ``times`` (T,), strictly monotonic: (T, N, *S), x first."""
+        field = _Watched(func)
+        try:
+            xs = self._integrated(field, x, times)
+        except _GaveUp as error:
+            raise IntegrationError(field.words(self.method, str(error))) from None
+        if not bool(torch.isfinite(xs).all()):
+            raise IntegrationError(field.words(self.method, "the state is not finite"))
+        return xs
+
+    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
+        """`trajectory` with its calls of f counted. Where torchdiffeq gives up, it does for the whole batch at t[0]."""
+        field = _Watched(func)
+        try:
+            return solution_of_batch(times, self._integrated(field, x, times), field.calls, -1)
+        except _GaveUp as error:
+            status = field.status(x, str(error))
+        lost = torch.cat((x[None], x.new_full((len(times) - 1, *x.shape), torch.nan)))
+        return replace(solution_of_batch(times, lost, field.calls, -1), status=(status,) * len(x))
+
+    def _integrated(self, field: "_Watched", x: Tensor, times: Tensor) -> Tensor:
+        """What torchdiffeq gives, (T, N, *S), or `_GaveUp` in its words."""
         if self.method not in _FIXED:
             require_single(x)
         if self.adjoint:
-            _require_adjoint(func, x, times)
-        recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=16)  # a step of dopri8 has 14 stages
-        own: AssertionError | None = None  # f's own, not torchdiffeq's
-
-        def rhs(t: Tensor, y: Tensor) -> Tensor:
-            nonlocal own
-            try:
-                dy: Tensor = func(t, y)
-            except AssertionError as error:
-                own = error
-                raise
-            recent.append((t.detach(), dy.detach()))
-            return dy
-
+            _require_adjoint(field.func, x, times)
         settings: dict[str, Any] = {"rtol": self.rtol, "atol": self.atol, "method": self.method}
         settings["options"] = None if self.options is None else dict(self.options)
         try:
             if self.adjoint:
-                params = tuple(p for p in func.parameters() if p.requires_grad)
-                xs: Tensor = torchdiffeq.odeint_adjoint(rhs, x, times, adjoint_params=params, **settings)
+                params = tuple(p for p in field.func.parameters() if p.requires_grad)
+                xs: Tensor = torchdiffeq.odeint_adjoint(field, x, times, adjoint_params=params, **settings)
             else:
-                xs = torchdiffeq.odeint(rhs, x, times, **settings)
+                xs = torchdiffeq.odeint(field, x, times, **settings)
         except AssertionError as error:
-            if error is own:
+            if error is field.own:
                 raise
-            raise IntegrationError(_failure(self, recent, str(error))) from None
-        if not bool(torch.isfinite(xs).all()):
-            raise IntegrationError(_failure(self, recent, "the state is not finite"))
+            raise _GaveUp(str(error)) from None
         return xs
 
 
+class _GaveUp(Exception):
+    """torchdiffeq could not go on, in its words."""
+
+
+class _Watched:
+    """The vector field as torchdiffeq calls it, with what tells why it gave up."""
+
+    def __init__(self, func: DampedODEFunc) -> None:
+        self.func, self.calls = func, 0
+        self.own: AssertionError | None = None  # f's own, not torchdiffeq's
+        self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=16)  # a step of dopri8 has 14 stages
+
+    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
+        """dx/dt."""
+        self.calls += 1
+        try:
+            dx: Tensor = self.func(t, x)
+        except AssertionError as error:
+            self.own = error
+            raise
+        self._recent.append((t.detach(), dx.detach()))
+        return dx
+
+    def _bad(self) -> tuple[float, list[int]] | None:
+        """The first time of the last values that is not finite, and the samples."""
+        for t, dx in self._recent:
+            bad = ~torch.isfinite(dx.reshape(len(dx), -1)).all(1)
+            if bool(bad.any()):
+                return t.item(), torch.nonzero(bad).flatten().tolist()
+        return None
 def _require_adjoint(func: DampedODEFunc, x: Tensor, times: Tensor) -> None:
     """Raise where the continuous adjoint cannot find all parameters, or has no digit of the state left."""
     if isinstance(func.f, Autonomous) and not isinstance(func.f.f, nn.Module):
