@@ -2,8 +2,8 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,9 +14,18 @@ from dampode._checks import require_instance, require_positive
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import Autonomous
 from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
+from dampode.integrators.solution import Solution, Status, solution_of_batch
 
 _FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams", "fixed_adams")
 """Methods with a fixed step."""
+
+_STATUS = {
+    "underflow in dt": Status.STEP_UNDERFLOW,
+    "max_num_steps": Status.MAX_STEPS,
+    "non-finite values": Status.NOT_FINITE,
+    "stopped": Status.STEP_UNDERFLOW,
+}
+"""What torchdiffeq's words mean."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +99,12 @@ class TorchDiffEq(Integrator):
         """`trajectory` with its calls of f counted. Where torchdiffeq gives up, it does for the whole batch at t[0]."""
         field = _Watched(func)
         try:
-            return solution_of_batch(times, self._integrated(field, x, times), field.calls, -1)
+            xs = self._integrated(field, x, times)
+            return solution_of_batch(times, xs, field.calls, -1)
         except _GaveUp as error:
             status = field.status(x, str(error))
+            if status is None:
+                raise IntegrationError(field.words(self.method, str(error))) from None
         lost = torch.cat((x[None], x.new_full((len(times) - 1, *x.shape), torch.nan)))
         return replace(solution_of_batch(times, lost, field.calls, -1), status=(status,) * len(x))
 
@@ -114,6 +126,8 @@ class TorchDiffEq(Integrator):
             if error is field.own:
                 raise
             raise _GaveUp(str(error)) from None
+        if len(xs) < len(times):  # SciPy's solvers leave out what they did not reach
+            raise _GaveUp(f"stopped after {len(xs)} of {len(times)} times")
         return xs
 
 
@@ -140,13 +154,35 @@ class _Watched:
         self._recent.append((t.detach(), dx.detach()))
         return dx
 
+    def status(self, x: Tensor, said: str) -> Status | None:
+        """What torchdiffeq's words say of a solve from x; None where they speak of its options."""
+        if not bool(torch.isfinite(x).all()) or self._bad() is not None:
+            return Status.NOT_FINITE
+        return next((status for words, status in _STATUS.items() if words in said), None)
+
+    def words(self, method: str, said: str) -> str:
+        """What went wrong in a solve, from the last values of the vector field and torchdiffeq's own words."""
+        bad = self._bad()
+        if bad is None:
+            return (
+                f"torchdiffeq's {method} could not go on ({said}); the problem is stiff or diverges: loosen rtol and "
+                "atol, or use an exponential integrator, which takes damping exactly"
+            )
+        t, samples = bad
+        return (
+            f"the vector field gave NaN or infinity at t = {t:g} in {len(samples)} samples of the batch, the first at "
+            f"index {samples[0]}; check the input and f there"
+        )
+
     def _bad(self) -> tuple[float, list[int]] | None:
-        """The first time of the last values that is not finite, and the samples."""
+        """The time of the first of the last values that is not finite, and its samples."""
         for t, dx in self._recent:
             bad = ~torch.isfinite(dx.reshape(len(dx), -1)).all(1)
             if bool(bad.any()):
                 return t.item(), torch.nonzero(bad).flatten().tolist()
         return None
+
+
 def _require_adjoint(func: DampedODEFunc, x: Tensor, times: Tensor) -> None:
     """Raise where the continuous adjoint cannot find all parameters, or has no digit of the state left."""
     if isinstance(func.f, Autonomous) and not isinstance(func.f.f, nn.Module):
@@ -162,19 +198,3 @@ def _require_adjoint(func: DampedODEFunc, x: Tensor, times: Tensor) -> None:
             f"{growth:.3g} between two times, and above {digits:.0f} no digit of {x.dtype} is left; use adjoint=False, "
             "or an integrator with checkpoint="
         )
-
-
-def _failure(integrator: TorchDiffEq, recent: Iterable[tuple[Tensor, Tensor]], said: str) -> str:
-    """What went wrong in a solve, from the last values of the vector field and torchdiffeq's own words."""
-    for t, dy in recent:
-        bad = ~torch.isfinite(dy.reshape(len(dy), -1)).all(1)
-        if bool(bad.any()):
-            samples = torch.nonzero(bad).flatten().tolist()
-            return (
-                f"the vector field gave NaN or infinity at t = {t.item():g} in {len(samples)} samples of the batch, "
-                f"the first at index {samples[0]}; check the input and f there"
-            )
-    return (
-        f"torchdiffeq's {integrator.method} could not go on ({said}); the problem is stiff or diverges: loosen rtol "
-        "and atol, or use an exponential integrator, which takes damping exactly"
-    )
