@@ -102,7 +102,9 @@ class AdaptiveLoop:
             self.extra_calls = self.extra_calls + CALLS * (self.active & ~first.finite)
         if n_ok:
             self._accept(made, first.ok, n_ok == len(h))
-        wished = self._fail(first) if n_stuck or n_finite < len(h) else first.wished
+        wished = self.lost.held(first.wished, h)
+        if n_stuck or n_finite < len(h):
+            wished = self._fail(first, wished)
         self.active = self.active & first.running
         return n_running > self.failed, wished
 
@@ -123,7 +125,7 @@ class AdaptiveLoop:
         self.split, self.place = self.split.at(x), Place(x, n1, torch.where(ok, made.tau, before.tau), past)
 
     @torch.no_grad()
-    def _fail(self, made: Attempt) -> Tensor:
+    def _fail(self, made: Attempt, wished: Tensor) -> Tensor:
         """Give the samples that cannot go on their status, and the others their next lengths."""
         why = torch.where(made.finite, _CODES.index(Status.STEP_UNDERFLOW), _CODES.index(Status.NOT_FINITE))
         why = torch.where(made.ok, _CODES.index(Status.NEGATIVE_DAMPING), why)
@@ -132,7 +134,7 @@ class AdaptiveLoop:
         alive = self.code == 0
         self.active = self.active & alive
         self.failed = int((~alive & made.running).sum())
-        return torch.where(alive, made.wished, 0.0)
+        return torch.where(alive, wished, 0.0)
 
     def _solution(self) -> Solution:
         done = self.code == 0

@@ -124,7 +124,7 @@ class ImplicitLoop:
         wished = torch.where(good, h * step_factor(log_ratio, ok, self.log_ratio), 0.5 * h)
         self.log_ratio = torch.where(ok, log_ratio.clamp(min=FLOOR), self.log_ratio)
         self.attempts, self.accepted = self.attempts + active, self.accepted + ok
-        rejected = active & ~ok
+        wished, rejected = self.lost.held(wished, h), active & ~ok
         any_ok, any_rejected = torch.stack((ok.any(), rejected.any())).tolist()
         if any_rejected:
             self._fail(rejected, wished <= self.clock.shortest, good, error)
@@ -146,9 +146,10 @@ class ImplicitLoop:
     def _fail(self, rejected: Tensor, shortest: Tensor, good: Tensor, error: Tensor) -> None:
         """Give the samples that cannot go on their status; an error that is not finite is of an f that was not."""
         lost = rejected & ~torch.isfinite(error).all(1, keepdim=True)
+        hopeless = self.lost.hopeless(lost, self.tau)
         self._code(rejected & shortest, Status.STEP_UNDERFLOW)
         self._code(rejected & shortest & ~good, Status.INNER_SOLVE_FAILED)
-        self._code(lost & (shortest | self.lost.hopeless(lost, self.tau)), Status.NOT_FINITE)
+        self._code(hopeless | (lost & shortest), Status.NOT_FINITE)
 
     def _output(self, end: Tensor, h: Tensor, slope: Tensor) -> None:
         """The asked times inside the steps, at whose ends h F is ``slope``."""
