@@ -51,7 +51,8 @@ class TorchDiffEq(Integrator):
             solve: adjoint with an f that is no module, or with a damping that the backward pass amplifies beyond the
             dtype's digits.
         TypeError: a setting of the wrong type; in a solve to a tolerance, a state of half precision.
-        IntegrationError: in a solve: f gives NaN or infinity, or the step size underflows.
+        IntegrationError: in a call or `odeint`: f gives NaN or infinity, or the step size underflows; everywhere:
+            torchdiffeq refuses the options.
 
     Source: Chen et al. 2018; https://github.com/rtqichen/torchdiffeq.
     """
@@ -87,29 +88,26 @@ class TorchDiffEq(Integrator):
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
         """The states at all ``times`` (T,), strictly monotonic: (T, N, *S), x first."""
         field = _Watched(func)
-        try:
-            xs = self._integrated(field, x, times)
-        except _GaveUp as error:
-            raise IntegrationError(field.words(self.method, str(error))) from None
+        xs = self._integrated(field, x, times)
         if not bool(torch.isfinite(xs).all()):
-            raise IntegrationError(field.words(self.method, "the state is not finite"))
+            raise field.failure(self.method, "the state is not finite")
         return xs
 
     def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
-        """`trajectory` with its calls of f counted. Where torchdiffeq gives up, it does for the whole batch at t[0]."""
+        """The states with the calls of f and a status per sample; all fail at t[0] where torchdiffeq gives up."""
         field = _Watched(func)
         try:
             xs = self._integrated(field, x, times)
-            return solution_of_batch(times, xs, field.calls, -1)
-        except _GaveUp as error:
-            status = field.status(x, str(error))
+        except IntegrationError:
+            status = field.status(x)
             if status is None:
-                raise IntegrationError(field.words(self.method, str(error))) from None
-        lost = torch.cat((x[None], x.new_full((len(times) - 1, *x.shape), torch.nan)))
-        return replace(solution_of_batch(times, lost, field.calls, -1), status=(status,) * len(x))
+                raise
+            xs = torch.cat((x[None], x.new_full((len(times) - 1, *x.shape), torch.nan)))
+            return replace(solution_of_batch(times, xs, field.calls, -1), status=(status,) * len(x))
+        return solution_of_batch(times, xs, field.calls, -1)
 
     def _integrated(self, field: "_Watched", x: Tensor, times: Tensor) -> Tensor:
-        """What torchdiffeq gives, (T, N, *S), or `_GaveUp` in its words."""
+        """What torchdiffeq gives, (T, N, *S), or an IntegrationError where it gives up."""
         if self.method not in _FIXED:
             require_single(x)
         if self.adjoint:
@@ -125,14 +123,10 @@ class TorchDiffEq(Integrator):
         except AssertionError as error:
             if error is field.own:
                 raise
-            raise _GaveUp(str(error)) from None
+            raise field.failure(self.method, str(error)) from None
         if len(xs) < len(times):  # SciPy's solvers leave out what they did not reach
-            raise _GaveUp(f"stopped after {len(xs)} of {len(times)} times")
+            raise field.failure(self.method, f"stopped after {len(xs)} of {len(times)} times")
         return xs
-
-
-class _GaveUp(Exception):
-    """torchdiffeq could not go on, in its words."""
 
 
 class _Watched:
@@ -141,6 +135,7 @@ class _Watched:
     def __init__(self, func: DampedODEFunc) -> None:
         self.func, self.calls = func, 0
         self.own: AssertionError | None = None  # f's own, not torchdiffeq's
+        self._said: str | None = None  # why torchdiffeq gave up
         self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=16)  # a step of dopri8 has 14 stages
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
@@ -154,25 +149,27 @@ class _Watched:
         self._recent.append((t.detach(), dx.detach()))
         return dx
 
-    def status(self, x: Tensor, said: str) -> Status | None:
-        """What torchdiffeq's words say of a solve from x; None where they speak of its options."""
-        if not bool(torch.isfinite(x).all()) or self._bad() is not None:
-            return Status.NOT_FINITE
-        return next((status for words, status in _STATUS.items() if words in said), None)
-
-    def words(self, method: str, said: str) -> str:
+    def failure(self, method: str, said: str) -> IntegrationError:
         """What went wrong in a solve, from the last values of the vector field and torchdiffeq's own words."""
-        bad = self._bad()
+        self._said, bad = said, self._bad()
         if bad is None:
-            return (
+            return IntegrationError(
                 f"torchdiffeq's {method} could not go on ({said}); the problem is stiff or diverges: loosen rtol and "
                 "atol, or use an exponential integrator, which takes damping exactly"
             )
         t, samples = bad
-        return (
+        return IntegrationError(
             f"the vector field gave NaN or infinity at t = {t:g} in {len(samples)} samples of the batch, the first at "
             f"index {samples[0]}; check the input and f there"
         )
+
+    def status(self, x: Tensor) -> Status | None:
+        """How a solve from x ended that torchdiffeq gave up; None where it did not, or for its options."""
+        if self._said is None:
+            return None
+        if not bool(torch.isfinite(x).all()) or self._bad() is not None:
+            return Status.NOT_FINITE
+        return next((status for words, status in _STATUS.items() if words in self._said), None)
 
     def _bad(self) -> tuple[float, list[int]] | None:
         """The time of the first of the last values that is not finite, and its samples."""
