@@ -57,11 +57,12 @@ def solve(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = A
 
     Returns:
         The states, the calls of f, the steps and the status of every sample. An integrator that steps the whole batch
-        at once gives every sample the same counts.
+        at once gives every sample the same counts. torchdiffeq's methods to a tolerance give up for the whole batch:
+        every sample then has the failed status, at t[0].
 
     Raises:
         ValueError, TypeError: as in `odeint`.
-        IntegrationError: torchdiffeq gave up, which it does for the whole batch.
+        IntegrationError: torchdiffeq refuses the options of a `TorchDiffEq`.
 
     Warns:
         StiffnessWarning: an explicit method is out of its depth, with the measured ρ|J|/λ.
