@@ -325,10 +325,10 @@ def test_the_adjoint_loses_digits_as_damping_grows():
 @pytest.mark.parametrize("damping", [lambda: Constant(1.0), lambda: Gated(16)], ids=["constant", "gated"])
 @pytest.mark.parametrize(
     "integrator",
-    [LinearizedEuler(1000), Krogstad4(250, checkpoint=16), AdaptiveExponential(1e-6, 1e-8)],
-    ids=["fixed", "checkpoint", "adaptive"],
+    [LinearizedEuler(1000), Krogstad4(250, checkpoint=16), AdaptiveExponential(1e-6, 1e-8), KenCarp4(1e-4, 1e-6)],
+    ids=["fixed", "checkpoint", "adaptive", "implicit"],
 )
-def test_the_steps_of_a_solve_add_up_their_gradients_in_full_precision_under_autocast(integrator, damping):
+def test_gradients_of_many_steps_keep_their_precision_under_autocast(integrator, damping):
     """Autocast's one half-precision copy of a weight would lose half of the sum of a thousand steps."""
     torch.manual_seed(0)
     block = DampedBlock(nn.Sequential(nn.Linear(16, 16), nn.Tanh()), damping(), integrator=integrator)

@@ -1,5 +1,7 @@
 """KenCarp4: against SciPy's Radau, its calls of f where ρ ~ λ, derivatives, statuses; GMRES and the secants alone."""
 
+import math
+
 import pytest
 import torch
 from oracles import Forced
@@ -206,6 +208,16 @@ def test_nan_from_f_is_no_inner_solve_that_failed():
     assert s.status == (Status.SUCCESS, Status.NOT_FINITE, Status.SUCCESS)
     assert s.reached[1].item() == pytest.approx(0.5, abs=1e-6)
     assert s.accepted[1] + s.rejected[1] < 500
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "span", [(1.0, 1.001), (5.0, 5.0001), (1e3, 1e3 + 1e-3), (0.0, 1e-9), (-3.0, -2.9999), (2.0, 1.9)]
+)
+def test_short_intervals_away_from_zero(span, dtype):
+    """Where rounding left a last step that could not advance t, its equations seemed not to converge."""
+    x = KenCarp4()(DampedODEFunc(lambda x: -x, Constant(0.0)), torch.ones(2, 2, dtype=dtype), *span)
+    torch.testing.assert_close(x, torch.full_like(x, math.exp(span[0] - span[1])), rtol=0, atol=1e-5)
 
 
 def test_statuses_per_sample():

@@ -201,3 +201,21 @@ def test_a_tolerance_is_not_promised_in_half_precision(integrator):
     for dtype in (torch.float16, torch.bfloat16):
         with pytest.raises(TypeError, match="a tolerance needs a float32 or float64 state"):
             integrator(DampedODEFunc(torch.tanh, Constant(2.0)), torch.ones(2, 3, dtype=dtype), 0.0, 1.0)
+
+
+@pytest.mark.parametrize("integrator", [AdaptiveExponential(), KenCarp4()])
+def test_one_system_is_no_batch_of_numbers(integrator):
+    """With steps of their own, the parts of a system would be at different times."""
+    turn, t = torch.tensor([[-0.1, 2.0], [-2.0, -0.1]]), torch.tensor([0.0, 2.0])
+    down = torch.tensor([[1.0, 0.0], [0.5, 1.0]])
+    for matrix in (turn, down, down.T):
+        func = DampedODEFunc(lambda x, matrix=matrix: x @ matrix, Constant(0.0))
+        with pytest.raises(ValueError, match=r"one system of 2 numbers is x\[None\], of shape \(1, 2\)"):
+            odeint(func, torch.tensor([2.0, 1.0]), t, integrator)
+        expected = torch.tensor([[2.0, 1.0]]) @ torch.linalg.matrix_exp(2 * matrix)
+        torch.testing.assert_close(
+            odeint(func, torch.tensor([[2.0, 1.0]]), t, integrator)[-1], expected, rtol=1e-3, atol=1e-3
+        )
+    x = torch.tensor([0.5, 1.0, 2.0])
+    alone = odeint(DampedODEFunc(torch.sin, Constant(1.0)), x[:, None], t, integrator)[..., 0]
+    torch.testing.assert_close(odeint(DampedODEFunc(torch.sin, Constant(1.0)), x, t, integrator), alone)

@@ -18,13 +18,22 @@ def test_is_torchdiffeq_on_the_vector_field():
     torch.testing.assert_close(TorchDiffEq("dopri5")(func, x, 0.0, 1.0), expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("method", ["dopri8", "bosh3", "adaptive_heun", "rk4", "implicit_adams", "scipy_solver"])
+@pytest.mark.parametrize(
+    "method", ["dopri8", "bosh3", "adaptive_heun", "rk4", "explicit_adams", "implicit_adams", "scipy_solver"]
+)
 def test_other_methods(method):
     func, x = DampedODEFunc(Forced(3), Constant(0.5)), torch.randn(2, 3, dtype=torch.float64)
-    options = {"step_size": 0.02} if method in ("rk4", "implicit_adams") else None
+    options = {"step_size": 0.02} if method in ("rk4", "explicit_adams", "implicit_adams") else None
     expected = TorchDiffEq("dopri5", rtol=1e-9, atol=1e-10)(func, x, 0.0, 1.0)
-    got = TorchDiffEq(method, options=options)(func, x, 0.0, 1.0)
+    with torch.no_grad():
+        got = TorchDiffEq(method, options=options)(func, x, 0.0, 1.0)
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)  # dopri8 interpolates coarsely
+
+
+def test_a_method_without_gradients_says_so():
+    block = DampedBlock(torch.nn.Linear(3, 3), integrator=TorchDiffEq("scipy_solver"))
+    with pytest.warns(UserWarning, match="scipy_solver goes through NumPy: .* which want gradients, get none"):
+        block(torch.ones(2, 3))
 
 
 @pytest.mark.parametrize("lam", [0.1, 3.0])

@@ -33,7 +33,7 @@ def attached(field: Map, lead: Tensor | None, a: Tensor, g: Tensor, u: Tensor, t
         return torch.addcmul(a, g, n if lead is None else torch.addcmul(n, lead, u)) - u
 
     point = u.detach().requires_grad_()
-    n = field(point)
+    n = field(point).to(u.dtype)  # under autocast N may be of half precision, which is no measure of the solves
     operator = _Operator(point, n, g.detach(), tol)
     u = u + _Inverse.apply(error(u, n), operator, False)
     found: Tensor = u + _Inverse.apply(error(u, field(u)), operator, True)

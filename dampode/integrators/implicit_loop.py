@@ -113,8 +113,9 @@ class ImplicitLoop:
     def _advance(self, h: Tensor, active: Tensor, keep: bool) -> Tensor:
         """One attempt of every active sample; the lengths to try next."""
         left = self.clock.span - self.tau
-        end = torch.where(active, torch.where(h >= left, self.clock.span, self.tau + h), self.tau)
-        h = torch.where(active, torch.minimum(h, left), 0.0)
+        last = h >= left - self.clock.shortest  # what rounding leaves of the way is too short for a step
+        end = torch.where(active, torch.where(last, self.clock.span, self.tau + h), self.tau)
+        h = torch.where(active, torch.where(last, left, h), 0.0)
         stages, signed = self.stages, (self.clock.sign * h).to(self.x.dtype)
         good = stages.solve(self._n, torch.cat((self.tau, end), 1), signed, self.slope, self.lam, active)
         x = stages.rows[:, 7]

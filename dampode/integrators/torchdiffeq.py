@@ -1,6 +1,7 @@
 """torchdiffeq's solvers as an integrator of the damped ODE."""
 
 import math
+import warnings
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,9 @@ from dampode.integrators.solution import Solution, Status, solution_of_batch
 
 _FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams", "fixed_adams")
 """Methods with a fixed step."""
+
+_OPTIONS = {"explicit_adams": {"max_order": 4}}
+"""Where torchdiffeq's own are of no use: its Adams-Bashforth method of order 12 is unstable at nearly any step."""
 
 _STATUS = {
     "underflow in dt": Status.STEP_UNDERFLOW,
@@ -44,7 +48,8 @@ class TorchDiffEq(Integrator):
             has measured errors). Where e^{λΔt} times the dtype's rounding error exceeds 1, no digit of the state is
             left, and a solve that wants gradients refuses. f must be a module, since the adjoint finds parameters in
             modules only.
-        options: torchdiffeq's own options of the method, such as {"step_size": 0.1}.
+        options: torchdiffeq's own options of the method, such as {"step_size": 0.1}. explicit_adams has order 4 by
+            default here, where torchdiffeq's 12 is unstable.
 
     Raises:
         ValueError: torchdiffeq has no such method (the installed ones are listed), or a tolerance is not above 0; in a
@@ -53,6 +58,9 @@ class TorchDiffEq(Integrator):
         TypeError: a setting of the wrong type; in a solve to a tolerance, a state of half precision.
         IntegrationError: in a call or `odeint`: f gives NaN or infinity, or the step size underflows; everywhere:
             torchdiffeq refuses the options.
+
+    Warns:
+        UserWarning: gradients are wanted of scipy_solver without the adjoint, which has none.
 
     Source: Chen et al. 2018; https://github.com/rtqichen/torchdiffeq.
     """
@@ -113,7 +121,7 @@ class TorchDiffEq(Integrator):
         if self.adjoint:
             _require_adjoint(field.func, x, times)
         settings: dict[str, Any] = {"rtol": self.rtol, "atol": self.atol, "method": self.method}
-        settings["options"] = None if self.options is None else dict(self.options)
+        settings["options"] = {**_OPTIONS.get(self.method, {}), **(self.options or {})}
         try:
             if self.adjoint:
                 params = tuple(p for p in field.func.parameters() if p.requires_grad)
@@ -124,6 +132,13 @@ class TorchDiffEq(Integrator):
             if error is field.own:
                 raise
             raise field.failure(self.method, str(error)) from None
+        wanted = torch.is_grad_enabled() and any(p.requires_grad for p in (x, *field.func.parameters()))
+        if self.method == "scipy_solver" and wanted and not xs.requires_grad:
+            warnings.warn(
+                "scipy_solver goes through NumPy: the state and the parameters, which want gradients, get none; use "
+                "adjoint=True or another method, or torch.no_grad() where none are needed",
+                stacklevel=4,
+            )
         if len(xs) < len(times):  # SciPy's solvers leave out what they did not reach
             raise field.failure(self.method, f"stopped after {len(xs)} of {len(times)} times")
         return xs
