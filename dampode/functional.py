@@ -12,8 +12,8 @@ Scalar = float | Tensor
 def phi(k: int, z: Tensor) -> Tensor:
     """The function φ_k of exponential integrators, elementwise: φ_0(z) = e^z, φ_k(z) = Σ_n z^n / (n + k)!.
 
-    Equivalently φ_{k+1}(z) = (φ_k(z) − 1/k!) / z, with φ_k(0) = 1/k!. Values and derivatives are accurate for every
-    real z, 0 included: the series is used for |z| < 1 and the recurrence elsewhere, and each branch is given a safe
+    Equivalently φ_{k+1}(z) = (φ_k(z) − 1/k!) / z, with φ_k(0) = 1/k!. Values, first and second derivatives are
+    accurate for every real z, 0 included: the series is used for |z| < 1 and the recurrence elsewhere, and each branch is given a safe
     argument where it is not used, so that automatic differentiation never meets 0/0. float16 and bfloat16 are
     computed in float32.
 

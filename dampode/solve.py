@@ -21,7 +21,7 @@ def odeint(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = 
 
     Args:
         func: the damped vector field.
-        x0: state at t[0], (N, *S).
+        x0: state at t[0], (N, *S), N samples; one system of D numbers is (1, D).
         t: times, (T,), at least two, strictly increasing or strictly decreasing.
         integrator: how to get from one time to the next. A fixed-step one takes its ``steps`` in every interval.
 
@@ -50,17 +50,19 @@ def solve(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = A
 
     Args:
         func: the damped vector field.
-        x0: state at t[0], (N, *S).
+        x0: state at t[0], (N, *S), N samples; one system of D numbers is (1, D). A sample that is not finite makes the
+            gradients of shared parameters NaN, whatever the loss: leave it out.
         t: times, (T,), at least two, strictly increasing or strictly decreasing.
         integrator: how to get from one time to the next.
 
     Returns:
         The states, the calls of f, the steps and the status of every sample. An integrator that steps the whole batch
-        at once gives every sample the same counts.
+        at once gives every sample the same counts. torchdiffeq's methods to a tolerance give up for the whole batch:
+        every sample then has the failed status, at t[0].
 
     Raises:
         ValueError, TypeError: as in `odeint`.
-        IntegrationError: torchdiffeq gave up, which it does for the whole batch.
+        IntegrationError: torchdiffeq refuses the options of a `TorchDiffEq`.
 
     Warns:
         StiffnessWarning: an explicit method is out of its depth, with the measured ρ|J|/λ.

@@ -13,6 +13,7 @@ from dampode.functional import phis
 from dampode.integrators import AdaptiveExponential, IntegrationError, KenCarp4, Status
 from dampode.integrators.dense_output import DenseOutput, Segment
 from dampode.integrators.exponential_rk import krogstad_step
+from dampode.integrators.lost import Lost
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import (
     Change,
@@ -357,6 +358,87 @@ def test_nan_from_f_names_sample_and_time():
         odeint(func, x, t)
 
 
+EDGES = {  # dx/dt = -x + f crosses x = 1/2 at log(2) / 2, and at about 0.3445
+    "where": lambda x: torch.where(x < 0.5, torch.nan, -x),
+    "sqrt": lambda x: -torch.sqrt(x - 0.5) - 0.3,
+}
+
+
+@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.parametrize("integrator", [AdaptiveExponential(), KenCarp4()], ids=repr)
+def test_a_state_that_reaches_where_f_is_nan_is_given_up(integrator, edge, dtype):
+    """Ever shorter steps went on to max_steps: each a part of the way that was left, and 10 times too long for it."""
+    func, t = DampedODEFunc(EDGES[edge], Constant(1.0)), torch.linspace(0, 1, 5, dtype=torch.float64)
+    x = torch.tensor([[100.0, 80.0], [1.0, 1.0], [50.0, 20.0]], dtype=dtype)
+    s = solve(func, x, t, integrator)
+    assert s.status == (Status.SUCCESS, Status.NOT_FINITE, Status.SUCCESS)
+    assert s.reached[1].item() == pytest.approx(0.3466 if edge == "where" else 0.3445, abs=2e-4)
+    assert (s.accepted + s.rejected).max() < 500
+    assert torch.isnan(s.x[2:, 1]).all()
+    assert torch.isfinite(s.x[:2, 1]).all()
+    alone = solve(func, x[::2], t, integrator)
+    torch.testing.assert_close(s.x[:, ::2], alone.x, rtol=1e-5, atol=1e-5)
+    assert (s.accepted[::2] - alone.accepted).abs().max() <= 1
+    with pytest.raises(IntegrationError, match=r"the first at index 1, at t = 0\.34\d+: the state or f is NaN or inf"):
+        odeint(func, x, t, integrator)
+
+
+class AtRest(VectorField):
+    """f(x, t) = 10⁸ t (2 − e^{kx}): x' = 0 at t = 0, where a step may yet be far too long."""
+
+    def __init__(self, k):
+        super().__init__()
+        self.k = k
+
+    def forward(self, t, x):
+        return 1e8 * t * (2 - torch.exp(self.k * x))
+
+    def exact(self, t):
+        return -math.log(0.5 + 0.5 * math.exp(-self.k * 1e8 * t * t)) / self.k
+
+
+def sinh_field(t):
+    return 2 * math.atanh(math.tanh(5) * math.exp(-t))
+
+
+def gompertz(t):
+    return math.exp(2 - 2 * math.exp(0.5 * t))
+
+
+ENDURED = [  # dx/dt = f: an integrator, a field, x(0), the span, the first step, x(t)
+    (AdaptiveExponential, lambda x: -torch.sinh(x), 10.0, 1.0, 1.0, sinh_field),
+    (KenCarp4, lambda x: -torch.exp(x), 30.0, 1.0, 1.0, lambda t: -math.log(t + math.exp(-30))),
+    (AdaptiveExponential, AtRest(30), 0.0, 1e-3, 1e-3, AtRest(30).exact),
+    (AdaptiveExponential, lambda x: 0.5 * x * torch.log(x) - x, 1.0, 6.0, None, gompertz),
+    (KenCarp4, lambda x: 0.5 * x * torch.log(x) - x, 1.0, 6.0, None, gompertz),
+]
+
+
+@pytest.mark.parametrize(("integrator", "f", "start", "span", "first", "exact"), ENDURED)
+def test_steps_that_were_only_too_long_give_no_sample_up(integrator, f, start, span, first, exact):
+    """They overflow, or leave what f is defined on, which the trajectory never does."""
+    func, x, lost = DampedODEFunc(f, Constant(0.0)), torch.full((1, 1), start, dtype=torch.float64), []
+    func.f.register_forward_hook(lambda _, __, fx: lost.append(not bool(torch.isfinite(fx).all())))
+    t = torch.linspace(0, span, 4, dtype=torch.float64)
+    s = solve(func, x, t, integrator(1e-4, 1e-6, first_step=first))
+    assert s.failure() is None
+    assert any(lost)
+    expected = torch.tensor([exact(now) for now in t[1:].tolist()], dtype=torch.float64)
+    torch.testing.assert_close(s.x[1:, 0, 0], expected, rtol=2e-3, atol=2e-5)
+
+
+def test_samples_are_given_up_that_lose_a_hundred_attempts_and_stay():
+    tau, h = torch.zeros(3, 1, dtype=torch.float64), torch.full((3, 1), 0.5, dtype=torch.float64)
+    lost, attempts = torch.tensor([[True], [True], [False]]), Lost(tau, torch.tensor(1.0))
+    assert torch.equal(attempts.held(2 * h, h), 2 * h)
+    for n in range(1, 101):
+        found = attempts.hopeless(lost, tau)
+        assert found.flatten().tolist() == [n == 100, False, False]
+        tau = tau + torch.tensor([[1e-6], [1e-4], [0.0]], dtype=torch.float64)
+    assert attempts.held(2 * h, h).flatten().tolist() == [0.5, 0.5, 1.0]
+    assert torch.equal(attempts.held(2 * h, h), 2 * h)
+
+
 def test_nan_at_the_start():
     x = torch.tensor([[1.0], [torch.nan]])
     assert solve(DampedODEFunc(torch.sin), x, torch.tensor([0.0, 1.0])).status[1] is Status.NOT_FINITE
@@ -480,6 +562,19 @@ def test_a_compiled_attempt_gives_the_same_states_and_gradients():
         results.append((s.x, s.nfe, *torch.autograd.grad(s.x.square().sum(), (x, *func.parameters()))))
     for eager, compiled in zip(*results, strict=True):
         torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.slow
+def test_a_compiled_attempt_gives_up_the_same_samples():
+    func, x = DampedODEFunc(EDGES["where"], Constant(1.0)), torch.tensor([[1.0], [9.0]], dtype=torch.float64)
+    with torch.no_grad():
+        eager, compiled = (
+            solve(func, x, torch.tensor([0.0, 1.0]), AdaptiveExponential(compile=compile)) for compile in (False, True)
+        )
+    assert compiled.status == eager.status == (Status.NOT_FINITE, Status.SUCCESS)
+    torch.testing.assert_close(compiled.reached, eager.reached, rtol=1e-8, atol=0)
+    torch.testing.assert_close(compiled.x, eager.x, equal_nan=True)
+    assert compiled.rejected[0] < 110
 
 
 @pytest.mark.parametrize(("f", "span"), [(lambda x: -1e36 * x, 1.0), (torch.tanh, 1e-50), (torch.tanh, 1e-320)])

@@ -9,6 +9,7 @@ from torch.autograd import grad
 
 from dampode import DampedODEFunc, odeint, solve
 from dampode.damping import Constant, Gated, Learned
+from dampode.fields import VectorField
 from dampode.integrators import AdaptiveExponential, IntegrationError, KenCarp4, Status, implicit_gradients
 from dampode.integrators.implicit_gradients import gmres
 from dampode.integrators.kencarp import EMBEDDED, GAMMA, NODES, ROWS, WEIGHTS, hermite
@@ -189,6 +190,22 @@ def test_an_inner_solve_that_cannot_converge_is_said():
     assert s.status == (Status.INNER_SOLVE_FAILED,)
     with pytest.raises(IntegrationError, match="equations of an implicit step did not converge however short"):
         odeint(func, x, t, KenCarp4(first_step=0.1))
+
+
+class NaNAfter(VectorField):
+    """f(x, t) = −x, NaN for one sample after t = 0.5."""
+
+    def forward(self, t, x):
+        late = (torch.as_tensor(t) > 0.5) & (torch.arange(len(x))[:, None] == 1)
+        return torch.where(late, torch.nan, -x)
+
+
+def test_nan_from_f_is_no_inner_solve_that_failed():
+    func, x = DampedODEFunc(NaNAfter(), Constant(1.0)), torch.ones(3, 2, dtype=torch.float64)
+    s = solve(func, x, torch.tensor([0.0, 2.0]), KenCarp4())
+    assert s.status == (Status.SUCCESS, Status.NOT_FINITE, Status.SUCCESS)
+    assert s.reached[1].item() == pytest.approx(0.5, abs=1e-6)
+    assert s.accepted[1] + s.rejected[1] < 500
 
 
 def test_statuses_per_sample():

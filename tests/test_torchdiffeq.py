@@ -6,9 +6,9 @@ import torchdiffeq
 from oracles import Forced
 from torch import nn
 
-from dampode import DampedBlock, DampedODEFunc
+from dampode import DampedBlock, DampedODEFunc, odeint, solve
 from dampode.damping import Constant, Learned
-from dampode.integrators import IntegrationError, TorchDiffEq
+from dampode.integrators import IntegrationError, Status, TorchDiffEq
 
 
 def test_is_torchdiffeq_on_the_vector_field():
@@ -72,6 +72,53 @@ def test_nan_from_f_is_said_as_such(method):
     block = DampedBlock(BadLater(), Constant(0.0), integrator=TorchDiffEq(method, options=options), t_span=(0.0, 2.0))
     with pytest.raises(IntegrationError, match=r"NaN or infinity at t = (0\.|1)[\d.]* in 1 samples .* index 1"):
         block(torch.full((3, 2), 0.5))
+
+
+GIVEN_UP = {
+    "NaN later": (BadLater(), {}, Status.NOT_FINITE),
+    "NaN at once": (lambda x: x * math.nan, {}, Status.NOT_FINITE),
+    "blow-up": (torch.square, {}, Status.STEP_UNDERFLOW),
+    "SciPy's blow-up": (torch.square, {"method": "scipy_solver", "options": {"solver": "RK45"}}, Status.STEP_UNDERFLOW),
+    "steps": (torch.sin, {"options": {"max_num_steps": 2}}, Status.MAX_STEPS),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The following arguments have no effect")  # torchdiffeq's, of SciPy
+@pytest.mark.parametrize("case", GIVEN_UP)
+def test_solve_gives_statuses_where_torchdiffeq_gives_up(case):
+    f, settings, status = GIVEN_UP[case]
+    calls = []
+    func, x = DampedODEFunc(f, Constant(0.0)), torch.ones(2, 3, dtype=torch.float64, requires_grad=True)
+    func.f.register_forward_hook(lambda *_: calls.append(1))
+    t = torch.tensor([0.5, 0.6, 3.0])
+    s = solve(func, x, t, TorchDiffEq(**settings))
+    assert s.status == (status, status)
+    assert s.reached.tolist() == [0.5, 0.5]
+    assert s.nfe.tolist() == [len(calls)] * 2
+    assert s.accepted.tolist() == s.rejected.tolist() == [-1, -1]
+    assert s.x.shape == (3, 2, 3)
+    assert torch.equal(s.x[0], x)
+    assert torch.isnan(s.x[1:]).all()
+    with pytest.raises(IntegrationError, match=r"NaN or infinity at t|could not go on"):
+        odeint(func, x, t, TorchDiffEq(**settings))
+
+
+def test_a_state_of_nan_that_f_does_not_see():
+    func, x = DampedODEFunc(torch.ones_like, Constant(0.0)), torch.tensor([[1.0], [math.nan]])
+    assert solve(func, x, torch.tensor([0.0, 1.0]), TorchDiffEq()).status == (Status.NOT_FINITE,) * 2
+
+
+def test_fixed_steps_have_a_status_per_sample():
+    func, x = DampedODEFunc(BadLater(), Constant(0.0)), torch.full((3, 2), 0.5)
+    s = solve(func, x, torch.tensor([0.0, 0.5, 2.0]), TorchDiffEq("rk4", options={"step_size": 0.1}))
+    assert s.status == (Status.SUCCESS, Status.NOT_FINITE, Status.SUCCESS)
+    assert s.reached.tolist() == [2.0, 0.5, 2.0]
+
+
+def test_options_that_torchdiffeq_refuses_are_no_status():
+    func, options = DampedODEFunc(torch.tanh, Constant(0.0)), {"max_order": 50}
+    with pytest.raises(IntegrationError, match="max_order must be at most"):
+        solve(func, torch.ones(1, 1), torch.tensor([0.0, 1.0]), TorchDiffEq("implicit_adams", options=options))
 
 
 def test_nan_at_the_start_names_the_start():

@@ -11,6 +11,7 @@ from dampode.dynamics import DampedODEFunc
 from dampode.integrators.attempt import Attempt, Place, bend
 from dampode.integrators.clock import Clock
 from dampode.integrators.dense_output import DenseOutput, Segment
+from dampode.integrators.lost import Lost
 from dampode.integrators.replay import Taken
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
@@ -50,6 +51,7 @@ class AdaptiveLoop:
         self.failed = int((~self.active).sum())  # samples that will never reach the last time
         self.accepted, self.attempts = torch.zeros_like(self.code), torch.zeros_like(self.code)
         self.extra_calls = torch.ones_like(self.code)
+        self.lost = Lost(tau, self.clock.span)
         self.taken: list[Taken] | None = None
         """Where a list, the steps taken, for `replay`."""
 
@@ -100,7 +102,9 @@ class AdaptiveLoop:
             self.extra_calls = self.extra_calls + CALLS * (self.active & ~first.finite)
         if n_ok:
             self._accept(made, first.ok, n_ok == len(h))
-        wished = self._fail(first) if n_stuck else first.wished
+        wished = self.lost.held(first.wished, h)
+        if n_stuck or n_finite < len(h):
+            wished = self._fail(first, wished)
         self.active = self.active & first.running
         return n_running > self.failed, wished
 
@@ -121,15 +125,16 @@ class AdaptiveLoop:
         self.split, self.place = self.split.at(x), Place(x, n1, torch.where(ok, made.tau, before.tau), past)
 
     @torch.no_grad()
-    def _fail(self, made: Attempt) -> Tensor:
+    def _fail(self, made: Attempt, wished: Tensor) -> Tensor:
         """Give the samples that cannot go on their status, and the others their next lengths."""
         why = torch.where(made.finite, _CODES.index(Status.STEP_UNDERFLOW), _CODES.index(Status.NOT_FINITE))
         why = torch.where(made.ok, _CODES.index(Status.NEGATIVE_DAMPING), why)
-        self.code = torch.where(made.stuck & self.active, why, self.code)
+        hopeless = self.lost.hopeless(self.active & ~made.finite, self.place.tau)
+        self.code = torch.where((made.stuck & self.active) | hopeless, why, self.code)
         alive = self.code == 0
         self.active = self.active & alive
         self.failed = int((~alive & made.running).sum())
-        return torch.where(alive, made.wished, 0.0)
+        return torch.where(alive, wished, 0.0)
 
     def _solution(self) -> Solution:
         done = self.code == 0

@@ -10,6 +10,7 @@ from dampode.dynamics import DampedODEFunc
 from dampode.integrators import kencarp
 from dampode.integrators.clock import Clock
 from dampode.integrators.implicit_stages import Iterating, Stages
+from dampode.integrators.lost import Lost
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import FLOOR, Tolerance, logarithm, step_factor
@@ -53,6 +54,7 @@ class ImplicitLoop:
         """Of the last accepted step's error."""
         self.code = torch.zeros_like(self.calls)
         self._refuse()
+        self.lost = Lost(self.tau, self.clock.span)
         self.rows = x.new_full((len(self.asked), *self.x.shape), torch.nan)
         self.steps: list[ImplicitStep] = []
 
@@ -122,13 +124,13 @@ class ImplicitLoop:
         wished = torch.where(good, h * step_factor(log_ratio, ok, self.log_ratio), 0.5 * h)
         self.log_ratio = torch.where(ok, log_ratio.clamp(min=FLOOR), self.log_ratio)
         self.attempts, self.accepted = self.attempts + active, self.accepted + ok
-        stuck = active & ~ok & (wished <= self.clock.shortest)
-        self._code(stuck, Status.STEP_UNDERFLOW)
-        self._code(stuck & ~torch.isfinite(ratio), Status.NOT_FINITE)
-        self._code(stuck & ~good, Status.INNER_SOLVE_FAILED)
+        wished, rejected = self.lost.held(wished, h), active & ~ok
+        any_ok, any_rejected = torch.stack((ok.any(), rejected.any())).tolist()
+        if any_rejected:
+            self._fail(rejected, wished <= self.clock.shortest, good, error)
         end = torch.where(ok, end, self.tau)
         self._output(end, h, slope)
-        if keep and bool(ok.any()):
+        if keep and any_ok:
             values = [state.reshape(self.x0.shape) for state in stages.rows[:, 3:8].clone().unbind(1)]
             length, begin, until = map(self._shaped, (torch.where(ok, h, 0.0), self.tau, end))
             self.steps.append(ImplicitStep(length, begin, until, values))
@@ -140,6 +142,14 @@ class ImplicitLoop:
             self.split, self.lam = split, _flat(split.lam, self.x0)
             self._code(ok & self._undamped(self.x), Status.NEGATIVE_DAMPING)
         return wished
+
+    def _fail(self, rejected: Tensor, shortest: Tensor, good: Tensor, error: Tensor) -> None:
+        """Give the samples that cannot go on their status; an error that is not finite is of an f that was not."""
+        lost = rejected & ~torch.isfinite(error).all(1, keepdim=True)
+        hopeless = self.lost.hopeless(lost, self.tau)
+        self._code(rejected & shortest, Status.STEP_UNDERFLOW)
+        self._code(rejected & shortest & ~good, Status.INNER_SOLVE_FAILED)
+        self._code(hopeless | (lost & shortest), Status.NOT_FINITE)
 
     def _output(self, end: Tensor, h: Tensor, slope: Tensor) -> None:
         """The asked times inside the steps, at whose ends h F is ``slope``."""

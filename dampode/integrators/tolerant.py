@@ -26,7 +26,8 @@ class TolerantIntegrator(Integrator):
 
     Raises:
         ValueError, TypeError: a setting out of its range or of the wrong type; in a solve, a state of half precision,
-            dropout in train mode or, for several samples, batch norm in train mode.
+            dropout in train mode or, for several samples, batch norm in train mode, or a state (N,) whose numbers
+            depend on one another: one system of N numbers is (1, N).
     """
 
     rtol: float = 1e-4
@@ -71,11 +72,13 @@ class TolerantIntegrator(Integrator):
     def _run(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
         require_single(x)
         _require_function_of_sample(func, x)
+        asked = _require_samples(func, x, times[0]) if x.ndim == 1 and len(x) > 1 else 0
         if not times.requires_grad:
-            return self._steps_taken(func, x, times)
+            solution = self._steps_taken(func, x, times)
+            return replace(solution, nfe=solution.nfe + asked)
         solution = self._steps_taken(func, with_start(func, x, times[0]), times.detach())
         xs = torch.cat((x[None], with_ends(func, solution.x[1:], times[1:])))
-        return replace(solution, t=times, x=xs, nfe=solution.nfe + CALLS * len(times))
+        return replace(solution, t=times, x=xs, nfe=solution.nfe + asked + CALLS * len(times))
 
 
 def begun(func: DampedODEFunc, x: Tensor, t: Tensor) -> tuple[Splitting, Tensor] | None:
@@ -105,3 +108,21 @@ def _require_function_of_sample(func: DampedODEFunc, x: Tensor) -> None:
                 f"({name}) in train mode, which would mix samples at different times; use LayerNorm or GroupNorm, "
                 ".eval(), a fixed step, or TorchDiffEq, whose samples share their steps"
             )
+
+
+@torch.no_grad()
+def _require_samples(func: DampedODEFunc, x: Tensor, t: Tensor) -> int:
+    """Raise where the numbers of a state (N,) are the parts of one system, and not a sample each.
+
+    The first and the last value of f may not change with the other numbers. Returns the calls of f that tell.
+    """
+    time, moved = t.detach().to(x).expand(len(x)), x + 0.1 * (1 + x.abs())
+    before = func(time, x)
+    first = func(time, torch.cat((x[:1], moved[1:])))[0] - before[0]
+    last = func(time, torch.cat((moved[:-1], x[-1:])))[-1] - before[-1]
+    if bool(first.abs() > 1e-3 * before[0].abs()) or bool(last.abs() > 1e-3 * before[-1].abs()):
+        raise ValueError(
+            f"a step size per sample takes a state ({len(x)},) as {len(x)} samples of one number each, got an f in "
+            f"which they depend on one another; one system of {len(x)} numbers is x[None], of shape (1, {len(x)})"
+        )
+    return 3

@@ -2,8 +2,8 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,9 +14,18 @@ from dampode._checks import require_instance, require_positive
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import Autonomous
 from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
+from dampode.integrators.solution import Solution, Status, solution_of_batch
 
 _FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams", "fixed_adams")
 """Methods with a fixed step."""
+
+_STATUS = {
+    "underflow in dt": Status.STEP_UNDERFLOW,
+    "max_num_steps": Status.MAX_STEPS,
+    "non-finite values": Status.NOT_FINITE,
+    "stopped": Status.STEP_UNDERFLOW,
+}
+"""What torchdiffeq's words mean."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,8 @@ class TorchDiffEq(Integrator):
             solve: adjoint with an f that is no module, or with a damping that the backward pass amplifies beyond the
             dtype's digits.
         TypeError: a setting of the wrong type; in a solve to a tolerance, a state of half precision.
-        IntegrationError: in a solve: f gives NaN or infinity, or the step size underflows.
+        IntegrationError: in a call or `odeint`: f gives NaN or infinity, or the step size underflows; everywhere:
+            torchdiffeq refuses the options.
 
     Source: Chen et al. 2018; https://github.com/rtqichen/torchdiffeq.
     """
@@ -77,38 +87,97 @@ class TorchDiffEq(Integrator):
 
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
         """The states at all ``times`` (T,), strictly monotonic: (T, N, *S), x first."""
+        field = _Watched(func)
+        xs = self._integrated(field, x, times)
+        if not bool(torch.isfinite(xs).all()):
+            raise field.failure(self.method, "the state is not finite")
+        return xs
+
+    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
+        """The states with the calls of f and a status per sample; all fail at t[0] where torchdiffeq gives up."""
+        field = _Watched(func)
+        try:
+            xs = self._integrated(field, x, times)
+        except IntegrationError:
+            status = field.status(x)
+            if status is None:
+                raise
+            xs = torch.cat((x[None], x.new_full((len(times) - 1, *x.shape), torch.nan)))
+            return replace(solution_of_batch(times, xs, field.calls, -1), status=(status,) * len(x))
+        return solution_of_batch(times, xs, field.calls, -1)
+
+    def _integrated(self, field: "_Watched", x: Tensor, times: Tensor) -> Tensor:
+        """What torchdiffeq gives, (T, N, *S), or an IntegrationError where it gives up."""
         if self.method not in _FIXED:
             require_single(x)
         if self.adjoint:
-            _require_adjoint(func, x, times)
-        recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=16)  # a step of dopri8 has 14 stages
-        own: AssertionError | None = None  # f's own, not torchdiffeq's
-
-        def rhs(t: Tensor, y: Tensor) -> Tensor:
-            nonlocal own
-            try:
-                dy: Tensor = func(t, y)
-            except AssertionError as error:
-                own = error
-                raise
-            recent.append((t.detach(), dy.detach()))
-            return dy
-
+            _require_adjoint(field.func, x, times)
         settings: dict[str, Any] = {"rtol": self.rtol, "atol": self.atol, "method": self.method}
         settings["options"] = None if self.options is None else dict(self.options)
         try:
             if self.adjoint:
-                params = tuple(p for p in func.parameters() if p.requires_grad)
-                xs: Tensor = torchdiffeq.odeint_adjoint(rhs, x, times, adjoint_params=params, **settings)
+                params = tuple(p for p in field.func.parameters() if p.requires_grad)
+                xs: Tensor = torchdiffeq.odeint_adjoint(field, x, times, adjoint_params=params, **settings)
             else:
-                xs = torchdiffeq.odeint(rhs, x, times, **settings)
+                xs = torchdiffeq.odeint(field, x, times, **settings)
         except AssertionError as error:
-            if error is own:
+            if error is field.own:
                 raise
-            raise IntegrationError(_failure(self, recent, str(error))) from None
-        if not bool(torch.isfinite(xs).all()):
-            raise IntegrationError(_failure(self, recent, "the state is not finite"))
+            raise field.failure(self.method, str(error)) from None
+        if len(xs) < len(times):  # SciPy's solvers leave out what they did not reach
+            raise field.failure(self.method, f"stopped after {len(xs)} of {len(times)} times")
         return xs
+
+
+class _Watched:
+    """The vector field as torchdiffeq calls it, with what tells why it gave up."""
+
+    def __init__(self, func: DampedODEFunc) -> None:
+        self.func, self.calls = func, 0
+        self.own: AssertionError | None = None  # f's own, not torchdiffeq's
+        self._said: str | None = None  # why torchdiffeq gave up
+        self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=16)  # a step of dopri8 has 14 stages
+
+    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
+        """dx/dt."""
+        self.calls += 1
+        try:
+            dx: Tensor = self.func(t, x)
+        except AssertionError as error:
+            self.own = error
+            raise
+        self._recent.append((t.detach(), dx.detach()))
+        return dx
+
+    def failure(self, method: str, said: str) -> IntegrationError:
+        """What went wrong in a solve, from the last values of the vector field and torchdiffeq's own words."""
+        self._said, bad = said, self._bad()
+        if bad is None:
+            return IntegrationError(
+                f"torchdiffeq's {method} could not go on ({said}); the problem is stiff or diverges: loosen rtol and "
+                "atol, or use an exponential integrator, which takes damping exactly"
+            )
+        t, samples = bad
+        return IntegrationError(
+            f"the vector field gave NaN or infinity at t = {t:g} in {len(samples)} samples of the batch, the first at "
+            f"index {samples[0]}; check the input and f there"
+        )
+
+    def status(self, x: Tensor) -> Status | None:
+        """How a solve from x ended that torchdiffeq gave up; None where it did not, or for its options."""
+        if self._said is None:
+            return None
+        if not bool(torch.isfinite(x).all()) or self._bad() is not None:
+            return Status.NOT_FINITE
+        return next((status for words, status in _STATUS.items() if words in self._said), None)
+
+    def _bad(self) -> tuple[float, list[int]] | None:
+        """The time of the first of the last values that is not finite, and its samples."""
+        for t, dx in self._recent:
+            bad = ~torch.isfinite(dx.reshape(len(dx), -1)).all(1)
+            if bool(bad.any()):
+                return t.item(), torch.nonzero(bad).flatten().tolist()
+        return None
 
 
 def _require_adjoint(func: DampedODEFunc, x: Tensor, times: Tensor) -> None:
@@ -126,19 +195,3 @@ def _require_adjoint(func: DampedODEFunc, x: Tensor, times: Tensor) -> None:
             f"{growth:.3g} between two times, and above {digits:.0f} no digit of {x.dtype} is left; use adjoint=False, "
             "or an integrator with checkpoint="
         )
-
-
-def _failure(integrator: TorchDiffEq, recent: Iterable[tuple[Tensor, Tensor]], said: str) -> str:
-    """What went wrong in a solve, from the last values of the vector field and torchdiffeq's own words."""
-    for t, dy in recent:
-        bad = ~torch.isfinite(dy.reshape(len(dy), -1)).all(1)
-        if bool(bad.any()):
-            samples = torch.nonzero(bad).flatten().tolist()
-            return (
-                f"the vector field gave NaN or infinity at t = {t.item():g} in {len(samples)} samples of the batch, "
-                f"the first at index {samples[0]}; check the input and f there"
-            )
-    return (
-        f"torchdiffeq's {integrator.method} could not go on ({said}); the problem is stiff or diverges: loosen rtol "
-        "and atol, or use an exponential integrator, which takes damping exactly"
-    )
