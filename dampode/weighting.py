@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 T = TypeVar("T", float, Tensor)
@@ -44,6 +45,25 @@ def one_plus(lam: T) -> T:
     return 1 + lam
 
 
+def weight_at(rho: Weighting, lam: float) -> float:
+    """ρ(λ) of one number λ: ρ gets it as solves give it, a tensor, here 0-dim and in float64.
+
+    Args:
+        rho: the weight function.
+        lam: λ, a number.
+
+    Returns:
+        ρ(λ), detached.
+
+    Raises:
+        ValueError: ρ(λ) is not one number.
+    """
+    weight = torch.as_tensor(rho(torch.tensor(lam, dtype=torch.float64)), dtype=torch.float64).detach()
+    if weight.numel() != 1:
+        raise ValueError(f"ρ must give one number for one λ, got shape {tuple(weight.shape)} at λ = {lam:g}")
+    return float(weight)
+
+
 class Limits(NamedTuple):
     """Which limits of Eq. 9 a weight function meets."""
 
@@ -57,7 +77,7 @@ def limits(rho: Weighting) -> Limits:
     """Test a weight function against Eq. 9 at λ = 1e-12 and λ = 1e12, to a relative 1e-6.
 
     Args:
-        rho: ρ, called with floats.
+        rho: ρ, called with 0-dim float64 tensors.
 
     Returns:
         The limits that hold.
@@ -66,6 +86,6 @@ def limits(rho: Weighting) -> Limits:
     """
     near, far = 1e-12, 1e12
     return Limits(
-        residual=math.isclose(float(rho(near)), 1.0, rel_tol=1e-6),
-        non_residual=math.isclose(float(rho(far)) / far, 1.0, rel_tol=1e-6),
+        residual=math.isclose(weight_at(rho, near), 1.0, rel_tol=1e-6),
+        non_residual=math.isclose(weight_at(rho, far) / far, 1.0, rel_tol=1e-6),
     )

@@ -182,6 +182,18 @@ def test_eq18_is_the_spectrum_of_the_damped_jacobian(lam, rho):
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-10 * (1 + lam))
 
 
+def test_eq18_defaults_to_the_unit_weight_and_takes_a_weight_function_of_tensors():
+    nu = torch.tensor([0.5 + 1j, -1.0], dtype=torch.complex128)
+    assert torch.equal(damped_eigenvalues(nu, 0.3), nu - 0.3)
+    assert damping_condition(nu, 0.3).bound.tolist() == damping_condition(nu, 0.3, unit).bound.tolist()
+    assert critical_damping(nu) == pytest.approx(0.5)
+    root = lambda lam: torch.sqrt(1 + lam)  # noqa: E731
+    assert torch.equal(damped_eigenvalues(nu, 3.0, root), 2 * nu - 3)
+    assert critical_damping(nu, root) == pytest.approx((1 + math.sqrt(17)) / 8)  # λ² = (1 + λ) / 4
+    with pytest.raises(ValueError, match=r"ρ must give one number for one λ, got shape \(2,\) at λ = 0\.3"):
+        damped_eigenvalues(nu, 0.3, lambda lam: torch.ones(2))
+
+
 def test_eq18_of_eigenvalues_with_a_graph_is_detached():
     nu = torch.tensor([0.5, -1.0], requires_grad=True)
     for got in (damped_eigenvalues(nu, 0.5, one_plus), *damping_condition(nu, 0.5, one_plus)):
@@ -317,6 +329,10 @@ def test_bad_input_is_answered_in_words(ask):
         ask(field, [1.0])
     with pytest.raises(TypeError, match="callable"):
         ask(3, x)
+    with pytest.raises(TypeError, match="t must be a number, got '0'"):
+        ask(field, x, "0")
+    with pytest.raises(ValueError, match="t must be finite"):
+        ask(field, x, math.nan)
 
 
 def test_a_field_that_is_not_finite():

@@ -3,6 +3,7 @@
 import cmath
 import math
 
+import numpy as np
 import pytest
 import torch
 from oracles import Forced
@@ -16,6 +17,7 @@ from dampode.stability import (
     eigenvalues,
     find_equilibrium,
     is_asymptotically_stable,
+    jacobian,
     largest_stable_step,
     layer_exponents,
     lyapunov_exponents,
@@ -148,6 +150,88 @@ def test_exponents_of_layers_are_those_of_the_products_of_their_jacobians():
     assert one.through.item() == pytest.approx(tangent.norm().log().item(), abs=1e-9)
 
 
+def block(lam=0.5):
+    return DampedBlock(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), Constant(lam)).double()
+
+
+class Skip(nn.Module):
+    """Two flows with a path around the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = block(), block()
+
+    def forward(self, x):
+        return self.b(self.a(x) + x)
+
+
+def differences(f, x, h=1e-6):
+    """The Jacobian by central differences."""
+    eye = torch.eye(x.numel(), dtype=x.dtype)
+    with torch.no_grad():
+        return torch.stack([(f(x + h * e) - f(x - h * e))[0] / (2 * h) for e in eye], dim=1)
+
+
+def log_det(j):
+    return torch.linalg.slogdet(j).logabsdet.item()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_path_around_a_flow_carries_the_perturbations_too(seed):
+    model, x = Skip().eval(), torch.randn(1, 4, dtype=torch.float64)
+    got, j = layer_exponents(model, x, 4, seed=seed), jacobian(model, x)
+    assert got.names == ("a", "b")
+    assert got.through.sum().item() == pytest.approx(log_det(j), abs=1e-9)
+    assert got.through.sum().item() == pytest.approx(log_det(differences(model, x)), abs=1e-6)
+    at_b = (model.a(x) + x).detach()
+    for exponents, flow, state in zip(got.exponents, (model.a, model.b), (x, at_b), strict=True):
+        assert exponents.sum().item() == pytest.approx(log_det(jacobian(flow, state)), abs=1e-9)
+        assert exponents.sum().item() == pytest.approx(log_det(differences(flow, state)), abs=1e-6)
+    for k in (1, 3):
+        draws = torch.randn(4, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        r = torch.linalg.qr(j @ torch.linalg.qr(draws).Q).R
+        few = layer_exponents(model, x, k, seed=seed)
+        torch.testing.assert_close(few.through, r.diagonal().abs().log(), rtol=0, atol=1e-9)
+
+
+def test_a_flow_inside_a_flow_has_exponents_of_its_own():
+    outer = DampedBlock(block(), Constant(0.3))
+    x = torch.randn(1, 4, dtype=torch.float64)
+    got = layer_exponents(nn.Sequential(outer).eval(), x, 4)
+    assert got.names == ("0.func.f.f", "0")
+    for exponents, flow in zip(got.exponents, (outer.func.f.f, outer), strict=True):
+        assert exponents.sum().item() == pytest.approx(log_det(differences(flow, x)), abs=1e-6)
+    torch.testing.assert_close(got.through, got.exponents[1], rtol=0, atol=1e-12)
+
+
+def test_a_flows_exponents_are_those_of_its_whole_time():
+    flow = DampedBlock(lambda x: 0 * x, Constant(0.5), integrator=ExponentialEuler(), t_span=(0.0, 4.0))
+    got = layer_exponents(nn.Sequential(flow), torch.randn(1, 4, dtype=torch.float64), 2)
+    torch.testing.assert_close(got.exponents, torch.full((1, 2), -2.0, dtype=torch.float64))
+
+
+def test_perturbations_that_rounding_cannot_tell_apart_are_refused():
+    """Of a chain that contracts one direction far more than the others, float32 loses what float64 still has."""
+    a = torch.diag(torch.tensor([1.0, 0.9, 0.8, 0.2], dtype=torch.float64))
+    chain = [DampedBlock(nn.Linear(4, 4, bias=False).double(), Constant(1.0)) for _ in range(8)]
+    for flow in chain:
+        flow.func.f.f.weight.data.copy_(a)
+    model, x = nn.Sequential(*chain).eval(), torch.randn(1, 4, dtype=torch.float64)
+    exact = 8 * torch.log(a.diagonal()).sum().item()
+    assert layer_exponents(model, x, 4).through.sum().item() == pytest.approx(exact, abs=1e-9)
+    torch.testing.assert_close(
+        layer_exponents(model.float(), x.float(), 3).through,
+        layer_exponents(model.double(), x, 3).through,
+        rtol=0,
+        atol=1e-4,
+    )
+    with pytest.raises(ConvergenceError, match=r"k = 4 perturbations .* at flow '\d' .* smaller k, or .* float64"):
+        layer_exponents(model.float(), x.float(), 4)
+    gone = nn.Sequential(DampedBlock(lambda x: 0 * x, Constant(1.0)))
+    with pytest.raises(ConvergenceError, match="k = 1 perturbations must stay finite and linearly independent"):
+        layer_exponents(gone, x, 1)
+
+
 def _first_tangent(x):
     draws = torch.randn(x.numel(), 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return (draws / draws.norm() * torch.sign(torch.linalg.qr(draws).R[0, 0])).T
@@ -195,6 +279,19 @@ def test_exponents_bad_input():
         lyapunov_exponents(Forced(3), x.repeat(2, 1), 1.0)
     with pytest.raises(ValueError, match="must have DampedBlock layers"):
         layer_exponents(nn.Linear(3, 3).double(), x)
+    for seed in (1.5, True, "0"):
+        with pytest.raises(TypeError, match="a seed must be an int"):
+            lyapunov_exponents(Forced(3), x, 1.0, seed=seed)
+        with pytest.raises(TypeError, match="a seed must be an int"):
+            layer_exponents(Skip(), torch.zeros(1, 4, dtype=torch.float64), seed=seed)
+    with pytest.raises(ValueError, match="every flow must keep the batch, got 4 samples for 2 at flow '2'"):
+        layer_exponents(nn.Sequential(nn.Unflatten(1, (2, 4)), nn.Flatten(0, 1), block()), torch.ones(1, 8).double(), 2)
+
+
+def test_seeds_of_any_integer_type_draw_the_same():
+    model, x = Skip().eval(), torch.randn(1, 4, dtype=torch.float64)
+    for seed in (np.int64(7), torch.tensor(7)):
+        assert torch.equal(layer_exponents(model, x, seed=seed).through, layer_exponents(model, x, seed=7).through)
 
 
 # regions -------------------------------------------------------------------------------------------------------
@@ -247,6 +344,30 @@ def test_the_largest_stable_step():
     assert largest_stable_step(LinearizedEuler(), torch.tensor([-1.0, 0.6]), 0.5) == 0.0  # the equation is unstable
     half = largest_stable_step(LinearizedEuler(steps=2), -1.5, 0.5)
     assert half == pytest.approx(2.0, rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("integrator", "expected"),
+    [
+        (LinearizedEuler(), 0.0),  # |R|² = 1 + h²
+        (ExponentialEuler(), 0.0),  # the same
+        (ETD2RK(), 0.0),  # 1 + h⁴/4
+        (TorchDiffEq("heun3"), math.sqrt(3)),  # 1 − h⁴/12 + h⁶/36
+        (TorchDiffEq("rk4"), math.sqrt(8)),  # 1 − h⁶/72 + h⁸/576
+    ],
+    ids=repr,
+)
+def test_on_the_axis_the_largest_step_is_the_methods_own_and_not_a_margins(integrator, expected):
+    for scale in (1.0, 1e8):
+        for nu in (1j, torch.tensor([1j, -1j, -0.5, 0])):
+            assert largest_stable_step(integrator, scale * nu, 0.0) == pytest.approx(expected / scale, rel=1e-6)
+
+
+def test_an_axis_that_a_method_keeps_and_one_that_weak_damping_leaves():
+    assert largest_stable_step(ExponentialEuler(), 1.0, 1.0, h_max=10.0) == math.inf  # R = 1
+    h = largest_stable_step(LinearizedEuler(), 1j, 1e-3)  # |R|² = (1 − λh)² + h²
+    assert h == pytest.approx(2e-3 / (1 + 1e-6), rel=1e-4)
+    assert largest_stable_step(LinearizedEuler(), torch.tensor([-1e8, 1j]), 0.0) == 0.0
 
 
 def test_the_largest_step_holds_on_a_network_field():

@@ -63,7 +63,9 @@ def test_the_report_as_table_and_json():
     report = layer_report(*network())
     lines = report.table().splitlines()
     assert len(lines) == 2 + 3
-    assert {line.count("|") for line in lines} == {12}
+    heads = [head.strip() for head in lines[0].split(" | ")]
+    assert heads[-3:] == ["growth, random", "growth, adversarial", "‖δx_{n+1}‖/‖x_{n+1}‖, adversarial |"]
+    assert all(len(line.split(" | ")) == len(heads) == 11 for line in [lines[0], *lines[2:]])
     rows = json.loads(report.to_json())["rows"]
     assert rows[1]["name"] == "stages.1.1"
     assert rows[1]["gain"] == report.rows[1].gain
@@ -78,6 +80,23 @@ def test_gated_and_per_channel_damping_take_the_damped_fields_own_jacobian():
         assert row.lam == pytest.approx(damping(x).mean().item())
         assert row.abscissa == pytest.approx(eigenvalues(block.func, x, k=None).real.max().item(), abs=1e-9)
         assert row.log_norm == pytest.approx(log_norm(block.func, x), abs=1e-9)
+
+
+def channelwise(lam):
+    return lam + torch.linspace(0.5, 2, 5, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "rho", [lambda lam: 1 - 4 * lam, lambda lam: 0 * lam, lambda lam: torch.sqrt(1 + lam), channelwise]
+)
+def test_any_weight_function_has_the_damped_fields_own_numbers(rho):
+    """A ρ below 0 turns the spectrum round; one may be written for tensors, or give a weight a channel."""
+    block, x = DampedBlock(nn.Linear(5, 5).double(), Constant(0.5), rho), torch.randn(1, 5, dtype=torch.float64)
+    (row,) = layer_report(nn.Sequential(block), x).rows
+    weight = rho(torch.tensor(0.5, dtype=torch.float64)).expand(5)
+    j = weight[:, None] * block.func.f.f.weight.detach() - 0.5 * torch.eye(5, dtype=torch.float64)
+    assert row.abscissa == pytest.approx(torch.linalg.eigvals(j).real.max().item(), abs=1e-9)
+    assert row.log_norm == pytest.approx(torch.linalg.eigvalsh((j + j.T) / 2).max().item(), abs=1e-9)
 
 
 def test_errors_of_a_linear_network_are_its_matrices():
@@ -123,6 +142,8 @@ def test_bad_input():
         error_propagation(model, x, 0 * x)
     with pytest.raises(ValueError, match="eps must be above 0"):
         layer_report(model, x, eps=0.0)
+    with pytest.raises(TypeError, match=r"a seed must be an int, got 1\.5"):
+        layer_report(model, x, seed=1.5)
 
 
 # figures -------------------------------------------------------------------------------------------------------

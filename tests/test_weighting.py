@@ -1,6 +1,6 @@
 import torch
 
-from dampode.weighting import Limits, limits, one_plus, unit
+from dampode.weighting import Limits, limits, one_plus, unit, weight_at
 
 
 def test_values():
@@ -15,3 +15,12 @@ def test_which_limits_of_eq9_hold():
     assert limits(one_plus) == Limits(residual=True, non_residual=True)
     assert limits(lambda lam: lam) == Limits(residual=False, non_residual=True)
     assert limits(lambda lam: 1 + 2 * lam) == Limits(residual=True, non_residual=False)
+    assert limits(lambda lam: torch.sqrt(1 + lam)) == Limits(residual=True, non_residual=False)
+    assert limits(lambda lam: (1 + lam.square()).sqrt()) == Limits(residual=True, non_residual=True)
+
+
+def test_the_weight_of_one_number_is_exact_and_detached():
+    scale = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    assert weight_at(unit, 0.7) == 1.0
+    assert weight_at(lambda lam: 0.1, 0.7) == 0.1  # not rounded to float32
+    assert weight_at(lambda lam: scale * lam, 3.0) == 0.1 * 3.0

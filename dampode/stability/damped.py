@@ -9,10 +9,10 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from dampode._checks import require_instance, require_nonnegative
-from dampode.weighting import Weighting
+from dampode.weighting import Weighting, unit, weight_at
 
 
-def damped_eigenvalues(nu: Tensor, lam: float, rho: Weighting) -> Tensor:
+def damped_eigenvalues(nu: Tensor, lam: float, rho: Weighting = unit) -> Tensor:
     """Eigenvalues of the damped field's Jacobian, Eq. 18: ν̂ = ρ(λ) ν − λ, from those of ∂f/∂x at the same state.
 
     The comparison holds at one state. (16) and (17) share an equilibrium x* only where λ x* = 0, so what it says of
@@ -33,7 +33,7 @@ def damped_eigenvalues(nu: Tensor, lam: float, rho: Weighting) -> Tensor:
     Source: Yang et al. 2020, Eq. 18.
     """
     require_nonnegative(lam, "λ")
-    return float(rho(lam)) * _detached(nu) - lam
+    return weight_at(rho, lam) * _detached(nu) - lam
 
 
 class DampingCondition(NamedTuple):
@@ -47,7 +47,7 @@ class DampingCondition(NamedTuple):
     """Whether Re ν̂ < Re ν."""
 
 
-def damping_condition(nu: Tensor, lam: float, rho: Weighting) -> DampingCondition:
+def damping_condition(nu: Tensor, lam: float, rho: Weighting = unit) -> DampingCondition:
     """Eq. 18's condition: damping moves ν to the left, Re ν̂ < Re ν, if and only if (ρ(λ) − 1) Re ν < λ.
 
     That is ρ < 1 + λ / Re ν where Re ν > 0, as the paper prints it; ρ > 1 + λ / Re ν where Re ν < 0, since the division
@@ -70,11 +70,11 @@ def damping_condition(nu: Tensor, lam: float, rho: Weighting) -> DampingConditio
     require_nonnegative(lam, "λ")
     nu = _detached(nu)
     real = nu.real if nu.is_complex() else nu
-    holds = (float(rho(lam)) - 1) * real < lam
+    holds = (weight_at(rho, lam) - 1) * real < lam
     return DampingCondition(1 + lam / real, real.sign(), holds)
 
 
-def critical_damping(nu: Tensor, rho: Weighting) -> float:
+def critical_damping(nu: Tensor, rho: Weighting = unit) -> float:
     """The smallest λ at which Eq. 18 turns stable, max Re(ρ(λ) ν − λ) < 0 just above it; inf where there is none.
 
     With ρ = 1 it is max(0, max Re ν). With ρ = 1 + λ it is a / (1 − a) for 0 < a = max Re ν < 1, and there is none for

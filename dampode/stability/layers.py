@@ -8,10 +8,15 @@ from dataclasses import asdict, dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from dampode._checks import require_instance, require_logits, require_positive, require_positive_int, require_state
+from dampode._checks import (
+    as_seed,
+    require_instance,
+    require_logits,
+    require_positive,
+    require_positive_int,
+    require_state,
+)
 from dampode.block import DampedBlock, Transition
-from dampode.dynamics import DampedODEFunc
-from dampode.stability.damped import damped_eigenvalues
 from dampode.stability.linear import require_eval, require_sample
 from dampode.stability.spectrum import log_norm, spectral_abscissa, spectral_norm
 
@@ -119,7 +124,8 @@ class LayerReport:
     def table(self) -> str:
         """A Markdown table, one line a flow."""
         heads = (
-            "| flow | D | λ | α | α undamped | μ₂ | μ₂ undamped | σ_max | random | adversarial | adversarial error |"
+            "| flow | D | λ | α | α undamped | μ₂ | μ₂ undamped | σ_max "
+            "| growth, random | growth, adversarial | ‖δx_{n+1}‖/‖x_{n+1}‖, adversarial |"
         )
         lines = [heads, "|" + "---|" * 11]
         for row in self.rows:
@@ -150,6 +156,7 @@ def layer_report(model: nn.Module, x: Tensor, *, eps: float = 2 / 255, draws: in
 
     Raises:
         ValueError: x is a batch or not finite, batch norm or dropout trains, or no layer is a `DampedBlock`.
+        TypeError: model is no module, x no floating tensor, or seed no int.
         ConvergenceError: an eigenvalue did not converge.
 
     Source: Yang et al. 2020, Sec. 3.4, which argues what this measures.
@@ -157,10 +164,11 @@ def layer_report(model: nn.Module, x: Tensor, *, eps: float = 2 / 255, draws: in
     require_sample(x)
     require_positive(eps, "eps")
     require_positive_int(draws, "draws")
+    generator = torch.Generator().manual_seed(as_seed(seed))
     blocks = _blocks(model, x)
     if not any(isinstance(ran.block, DampedBlock) for ran in blocks):
         raise ValueError("the model must have DampedBlock layers, got none; wrap its residual branches in DampedBlock")
-    signs = torch.randint(0, 2, (draws, *x.shape[1:]), generator=torch.Generator().manual_seed(seed)).to(x) * 2 - 1
+    signs = torch.randint(0, 2, (draws, *x.shape[1:]), generator=generator).to(x) * 2 - 1
     random = error_propagation(model, x.expand_as(signs), eps * signs)
     random_growth = random.after.square().mean(1).sqrt() / random.before.square().mean(1).sqrt()
     adversarial = error_propagation(model, x, eps * _towards_runner_up(model, x))
@@ -226,9 +234,11 @@ def _row(
     """One flow's numbers, at the state x that enters it."""
     func, t0 = block.func, block.t_span[0]
     lam = func.damping(x).detach()
+    weight = torch.as_tensor(func.weight(lam, x), dtype=torch.float64).detach()
     plain = spectral_abscissa(func.f, x, t0), log_norm(func.f, x, t0)
-    if lam.numel() == 1 and not func.damping.depends_on_state:
-        damped = _shifted(plain, lam.item(), func)
+    if lam.numel() == weight.numel() == 1 and weight.item() >= 0 and not func.damping.depends_on_state:
+        alpha, mu = (weight.item() * value - lam.item() for value in plain)  # Eq. 18 shifts both alike
+        damped = alpha, mu
     else:
         damped = spectral_abscissa(func, x, t0), log_norm(func, x, t0)
     return LayerRow(
@@ -244,12 +254,6 @@ def _row(
         growth_adversarial=adversarial,
         relative_error_adversarial=relative_error,
     )
-
-
-def _shifted(plain: tuple[float, float], lam: float, func: DampedODEFunc) -> tuple[float, float]:
-    """Abscissa and log-norm of the damped field by Eq. 18, which shifts both alike where λ is one number and ρ > 0."""
-    alpha, mu = damped_eigenvalues(torch.tensor(plain, dtype=torch.float64), lam, func.rho).tolist()
-    return alpha, mu
 
 
 def _towards_runner_up(model: nn.Module, x: Tensor) -> Tensor:

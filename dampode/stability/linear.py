@@ -34,11 +34,12 @@ def at_time(func: Field, t: float) -> Map:
     """The field at a fixed time, as a function of the state alone.
 
     Raises:
-        TypeError: func is not callable.
-        ValueError: func holds batch norm or dropout in train mode, whose value changes by the call.
+        TypeError: func is not callable, or t is no number.
+        ValueError: t is not finite, or func holds batch norm or dropout in train mode, whose value changes by the call.
     """
     if not callable(func):
         raise TypeError(f"func must be a field or a callable of the state, got {type(func).__name__}")
+    require_real(t, "t")
     if isinstance(func, nn.Module):
         require_eval(func)
     if not isinstance(func, DampedODEFunc | VectorField):
@@ -167,7 +168,6 @@ def jacobian(func: Field, x: Tensor, t: float = 0.0) -> Tensor:
         TypeError: func is not callable, or x is no floating tensor.
     """
     require_sample(x)
-    require_real(t, "t")
     operator = JacobianOperator(at_time(func, t), x)
     rows = np.stack([operator.rmatvec(e) for e in np.eye(x.numel(), dtype=operator.dtype)])
     _require_finite(torch.from_numpy(rows), "its Jacobian")

@@ -1,12 +1,21 @@
 """How fast perturbations grow along a trajectory: Lyapunov exponents in time, and finite-time ones through layers."""
 
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from dampode._checks import require_instance, require_nonnegative, require_positive, require_positive_int, require_real
+from dampode._checks import (
+    as_seed,
+    require_instance,
+    require_nonnegative,
+    require_positive,
+    require_positive_int,
+    require_real,
+)
 from dampode.block import DampedBlock
 from dampode.damping import Constant
 from dampode.dynamics import DampedODEFunc
@@ -50,7 +59,7 @@ def lyapunov_exponents(
 
     Raises:
         ValueError: x0 is a batch or not finite, k > D, t1 <= t0 + settle, or batch norm or dropout trains.
-        TypeError: integrator is no `Integrator`, or x0 no floating tensor.
+        TypeError: integrator is no `Integrator`, x0 no floating tensor, or seed no int.
         ConvergenceError: the trajectory leaves the finite numbers, a step of the integrator fails, or a tangent
             becomes 0; ``best`` holds the exponents up to there, None where no step counted yet.
 
@@ -63,6 +72,7 @@ def lyapunov_exponents(
     require_positive(dt, "dt")
     require_nonnegative(settle, "settle")
     _require_count(k, x0.numel())
+    seed = as_seed(seed)
     if not t1 > t0 + settle:
         raise ValueError(f"t1 must be above t0 + settle, got t1 = {t1:g}, t0 = {t0:g}, settle = {settle:g}")
     damped = func if isinstance(func, DampedODEFunc) else DampedODEFunc(func, Constant(0.0))
@@ -92,7 +102,7 @@ def lyapunov_exponents(
                 "another integrator (the exponents up to there are in this error's best)",
                 best,
             ) from error
-        tangents, stretched = _reorthonormalize(carried)
+        tangents, stretched = _orthonormalize(carried)
         x = moved[:1]
         if bool(torch.isfinite(x).all()) and bool((stretched == -torch.inf).any()):
             raise ConvergenceError(
@@ -113,19 +123,25 @@ def lyapunov_exponents(
 
 
 class LayerExponents(NamedTuple):
-    """Finite-time exponents of a network at one input."""
+    """Finite-time exponents of a network at one input, of k perturbations that start there, orthonormal."""
 
     names: tuple[str, ...]
-    """The flows, in the order they run."""
+    """The flows, in the order they end."""
     exponents: Tensor
-    """log |R_ii| of each flow, (L, k): what one unit of depth time does to k perturbations that come from the input."""
+    """log |R_ii| of each flow over its whole t_span, (L, k): the first j add up to the log of the factor by which the
+    flow multiplies the volume that the first j perturbations span."""
     through: Tensor
-    """Sum of log |R_ii| from the input to the last flow's output, what lies between the flows included, (k,)."""
+    """log |R_ii| from the input to the output of the last flow to end, (k,): along a chain of flows, what lies between
+    them included."""
 
 
 @torch.inference_mode(False)
 def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -> LayerExponents:
-    """Finite-time Lyapunov exponents along a network's flows: tangents from the input, by jvp with QR at each flow.
+    """Finite-time Lyapunov exponents along a network's flows: k tangents go from the input through the model by jvp.
+
+    Before and after a flow the tangents have QR decompositions, T = QR and J T = Q'R'; the flow's R' R⁻¹ is that of
+    J Q. The tangents themselves stay as they are, so that flows may lie on parallel paths, under skips or inside one
+    another. They align as they go: one that differs from those before it by less than a thousand roundings is refused.
 
     Args:
         model: a network with `DampedBlock` layers, in eval mode.
@@ -134,11 +150,14 @@ def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -
         seed: seed of the first perturbations.
 
     Returns:
-        The flows' exponents and their sum through the network; detached and on the CPU.
+        The flows' exponents and those through the network; detached and on the CPU.
 
     Raises:
         ValueError: x is a batch or not finite, k is too large, batch norm or dropout trains, no layer is a
-            `DampedBlock`, or one has no forward-mode derivative, as with an adaptive `TorchDiffEq`.
+            `DampedBlock`, a flow's state is of another batch than the input, or a layer has no forward-mode
+            derivative, as with an adaptive `TorchDiffEq`.
+        TypeError: model is no module, x no floating tensor, or seed no int.
+        ConvergenceError: the perturbations at a flow are not finite, or linearly dependent but for rounding.
 
     Source: Benettin et al. 1980, with layers for time steps.
     """
@@ -146,41 +165,27 @@ def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -
     require_instance(model, nn.Module, "model")
     require_eval(model)
     _require_count(k, x.numel())
+    flows = [(name, module) for name, module in model.named_modules() if isinstance(module, DampedBlock)]
+    if not flows:
+        raise ValueError("the model must have DampedBlock layers, got none; wrap its residual branches in DampedBlock")
+    tangents = _orthonormal(k, x, as_seed(seed))
     names: list[str] = []
     rows: list[Tensor] = []
     through = torch.zeros(k, dtype=torch.float64)
 
-    def renewed(state: Tensor) -> tuple[Tensor, Tensor]:
-        primal, tangent = forward_ad.unpack_dual(state)
-        _require_count(k, primal[0].numel())
-        tangent, stretched = _reorthonormalize(torch.zeros_like(primal) if tangent is None else tangent)
-        return forward_ad.make_dual(primal, tangent), stretched
-
-    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        nonlocal through
-        state, stretched = renewed(args[0])
-        through = through + stretched
-        return (state, *args[1:])
-
-    def after(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             nonlocal through
-            state, stretched = renewed(output)
-            through = through + stretched
+            before, through = (_extents(state, k, name) for state in (args[0], output))
             names.append(name)
-            rows.append(stretched)
-            return state
+            rows.append(through - before)
 
         return hook
 
-    flows = [(name, module) for name, module in model.named_modules() if isinstance(module, DampedBlock)]
-    if not flows:
-        raise ValueError("the model must have DampedBlock layers, got none; wrap its residual branches in DampedBlock")
-    handles = [module.register_forward_pre_hook(before) for _, module in flows]
-    handles += [module.register_forward_hook(after(name)) for name, module in flows]
+    handles = [module.register_forward_hook(note(name)) for name, module in flows]
     try:
         with torch.no_grad(), forward_ad.dual_level():
-            model(forward_ad.make_dual(x.detach().expand(k, *x.shape[1:]).clone(), _orthonormal(k, x, seed)))
+            model(forward_ad.make_dual(x.detach().expand(k, *x.shape[1:]).clone(), tangents))
     except NotImplementedError as error:
         raise ValueError(
             f"every layer must pass forward-mode derivatives on, got one that does not ({error}); for an adaptive "
@@ -190,6 +195,23 @@ def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -
         for handle in handles:
             handle.remove()
     return LayerExponents(tuple(names), torch.stack(rows), through)
+
+
+def _extents(state: Tensor, k: int, name: str) -> Tensor:
+    """The log |R_ii| of the k tangents that a state carries, (k,)."""
+    primal, tangent = forward_ad.unpack_dual(state)
+    if len(primal) != k:
+        raise ValueError(f"every flow must keep the batch, got {len(primal)} samples for {k} at flow {name!r}")
+    _require_count(k, primal[0].numel())
+    tangents = torch.zeros_like(primal) if tangent is None else tangent
+    _, extents = _orthonormalize(tangents)
+    lengths = tangents.flatten(1).norm(dim=1).double().log().cpu()
+    if not bool((extents > lengths + math.log(1e3 * torch.finfo(primal.dtype).eps)).all()):
+        raise ConvergenceError(
+            f"the k = {k} perturbations must stay finite and linearly independent, at flow {name!r} they do not, but "
+            "for rounding: take a smaller k, or model and x in float64"
+        )
+    return extents
 
 
 def _require_count(k: int, d: int) -> None:
@@ -202,11 +224,11 @@ def _require_count(k: int, d: int) -> None:
 def _orthonormal(k: int, x: Tensor, seed: int) -> Tensor:
     """Random orthonormal tangents, (k, *S)."""
     draws = torch.randn(x.numel(), k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    tangents, _ = _reorthonormalize(draws.T.reshape(k, *x.shape[1:]))
+    tangents, _ = _orthonormalize(draws.T.reshape(k, *x.shape[1:]))
     return tangents.to(x)
 
 
-def _reorthonormalize(tangents: Tensor) -> tuple[Tensor, Tensor]:
+def _orthonormalize(tangents: Tensor) -> tuple[Tensor, Tensor]:
     """Orthonormal tangents of the same spans, (k, *S), and log |R_ii|, (k,) in float64 on the CPU."""
     q, r = torch.linalg.qr(tangents.flatten(1).T)
     renewed: Tensor = q.T.reshape(tangents.shape)
