@@ -209,9 +209,9 @@ on ours takes three runs or more of every row, at full scale. Where the paper sa
 claim is ours."""
 
 ARMS_HEAD = """With batch norm on the state a frozen λ only sets the gains of the branches, the factors in front of
-them (`dampode.models.fold`), so a damped network's robustness may come from λ being trained, from the gains, from the initial weights alone, or from the
-decay on λ. These networks tell them apart; decay on λ means nothing to the last three, which have no trained λ. The
-paper has no such experiment."""
+them (`dampode.models.fold`), so a damped network's robustness may come from λ being trained, from the gains, from the
+initial weights alone, or from the decay on λ. These networks tell them apart; decay on λ means nothing to the last
+three, which have no trained λ. The paper has no such experiment."""
 
 SMALL_HEAD = """Depth 110 at 1/{scale.narrow} of the width, {scale.train_images} training images, {scale.epochs} epochs;
 clean images and noise on {scale.test_images} test images, attacks on {scale.attacked_images} of them. Not comparable
