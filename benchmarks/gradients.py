@@ -187,21 +187,30 @@ def figure(found: dict[str, dict[str, dict]]) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    _, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained", sharey=True)
+    labels = {
+        "kept": ("Krogstad4, backpropagated", "C8o"),
+        "adaptive, checkpoints": ("AdaptiveExponential, checkpoints", "C0s"),
+        "adjoint": ("dopri5, continuous adjoint", "C1X"),
+    }
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained", sharey=True)
     for ax, kind in zip(axes, ("x0", "λ", "f"), strict=True):
-        for marker, name in zip("osX", ("kept", "adaptive, checkpoints", "adjoint"), strict=True):
+        for name, (label, style) in labels.items():
             points = [(float(lam), rows[name].get(kind, math.inf)) for lam, rows in found.items()]
-            label = {"kept": "Krogstad4, backpropagated", "adjoint": "dopri5, continuous adjoint"}.get(
-                name, "AdaptiveExponential, checkpoints"
-            )
-            drawn = [(lam, min(e, 1e2)) for lam, e in points if e > 0]  # both underflow to 0: no error to draw
-            ax.loglog(*zip(*drawn, strict=True), marker, ls="-", label=label)
-        ax.set(xlabel="damping λ", title=f"gradient with respect to {kind}")
+            drawn = [(lam, e) for lam, e in points if 0 < e < math.inf]
+            ax.loglog(*zip(*drawn, strict=True), style, ls="-", label=label)
+            stopped = [lam for lam, e in points if e == math.inf]
+            if stopped:  # a failure has no error: it stands at the upper edge
+                edge, said = ax.get_xaxis_transform(), f"{label}: stops, no gradient"
+                ax.plot(stopped, [0.94] * len(stopped), style, ms=9, mfc="none", transform=edge, label=said)
+            if name == "kept":
+                for lam in (lam for lam, e in points if e == 0):
+                    ax.text(lam, 1e-7, "all underflow to 0", rotation=90, ha="center", va="center", color="0.4")
+        ax.set(xlabel="damping λ", title=f"gradient with respect to {kind}", ylim=(2e-11, 1e2))
         ax.axhline(1.0, color="0.6", lw=0.8)
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel("relative error (failed: at 100)")
-    axes[0].legend(fontsize=7)
-    plt.savefig(RESULTS / "gradients.png", dpi=150)
+    axes[0].set_ylabel("relative error")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.savefig(RESULTS / "gradients.png", dpi=150)
 
 
 def main(args: Args) -> None:

@@ -134,7 +134,8 @@ def figure(results: dict[str, dict]) -> None:
             points = costs.setdefault(solver, {})
             if row:
                 points[lam] = row["calls"], row["s"]
-    cost_against_damping(costs, "damping λ, ρ = 1 + λ", RESULTS / "implicit.png")
+    missing = "No point: the solver did not reach the error in its seconds."
+    cost_against_damping(costs, "damping λ, ρ = 1 + λ", missing, RESULTS / "implicit.png")
 
 
 def main(args: Args) -> None:

@@ -71,6 +71,24 @@ def overhead(problem: Problem, solver, calls: int, stages: int) -> float:
     return 1e6 * (total - own) / (calls / stages)
 
 
+def figure(results: dict[str, dict]) -> None:
+    """A bar a solver, the longest on top, with the range of the rounds."""
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    _, axes = plt.subplots(1, len(results), figsize=(11, 3), layout="constrained")
+    for ax, (name, rows) in zip(axes, results.items(), strict=True):
+        batch, d = (word.split()[1] for word in name.split(","))
+        order = sorted(rows, key=lambda solver, rows=rows: rows[solver]["median us"])
+        medians = [rows[solver]["median us"] for solver in order]
+        spreads = zip(*(rows[solver]["spread us"] for solver in order), strict=True)
+        ends = [[abs(a - b) for a, b in zip(end, medians, strict=True)] for end in spreads]
+        colors = ["C1" if "dopri5" in solver else "C0" for solver in order]
+        ax.barh(order, medians, xerr=ends, color=colors, error_kw={"ecolor": "0.4", "lw": 1})
+        ax.set(title=f"batch of {batch}, {d} numbers a sample", xlabel="µs a step beside the calls of f")
+    plt.savefig(RESULTS / "step_overhead.png", dpi=150)
+
+
 def main(args: Args) -> None:
     rounds = 3 if args.quick else args.rounds
     torch.manual_seed(args.seed)
@@ -116,15 +134,7 @@ def main(args: Args) -> None:
     if args.quick:
         return
     write("step_overhead", {**provenance(command(), args.seed), "device": args.device, "results": results})
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    _, axes = plt.subplots(1, len(results), figsize=(10, 3), layout="constrained")
-    for ax, (name, rows) in zip(axes, results.items(), strict=True):
-        ax.barh(list(rows), [row["median us"] for row in rows.values()])
-        ax.set(title=name, xlabel="µs a step above the calls of f")
-    plt.savefig(RESULTS / "step_overhead.png", dpi=150)
+    figure(results)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,14 @@ def test_without_results_every_row_is_not_run():
     assert "holds" not in "".join(line[3] + line[4] for line in judged([]))
 
 
+def test_what_was_measured_comes_first_and_the_rest_is_folded():
+    text = report.page([result("resnet-110", scale=SMALL)])
+    assert text.index("## Small scale") < text.index("## Full scale: claims") < text.index("### Table 1")
+    assert text.count("<details>") == text.count("</details>") == 1 + 8
+    text = report.page([result("resnet-110")])  # in all tables but 7, which is of CIFAR-100
+    assert [n for n in range(1, 9) if f"<summary>The paper's Table {n}; ours: not run" in text] == [7]
+
+
 def entry_row(line):
     return line.split(" | ")[0]
 

@@ -20,7 +20,7 @@ from dampode import plots
 
 LANDSCAPES = 2
 GAINS = (3, 7, 8)
-SHARE_MEASURES = ("noise", "pgd 2/255")
+SHARE_MEASURES = {"noise": "Noise, mean of four kinds", "pgd 2/255": "PGD, ε = 2/255"}
 MARKERS = "osD^vP*X<>"
 GAIN_MEASURES = ("acc", "noise", "fgsm 2/255", "ifgsm 2/255", "pgd 2/255")
 
@@ -64,16 +64,17 @@ def shares(names: Sequence[str], runs: Sequence[Result], path: Path) -> None:
         path: the image to write.
     """
     figure, axes = plt.subplots(1, len(SHARE_MEASURES), figsize=(11, 4.2), layout="constrained")
-    for ax, measure in zip(axes, SHARE_MEASURES, strict=True):
-        ax.plot(*zip(*plain_curve(runs, share, measure), strict=True), color="gray", linewidth=1, zorder=1)
-        hollow = {"facecolors": "white", "edgecolors": "gray"}
+    for ax, (measure, title) in zip(axes, SHARE_MEASURES.items(), strict=True):
+        line = {"color": "gray", "linewidth": 1, "label": "plain ResNets, means"}
+        ax.plot(*zip(*plain_curve(runs, share, measure), strict=True), zorder=1, **line)
+        hollow = {"facecolors": "white", "edgecolors": "gray", "zorder": 1.5}
         marked = zip(names, cycle(MARKERS), strict=False)
-        styles = [({"marker": marker}, [name], ROWS[name].label) for name, marker in marked]
+        styles = [({"marker": marker, "zorder": 2}, [name], ROWS[name].label) for name, marker in marked]
         for style, rows, label in [*styles, (hollow, SHORTENED, "ResNet-110, fewer epochs")]:
             if of_rows := trained(runs, *rows):
                 clean = [value(run, "acc") for run in of_rows]
                 ax.scatter(clean, [share(run, measure) for run in of_rows], 45, label=label, **style)
-        ax.set(xlabel="clean accuracy (%)", ylabel="share kept (%)", title=measure)
+        ax.set(xlabel="clean accuracy (%)", ylabel="share of clean accuracy kept (%)", title=title)
         ax.set_ylim(0, 105)
         ax.grid(alpha=0.3)
         ax.set_axisbelow(True)

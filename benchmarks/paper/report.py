@@ -50,15 +50,15 @@ def page(results: Sequence[Result]) -> str:
     parts = [
         INTRODUCTION.format(full=counts["full"], small=counts["small"]),
         READING.read_text(encoding="utf-8").strip(),
-        PROTOCOL_HEAD + "\n\n" + protocols(),
-        "## Claims\n\n" + CLAIMS_HEAD + "\n\n" + claims(results),
-        "## Tables",
-        *(table(number, results) for number in TITLES),
-        "## Where the robustness comes from\n\n" + ARMS_HEAD,
-        *arms(results),
-        "## Figures\n\n" + figure_list(results),
         "## Small scale: trends, no verdicts\n\n" + SMALL_HEAD.format(scale=SMALL),
         *small(results),
+        PROTOCOL_HEAD + "\n\n" + protocols(),
+        "## Full scale: claims\n\n" + CLAIMS_HEAD + "\n\n" + claims(results),
+        "## Full scale: tables",
+        *(table(number, results) for number in TITLES),
+        "## Full scale: where the robustness comes from\n\n" + ARMS_HEAD,
+        *arms(results),
+        "## Full scale: figures\n\n" + figure_list(results),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -85,20 +85,30 @@ def protocols() -> str:
 
 def claims(results: Sequence[Result]) -> str:
     head = ["Sec.", "claim", "the paper's numbers", *(f"ours, full scale ({protocol})" for protocol in PROTOCOLS)]
-    return markdown(head, judged(results))
+    lines = judged(results)
+    text = markdown(head, lines)
+    return text if any(set(line[3:]) != {"not run"} for line in lines) else folded("All claims; ours: not run", text)
 
 
 def table(number: int, results: Sequence[Result]) -> str:
     """A table with its title and command; ± is the table of standard deviations."""
     spread = f" (± from Table {SD_TABLES[number]})" if number in SD_TABLES else ""
     command = f"`python benchmarks/paper/run.py table{number}`"
-    text = f"### Table {number}: {TITLES[number]}{spread}\n\n{command}\n\n{paper_table(number, results)}"
+    rows = paper_table(number, results)
+    if "| ours (" not in rows:
+        rows = folded(f"The paper's Table {number}; ours: not run", rows)
+    text = f"### Table {number}: {TITLES[number]}{spread}\n\n{command}\n\n{rows}"
     noted = [e for e in TARGETS if e["table"] in (number, SD_TABLES.get(number)) and "note" in e]
     where: dict[str, list[str]] = {}
     for entry in noted:
         where.setdefault(entry["note"], []).append(f"Table {entry['table']}, {entry['column']}")
     notes = [f"- {'; '.join(dict.fromkeys(places))}: {note}." for note, places in where.items()]
     return "\n\n".join([text, *(["On the print:\n\n" + "\n".join(notes)] if notes else [])])
+
+
+def folded(summary: str, text: str) -> str:
+    """A text that a reader opens by its summary, on GitHub and in the documentation."""
+    return f"<details>\n<summary>{summary}</summary>\n\n{text}\n\n</details>"
 
 
 def arms(results: Sequence[Result]) -> list[str]:
@@ -176,7 +186,9 @@ INTRODUCTION = """# The paper, number by number
 Every number of Tables 1-8 of *Interpolation between Residual and Non-Residual Networks* (Yang, Liu, Bao, Shi, ICML
 2020), with its standard deviation from Tables 9-14, beside what this library gives. Full-scale results: {full};
 small-scale results: {small}. A row that was not run says so. Accuracies in percent, mean ± standard deviation over n
-runs (n − 1); runs that failed to train, at most 1.5 times chance, are counted apart, as the paper does.
+runs (n − 1); runs that failed to train, at most 1.5 times chance, are counted apart, as the paper does. "Protocol
+text" is the experiment as the paper's text describes it, "protocol code" as the authors' public code does it; where
+they differ is under [Two protocols](#two-protocols).
 
 The page is rendered by `python benchmarks/paper/report.py` from `benchmarks/results/paper/`, where every file says
 its settings, seed, machine, versions, commit and command. The paper's numbers, with notes where the print is not
@@ -196,10 +208,10 @@ CLAIMS_HEAD = """Each claim is a rule over means of runs. The rules are asked of
 on ours takes three runs or more of every row, at full scale. Where the paper says "much" or "most", the number in the
 claim is ours."""
 
-ARMS_HEAD = """With batch norm on the state a frozen λ only sets the gains of the branches (`dampode.models.fold`), so a
-damped network's robustness may come from λ being trained, from the gains, from the initial weights alone, or from the
-decay on λ. These networks tell them apart; decay on λ means nothing to the last three, which have no trained λ. The
-paper has no such experiment."""
+ARMS_HEAD = """With batch norm on the state a frozen λ only sets the gains of the branches, the factors in front of
+them (`dampode.models.fold`), so a damped network's robustness may come from λ being trained, from the gains, from the
+initial weights alone, or from the decay on λ. These networks tell them apart; decay on λ means nothing to the last
+three, which have no trained λ. The paper has no such experiment."""
 
 SMALL_HEAD = """Depth 110 at 1/{scale.narrow} of the width, {scale.train_images} training images, {scale.epochs} epochs;
 clean images and noise on {scale.test_images} test images, attacks on {scale.attacked_images} of them. Not comparable
