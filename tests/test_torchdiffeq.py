@@ -93,6 +93,7 @@ GIVEN_UP = {
 
 
 @pytest.mark.filterwarnings("ignore:The following arguments have no effect")  # torchdiffeq's, of SciPy
+@pytest.mark.filterwarnings("ignore:scipy_solver goes through NumPy")
 @pytest.mark.parametrize("case", GIVEN_UP)
 def test_solve_gives_statuses_where_torchdiffeq_gives_up(case):
     f, settings, status = GIVEN_UP[case]
