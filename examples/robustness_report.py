@@ -1,7 +1,7 @@
 """How robust is a network, and is it? Noise, attacks, laws, ensembles and landscapes, on the digits.
 
 A ResNet and an In-ResNet are trained from three seeds each. Of the first of each: a full report, with the laws that
-tell robustness from hidden gradients. Of all: what their ensemble gains. Then loss and predictions around images.
+tell robustness from gradient masking. Of all: what their ensemble gains. Then loss and predictions around images.
 Reports, figures and the data behind every figure are written under --out; about a minute.
 
 Claims, each asserted below:

@@ -60,7 +60,7 @@ def evaluate(
     partial: str | Path | None = None,
     progress: bool = False,
 ) -> Report:
-    """Measure clean accuracy, noise and attacks, and check the laws that tell robustness from hidden gradients.
+    """Measure clean accuracy, noise and attacks, and check the laws that tell robustness from gradient masking.
 
     Random numbers are drawn by blocks of 1,000 images, so that models meet the same draws, whatever the batch size.
     The laws' own measurements (twice the steps, more restarts, a search without gradients, a large ε) are made on the
@@ -160,7 +160,7 @@ def _probes(measuring: Measuring, columns: Sequence[Column], attacks: Mapping[st
     attack = iterated[name]
     clean, curve = columns[0].accuracy, [c for c in columns if c.group == "attack" and c.name == name]
     telling = min(curve, key=lambda c: abs(c.accuracy - clean / 2)).strength  # where a change can show most
-    largest = max(c.strength for c in curve)  # where hidden gradients can
+    largest = max(c.strength for c in curve)  # where gradient masking can
     longer, far = replace(attack, steps=2 * attack.steps), replace(attack, alpha=LARGE / 8, keep="first")
     tasks += [
         measuring.probe(f"{name} with twice the steps", "more steps", longer, telling, name, PROBED),

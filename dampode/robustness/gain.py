@@ -36,7 +36,7 @@ class EnsembleGain:
 
     Args:
         n: number of images.
-        held: whether every report's laws held; else a gain may be one of hidden gradients.
+        held: whether every report's laws held; else a gain may be one of gradient masking.
         rows: clean, noise where all reports have it, and each attack and radius that all have.
     """
 

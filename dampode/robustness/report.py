@@ -95,7 +95,7 @@ class Report:
         require_positive_int(self.n, "n")
         require_instance(self.settings, Mapping, "settings")
         if not self.laws:
-            raise ValueError("a report needs its laws, got none; without them its figures may be of hidden gradients")
+            raise ValueError("a report needs its laws, got none; without them its figures may be of gradient masking")
         for c in self.columns:
             require_nonnegative(c.strength, f"the strength of {c.name!r}")
             require_nonnegative(c.excess, f"the excess of {c.name!r}")
