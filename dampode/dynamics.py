@@ -138,6 +138,7 @@ def _without_cache(x: Tensor) -> AbstractContextManager[object]:
     The gradients of all steps would be added up in that copy's precision, where those of 1,000 steps lose a half.
     """
     kind = x.device.type
-    if not torch.is_autocast_enabled(kind) or not torch.is_autocast_cache_enabled():
+    wanted = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    if not wanted or not torch.is_autocast_cache_enabled():
         return nullcontext()
     return torch.autocast(kind, torch.get_autocast_dtype(kind), cache_enabled=False)

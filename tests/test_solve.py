@@ -132,6 +132,9 @@ def test_a_fixed_step_solve_that_diverges_is_never_silent():
     t = torch.linspace(0, 1, 5)
     s = solve(func, x, t, LinearizedEuler(steps=20))
     assert s.status == (Status.SUCCESS, Status.NOT_FINITE)
+    assert s.reached.tolist() == [1.0, 0.0]
+    assert torch.isnan(s.x[1:, 1]).all()
+    assert torch.equal(s.x[0], x)
     with pytest.raises(IntegrationError, match="1 of 2 samples failed, the first at index 1"):
         odeint(func, x, t, LinearizedEuler(steps=20))
 

@@ -43,7 +43,8 @@ class AdaptiveExponential(TolerantIntegrator):
     Args:
         rtol, atol: tolerances relative to |x| and absolute, > 0.
         max_steps: attempted steps a sample may take.
-        first_step: length of the first step, > 0; None estimates it from two calls of f.
+        first_step: length of the first step, > 0; None estimates it from two calls of f. One many times too long can
+            pass unnoticed.
         max_step: length of the longest step, > 0; None for no bound. Where f is 0 or constant steps grow tenfold each
             and may leap over a pulse: bound them by its length. The asked times bound no step.
         progress: whether to show a tqdm bar of the slowest sample's time.

@@ -40,7 +40,7 @@ class KenCarp4(TolerantIntegrator):
     Args:
         rtol, atol: tolerances relative to |x| and absolute, > 0; rtol is taken as ten rounding errors at least.
         max_steps: attempted steps a sample may take.
-        first_step: length of the first step, > 0; None estimates it.
+        first_step: length of the first step, > 0; None estimates it. One many times too long can pass unnoticed.
         max_step: length of the longest step, > 0; None for no bound.
         compile: whether to compile what an iteration does beside calling f, by torch.compile: that cost falls, most in
             small batches, and the first solve of every new shape or dtype takes seconds to compile. f is not compiled:

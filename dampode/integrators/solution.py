@@ -77,8 +77,12 @@ def solution_of_batch(times: Tensor, xs: Tensor, calls: int, steps: int) -> Solu
         The statistics, the same for every sample; the status is NOT_FINITE where a state is.
     """
     finite = torch.isfinite(xs.detach()).reshape(*xs.shape[:2], -1).all(2)  # (T, N)
-    last = finite.long().cumprod(0).sum(0).sub(1).clamp(min=0)
+    sound = finite.long().cumprod(0)  # before the first state that is not finite
+    sound[0] = 1  # the initial state is as it was given
+    last = sound.sum(0) - 1
     like = torch.ones(xs.shape[1], dtype=torch.int64, device=xs.device)
+    if not bool(finite.all()):
+        xs = torch.where(sound.bool().view(*xs.shape[:2], *[1] * (xs.ndim - 2)), xs, torch.nan)
     return Solution(
         t=times,
         x=xs,

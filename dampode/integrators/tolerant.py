@@ -21,7 +21,7 @@ class TolerantIntegrator(Integrator):
     Args:
         rtol, atol: tolerances relative to |x| and absolute, > 0.
         max_steps: attempted steps a sample may take.
-        first_step: length of the first step, > 0; None estimates it.
+        first_step: length of the first step, > 0; None estimates it. One many times too long can pass unnoticed.
         max_step: length of the longest step, > 0; None for no bound.
 
     Raises:
