@@ -22,10 +22,8 @@ class Ledger:
         self.path = path
         self.identity = identity
         self.finished: dict[str, dict[str, str | float]] = {}
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                self.finished = _read(path, identity)
+        if path is not None and path.exists():
+            self.finished = _read(path, identity)
 
     def add(self, key: str, value: dict[str, str | float]) -> None:
         """Enter a finished piece, and write the file, whole or not at all."""

@@ -86,7 +86,6 @@ def find_equilibrium(
     require_positive(tol, "tol")
     fn = at_time(func, t)
     with torch.no_grad():
-        require_field_value(x0, fn(x0))
         scale = max(func.damping(x0).max().item(), 1.0) if isinstance(func, DampedODEFunc) else 1.0
         x, first = _anderson(fn, x0.detach(), scale, tol, window, start_steps)
     x, second = _newton(fn, x, tol, newton_steps)
@@ -119,8 +118,6 @@ def is_asymptotically_stable(func: Field, x_star: Tensor, t: float = 0.0, *, tol
     require_sample(x_star, "x_star")
     require_positive(tol, "tol")
     fn = at_time(func, t)
-    with torch.no_grad():
-        require_field_value(x_star, fn(x_star))
     residual = _residual(fn, x_star)
     allowed = 1e-6 if x_star.dtype == torch.float64 else 1e-3
     if residual > allowed:
@@ -135,9 +132,11 @@ def is_asymptotically_stable(func: Field, x_star: Tensor, t: float = 0.0, *, tol
 
 
 def _residual(fn: Map, x: Tensor) -> float:
-    """‖dx/dt‖ / (1 + ‖x‖), infinite where it is not finite."""
+    """‖dx/dt‖ / (1 + ‖x‖), infinite where it is not finite; an error where dx/dt is not of x's shape or dtype."""
     with torch.no_grad():
-        residual = (fn(x).norm() / (1 + x.norm())).item()
+        dx = fn(x)
+        require_field_value(x, dx)
+        residual = (dx.norm() / (1 + x.norm())).item()
     return residual if residual < float("inf") else float("inf")
 
 
