@@ -19,7 +19,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import _report
 import foolbox
 import torch
 import torch.nn.functional as F
@@ -27,9 +26,10 @@ import torchattacks
 import tyro
 from torch import Tensor, nn
 
+from benchmarks.common import record
 from dampode import data, models, training
 from dampode.robustness import correct, pgd
-from dampode.robustness.attacks import Keep
+from dampode.robustness.attacks.gradient import Keep
 
 STEPS = 20
 Attack = Callable[[Tensor, Tensor], Tensor]
@@ -179,8 +179,8 @@ def main(args: Args) -> None:
     if not args.quick:
         rivals = {name: version(name) for name in ("foolbox", "torchattacks")}
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
-        payload = {**_report.provenance(_report.command(), args.seed), "rivals": rivals, "settings": settings}
-        path = _report.write("attack_speed", {**payload, "clean_accuracy": clean, "rows": rows})
+        payload = {**record.provenance(record.command(), args.seed), "rivals": rivals, "settings": settings}
+        path = record.write("attack_speed", {**payload, "clean_accuracy": clean, "rows": rows})
         print(f"written to {path}")
 
 

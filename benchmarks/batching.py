@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import matplotlib as mpl
 import torch
 import tyro
-from _fields import counted
-from _report import RESULTS, command, provenance, write
 
+from benchmarks.common.problems import counted
+from benchmarks.common.record import RESULTS, command, provenance, write
 from dampode import DampedODEFunc, odeint, solve
 from dampode.damping import Constant
 from dampode.fields import VectorField

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import tyro
-from _report import clock, command, provenance, write
 from torch import nn
 
+from benchmarks.common.record import clock, command, provenance, write
 from dampode import DampedBlock
 from dampode.damping import Constant, Learned
 from dampode.fields import PreActBasic

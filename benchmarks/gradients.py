@@ -25,12 +25,12 @@ import matplotlib as mpl
 import torch
 import torchdiffeq
 import tyro
-from _fields import ForcedMLP
-from _report import RESULTS, command, provenance, write
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.common.problems import ForcedMLP
+from benchmarks.common.record import RESULTS, command, provenance, write
 from dampode import DampedODEFunc
 from dampode.damping import Learned
 from dampode.integrators import AdaptiveExponential, Krogstad4

@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 
 import torch
 import tyro
-from _axes import cost_against_damping
-from _fields import Problem, conv, counted, mlp
-from _report import RESULTS, command, provenance, write
-from _rivals import Solver, floor, ours, scipy_one_sample, torchdiffeq_adaptive
 from torch import Tensor
-from work_precision import backward, climb, measure_diffrax
 
+from benchmarks.common.cost_figure import cost_against_damping
+from benchmarks.common.problems import Problem, conv, counted, mlp
+from benchmarks.common.record import RESULTS, command, provenance, write
+from benchmarks.common.solvers import Solver, floor, ours, scipy_one_sample, torchdiffeq_adaptive
+from benchmarks.work_precision import backward, climb, measure_diffrax
 from dampode import odeint
 from dampode.integrators import KenCarp4
 from dampode.weighting import one_plus

@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 
 os.environ.setdefault("TORCHINDUCTOR_FREEZING", "1")  # read when torch is imported
 
-import _report
 import torch
 import tyro
 from torch import Tensor, nn
 
+from benchmarks.common import record
 from dampode import models
-from dampode.models.arms import frozen, plain
+from dampode.models.ablation import frozen, plain
 
 Run = Callable[[], Tensor]
 
@@ -139,8 +139,8 @@ def main(args: Args) -> None:
         )
     if not args.quick:
         settings = {"depth": args.depth, "width": args.width, "batch": args.batch, "instructions": instructions}
-        about = {**_report.provenance(_report.command(), args.seed), "settings": settings}
-        print(f"written to {_report.write('inference_speed', {**about, 'rows': rows})}")
+        about = {**record.provenance(record.command(), args.seed), "settings": settings}
+        print(f"written to {record.write('inference_speed', {**about, 'rows': rows})}")
 
 
 if __name__ == "__main__":

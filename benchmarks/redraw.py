@@ -8,8 +8,9 @@ import json
 import gradients
 import implicit
 import step_overhead
-import work_precision
-from _report import RESULTS
+
+from benchmarks import work_precision
+from benchmarks.common.record import RESULTS
 
 if __name__ == "__main__":
     for benchmark in (work_precision, implicit, step_overhead, gradients):

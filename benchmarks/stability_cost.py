@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import tyro
-from _report import command, provenance, write
 
+from benchmarks.common.record import command, provenance, write
 from dampode.fields import PreActBasic
 from dampode.stability import eigenvalues
 

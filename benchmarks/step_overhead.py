@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import matplotlib as mpl
 import torch
 import tyro
-from _fields import Problem, counted
-from _report import RESULTS, clock, command, provenance, write
-from _rivals import ours, ours_compiled, torchdiffeq_adaptive, torchode_dopri5
 
+from benchmarks.common.problems import Problem, counted
+from benchmarks.common.record import RESULTS, clock, command, provenance, write
+from benchmarks.common.solvers import ours, ours_compiled, torchdiffeq_adaptive, torchode_dopri5
 from dampode import DampedODEFunc
 from dampode.damping import Constant
 from dampode.integrators import Krogstad4

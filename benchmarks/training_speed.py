@@ -18,16 +18,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import _training_cuda
 import numpy as np
 import torch
 import tyro
-from _report import clock, command, provenance, write
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from benchmarks import training_speed_cuda
+from benchmarks.common.record import clock, command, provenance, write
 from dampode import models
 from dampode.data import ImageData
 from dampode.training import Execution, Recipe
@@ -118,7 +118,7 @@ def engine(network: nn.Module, data: ImageData, batch: int, execution: Execution
     device = data.x_train.device
     layout = stack.enter_context(execution.layout(network, device))
     run = Run(network, data, Recipe(batch_size=batch), execution, 0, layout, processes(device))
-    supply = _training_cuda.endless(run)
+    supply = training_speed_cuda.endless(run)
 
     def way(steps: int) -> float:
         start = clock(device)
@@ -144,7 +144,7 @@ def ways(args: Args, data: ImageData, stack: ExitStack) -> dict[str, Way]:
     if data.x_train.device.type == "cuda":
         executions["engine, bf16"] = Execution("bf16")
         executions["engine, bf16, steps recorded"] = Execution("bf16", step_graph=True)
-        executions["engine, bf16, blocks compiled, steps recorded"] = _training_cuda.FAST
+        executions["engine, bf16, blocks compiled, steps recorded"] = training_speed_cuda.FAST
     found = {f"plain, {name}": plain(network(name), data, args.batch, args.workers) for name in NETWORKS}
     for title, execution in executions.items():
         for name in NETWORKS if title != "engine again (noise)" else ["ResNet"]:
@@ -202,8 +202,8 @@ def main(args: Args) -> None:
     for row in damping:
         low, high = row["lower_upper_95"]
         print(f"| {row['reference']} | {row['name']} | {row['ratio']:.3f} | {low:.3f}, {high:.3f} |")
-    on_gpu = _training_cuda.measure(args.depth, args.width, args.batch) if CUDA else "not measured: no CUDA device"
-    print(f"\n{on_gpu if isinstance(on_gpu, str) else _training_cuda.text(on_gpu)}")
+    on_gpu = training_speed_cuda.measure(args.depth, args.width, args.batch) if CUDA else "not measured: no CUDA device"
+    print(f"\n{on_gpu if isinstance(on_gpu, str) else training_speed_cuda.text(on_gpu)}")
 
     keys = ("depth", "width", "batch", "rounds", "steps", "workers", "threads")
     settings = {key: getattr(args, key) for key in keys}

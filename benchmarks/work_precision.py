@@ -22,13 +22,21 @@ from dataclasses import dataclass, replace
 
 import torch
 import tyro
-from _axes import cost_against_damping
-from _fields import Problem, conv, counted, error, mlp
-from _report import RESULTS, command, provenance, write
-from _rivals import Solver, diffrax_solver, floor, ours, ours_compiled, scipy_one_sample, torchode_dopri5
-from _rivals import torchdiffeq_adaptive as adaptive
-from _rivals import torchdiffeq_fixed as fixed
 
+from benchmarks.common.cost_figure import cost_against_damping
+from benchmarks.common.problems import Problem, conv, counted, error, mlp
+from benchmarks.common.record import RESULTS, command, provenance, write
+from benchmarks.common.solvers import (
+    Solver,
+    diffrax_solver,
+    floor,
+    ours,
+    ours_compiled,
+    scipy_one_sample,
+    torchode_dopri5,
+)
+from benchmarks.common.solvers import torchdiffeq_adaptive as adaptive
+from benchmarks.common.solvers import torchdiffeq_fixed as fixed
 from dampode import odeint
 from dampode.integrators import AdaptiveExponential, IntegrationError
 from dampode.weighting import one_plus

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from dampode import damping, data, functional, integrators, models, robustness, stability, weighting
 from dampode.block import DampedBlock, Transition
 from dampode.dynamics import DampedODEFunc
-from dampode.solve import odeint, solve
+from dampode.trajectory import odeint, solve
 
 __version__ = version("dampode")
 

@@ -8,7 +8,6 @@ import pkgutil
 
 import pytest
 import torch
-from oracles import Forced, final_state
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -30,6 +29,7 @@ from dampode.integrators import (
     TorchDiffEq,
 )
 from dampode.weighting import one_plus, unit
+from tests.helpers.oracles import Forced, final_state
 
 for found in pkgutil.walk_packages(dampode.__path__, "dampode."):
     if not found.name.endswith("__main__"):
@@ -70,7 +70,7 @@ every_fixed_step = pytest.mark.parametrize(
 )
 
 
-# a difference quotient sees where an inner solve stops: tests/test_implicit.py compares with a tight reference instead
+# a difference quotient sees where an inner solve stops: its own test compares with a tight reference
 every_explicit = pytest.mark.parametrize(
     "integrator", named({k: i for k, i in INTEGRATORS.items() if k is not KenCarp4})
 )

@@ -1,12 +1,12 @@
 import pytest
 import torch
-from oracles import Forced
 from torch import nn
 
 from dampode import DampedBlock, DampedODEFunc
 from dampode.damping import Constant, Gated, Learned
 from dampode.fields import Autonomous
 from dampode.weighting import one_plus
+from tests.helpers.oracles import Forced
 
 
 def test_eq4_and_its_parts():

@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import Forced, authors_in_resnet_layer, authors_lambda_in_resnet_layer, dop853, final_state
 from scipy.integrate import quad_vec
 from torch import nn
 
@@ -13,6 +12,7 @@ from dampode import DampedBlock, DampedODEFunc
 from dampode.damping import Constant, Gated, Learned
 from dampode.integrators import ExponentialEuler, LinearizedEuler, TorchDiffEq
 from dampode.weighting import one_plus, unit
+from tests.helpers.oracles import Forced, authors_in_resnet_layer, authors_lambda_in_resnet_layer, dop853, final_state
 
 
 @pytest.mark.parametrize("rho", [unit, one_plus])

@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import phi_derivative_mp, phi_mp
 from torch.autograd import gradcheck, gradgradcheck
 
 from dampode.functional import damped_rhs, exponential_step, linearized_step, phi, phis
+from tests.helpers.oracles import phi_derivative_mp, phi_mp
 
 POINTS = [0.0, *(s * m for m in (1e-300, 1e-12, 1e-6, 1e-3, 0.1, 0.5, 0.999999, 1.0, 1.5, 3.0, 30.0) for s in (-1, 1))]
 POINTS += [-1e2, -7.1e2, -1e3, -1e4, -1e5, -1e6]

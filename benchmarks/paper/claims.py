@@ -6,9 +6,9 @@ from itertools import pairwise
 from statistics import mean
 from typing import Literal
 
-from rows import RANGES
-from settings import PROTOCOLS
-from summaries import ACC, Result, Summary, Values, measured, printed, select, value
+from benchmarks.paper.rows import RANGES
+from benchmarks.paper.settings import PROTOCOLS
+from benchmarks.paper.summaries import ACC, Result, Summary, Values, measured, printed, select, value
 
 Verdict = Literal["holds", "does not hold", "too few runs", "not run", "not printed"]
 RUNS = 3

@@ -9,13 +9,13 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import landscapes
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from rows import FIGURES, ROWS, SHORTENED
-from summaries import Result, measured, plain_curve, printed, select, share, trained, value
-from tables import DATASETS
 
+from benchmarks.paper import landscapes
+from benchmarks.paper.rows import FIGURES, ROWS, SHORTENED
+from benchmarks.paper.summaries import Result, measured, plain_curve, printed, select, share, trained, value
+from benchmarks.paper.tables import DATASETS
 from dampode import plots
 
 LANDSCAPES = 2

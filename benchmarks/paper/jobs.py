@@ -3,9 +3,8 @@
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from rows import CORE, ROWS, Need, Row, needs, rest
-from settings import PROTOCOLS, SCALES, Protocol, Scale
-
+from benchmarks.paper.rows import CORE, ROWS, Need, Row, needs, rest
+from benchmarks.paper.settings import PROTOCOLS, SCALES, Protocol, Scale
 from dampode.training import Recipe
 
 

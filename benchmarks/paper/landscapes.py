@@ -5,11 +5,11 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from jobs import Job
 from matplotlib.figure import Figure
-from rows import FIGURES, ROWS
 from torch import nn
 
+from benchmarks.paper.jobs import Job
+from benchmarks.paper.rows import FIGURES, ROWS
 from dampode import plots
 from dampode.data import ImageData, pixels
 from dampode.robustness import Drawn, Landscape, landscape

@@ -3,13 +3,13 @@
 from collections.abc import Collection, Iterator
 
 import torch
-from settings import Protocol
 from torch import nn
 
+from benchmarks.paper.settings import Protocol
 from dampode.data import ImageData, pixels
-from dampode.models.trunk import CIFAR_MEAN, CIFAR_STD
+from dampode.models.image_parts import CIFAR_MEAN, CIFAR_STD
 from dampode.robustness import FGSM, Attack, Drawn, NoiseSource, NormalizedPerFile, accuracy, evaluating
-from dampode.robustness.sources import blocks, stream
+from dampode.robustness.noise.sources import blocks, stream
 
 NOISES = ("impulse", "speckle", "gaussian", "shot")
 ATTACKS = ("fgsm", "ifgsm", "pgd")

@@ -7,11 +7,11 @@ from pathlib import Path
 from string import digits
 from typing import Any
 
-from settings import Protocol, Scale
 from torch import nn
 
+from benchmarks.paper.settings import Protocol, Scale
 from dampode import models
-from dampode.models import arms
+from dampode.models import ablation
 from dampode.training import Recipe
 
 TARGETS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "targets.json").read_text(encoding="utf-8"))
@@ -98,8 +98,8 @@ def _rows() -> list[Row]:
         rows += [Row(f"{key}-{a:g}-{b:g}", f"{label} U[{a:.2f}, {b:.2f}]", builder, start=(a, b)) for a, b in RANGES]
         rows += [
             Row(f"{key}-nodecay", f"{label}, λ learned without decay", builder, decay_damping=False),
-            Row(f"{key}-frozen", f"{label}, λ frozen at its start", builder, arm=arms.frozen),
-            Row(f"{key}-gains", f"ResNet-110, {label}'s gains in its initial weights", builder, arm=arms.gains),
+            Row(f"{key}-frozen", f"{label}, λ frozen at its start", builder, arm=ablation.frozen),
+            Row(f"{key}-gains", f"ResNet-110, {label}'s gains in its initial weights", builder, arm=ablation.gains),
         ]
     rows += [
         Row(name, f"ResNet-110, {share:.0%} of the epochs", models.resnet, share=share)

@@ -1,166 +1,158 @@
-"""Run rows of the paper: train what is missing, measure what is missing, and write one result for each.
+"""One job from nothing to its result: train, measure, write. Whatever is there already is not done again."""
 
-    python benchmarks/paper/run.py table1 --dataset cifar10 --seeds 0 1 2 3 4 --scale full --root data
-    python benchmarks/paper/run.py next --minutes 9 --root data      the next missing rows, within nine minutes
-    python benchmarks/paper/run.py next --precision bf16 --compile blocks --step-graph   quick on CUDA
-    python benchmarks/paper/run.py arms --scale small --seeds 0 1 2
-
-The target is table1 to table14, figure1 to figure8, next, or an experiment that the paper lacks: arms, lambda_arms
-(what the robustness comes from), short (what a plain network resists that is only as accurate as a damped one). A run
-may be stopped at any moment and called again: results under benchmarks/results/paper/ are never computed twice or
-overwritten, checkpoints lie under --out. Several processes may share both folders. Afterwards report.py renders
-docs/paper.md.
-"""
-
-import shlex
-import signal
-import sys
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import store
 import torch
-import tyro
-from jobs import Job, jobs_of
-from settings import PROTOCOLS, SCALES
-from work import checkpoint, claimed, complete, partial
+from filelock import FileLock, Timeout
+from torch import nn
 
-from dampode import data
-from dampode._checks import require_positive
-from dampode.training import Execution, local_device, require_writable
+from benchmarks.common.record import provenance
+from benchmarks.paper import landscapes
+from benchmarks.paper import results_file as store
+from benchmarks.paper.jobs import Job
+from benchmarks.paper.measure import Measured, measure
+from dampode import models, training
+from dampode.block import DampedBlock
+from dampode.data import ImageData
+from dampode.robustness import Ensemble
+from dampode.training.execution import Execution
 
-
-@dataclass(frozen=True)
-class Args:
-    """Run rows of the paper."""
-
-    target: tyro.conf.Positional[str]
-    """table1 to table14, figure1 to figure8, arms, lambda_arms, short or next"""
-    dataset: tuple[Literal["cifar10", "cifar100"], ...] = ("cifar10", "cifar100")
-    """data sets to run on"""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """one run for each; an ensemble is over all of them"""
-    scale: Literal["full", "small"] = "full"
-    """the paper's size, or depth 110 at a quarter of the width with fewer images and epochs"""
-    protocol: Literal["text", "code"] = "text"
-    """the paper's text or the authors' code, where they part"""
-    minutes: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
-    """stop after so many; none: when all is done"""
-    root: Path = Path("data")
-    """folder of the CIFAR files"""
-    download: bool = False
-    """let torchvision download CIFAR"""
-    out: Path = Path("runs/paper")
-    """folder of checkpoints"""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """what training computes in; measurements are in fp32"""
-    compile: Literal["off", "blocks", "default", "reduce-overhead", "max-autotune"] = "off"
-    """what torch.compile compiles in training, or its mode"""
-    step_graph: bool = False
-    """record training steps as CUDA graphs"""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """cpu, cuda, ..."""
+CHANCE = 1.5
+"""A network whose accuracy is at most this many times that of guessing has failed to train."""
 
 
-class OutOfTime(KeyboardInterrupt):
-    """The time is up: stops a run as Ctrl-C does."""
+def complete(
+    job: Job,
+    images: ImageData,
+    out: Path,
+    results: Path,
+    command: str,
+    execution: Execution = Execution(),
+) -> dict[str, Any]:
+    """The result of a job: read where it is there, else trained, measured and written.
+
+    Args:
+        job: what to run; an ensemble's members are complete.
+        images: the data set, already cut to the scale, on the device to run on.
+        out: folder of checkpoints and of what is measured so far.
+        results: folder of results.
+        command: how this was called.
+        execution: precision, compilation and layout of training; measurements are in fp32.
+
+    Raises:
+        ValueError: a file that is there is damaged, edited, or of other settings, or an ensemble lacks a member;
+            nothing is then overwritten.
+    """
+    path = results / f"{job.stem}.json"
+    if path.exists():
+        return store.read_for(path, job)
+    if len(job.seeds) > 1:
+        model, about = ensemble(job, images, out, results, execution)
+    else:
+        model, about = single(job, images, out, execution)
+    accuracy = {} if model is None else measured(job, model, images, out)
+    content = {
+        "provenance": provenance(command, job.seeds[0]),
+        "failed": model is None or accuracy["acc"] <= CHANCE / images.num_classes,
+        "accuracy": accuracy,
+        "coefficients": [] if model is None else coefficients(model),
+        "execution": asdict(execution),
+        **about,
+    }
+    if model is not None and landscapes.shown(job):
+        content["landscapes"] = landscapes.around(model, images)
+    store.write(path, job.config, content)
+    partial(job, out).unlink(missing_ok=True)
+    return store.read_for(path, job)
+
+
+def single(job: Job, images: ImageData, out: Path, execution: Execution) -> tuple[nn.Module | None, dict[str, Any]]:
+    """The network of a job's one seed, or None where it diverged; and its training, epoch by epoch."""
+    model, history = trained(job, images, out, execution)
+    whole = len(history.loss) - history.diverged  # a loss that is not finite has no place in JSON
+    kept = {name: getattr(history, name)[:whole] for name in ("loss", "accuracy", "seconds")}
+    return (None if history.diverged else model), {"training": kept}
+
+
+def ensemble(
+    job: Job, images: ImageData, out: Path, results: Path, execution: Execution
+) -> tuple[nn.Module | None, dict[str, Any]]:
+    """The ensemble of a job's networks that trained, or None where none did; and their seeds."""
+    standing = []
+    for member in job.members:
+        result, weights = results / f"{member.stem}.json", checkpoint(member, out)
+        for needed in (result, weights):
+            if not needed.exists():
+                raise ValueError(f"{job.stem} needs its members, and {needed} is not there; run {member.stem} first")
+        if not store.read_for(result, member)["failed"]:
+            standing.append(member)
+    model = Ensemble([trained(member, images, out, execution)[0] for member in standing]) if standing else None
+    return model, {"members": [member.seeds[0] for member in standing]}
+
+
+def trained(job: Job, images: ImageData, out: Path, execution: Execution) -> tuple[nn.Module, training.History]:
+    """The network of a job's one seed, trained as far as its checkpoint is not, and its history."""
+    (seed,) = job.seeds
+    torch.manual_seed(seed)
+    model = job.row.build(images.num_classes, job.protocol, job.scale).to(images.x_train.device)
+    history = training.fit(
+        model,
+        images,
+        job.recipe,
+        seed=seed,
+        checkpoint=checkpoint(job, out),
+        resume=True,
+        identity={"job": json.dumps(job.config, sort_keys=True)},
+        label=job.stem,
+        execution=execution,
+    )
+    return model, history
+
+
+def measured(job: Job, model: nn.Module, images: ImageData, out: Path) -> dict[str, Measured]:
+    """Every column; each is written down at once, and is not measured again."""
+    path = partial(job, out)
+    done: dict[str, Measured] = store.read_for(path, job)["accuracy"] if path.exists() else {}
+    columns = measure(model, images, job.scale.attacked_images, job.protocol, job.seeds[0], tuple(done))
+    for key, value in columns:
+        done[key] = value
+        store.write(path, job.config, {"accuracy": done}, replace=True)
+    return done
+
+
+def coefficients(model: nn.Module) -> list[float]:
+    """λ_n after training; none for a gate, which has no one value, nor for an ensemble."""
+    blocks = [module for module in model.modules() if isinstance(module, DampedBlock)]
+    gated = any(block.func.damping.depends_on_state for block in blocks)
+    return [] if gated or isinstance(model, Ensemble) else models.coefficients(model)
+
+
+def checkpoint(job: Job, out: Path) -> Path:
+    """Where a job's weights are."""
+    return out / f"{job.stem}.pt"
+
+
+def partial(job: Job, out: Path) -> Path:
+    """Where a job's columns are while some are missing."""
+    return out / f"{job.stem}.partial.json"
 
 
 @contextmanager
-def budget(minutes: float | None) -> Iterator[None]:
-    """Raise OutOfTime inside when so many minutes have passed; None for no end."""
-
-    def ring(signum: int, frame: FrameType | None) -> None:
-        raise OutOfTime
-
-    if minutes is None:
-        yield
+def claimed(job: Job, out: Path) -> Iterator[bool]:
+    """Whether this process has the job to itself; a process that dies gives it back."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / f".{job.stem}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
         return
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
     try:
-        yield
+        yield True
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def run(jobs: list[Job], args: Args, results: Path = store.RESULTS) -> None:
-    """Complete the jobs in order; those that another process works on are passed over.
-
-    Raises:
-        ValueError: the budget ended before anything was saved; what is on disk is as before.
-    """
-    store.read_all(results)
-    command = shlex.join(["python", "benchmarks/paper/run.py", *sys.argv[1:]])
-    execution = Execution(args.precision, args.compile, step_graph=args.step_graph)
-    images: dict[str, data.ImageData] = {}
-    job, before, finished = jobs[0], saved(jobs[0], args.out), 0
-    try:
-        with budget(args.minutes):
-            for job in jobs:
-                if (results / f"{job.stem}.json").exists():
-                    store.read_for(results / f"{job.stem}.json", job)
-                    continue
-                missing = [m for m in job.members if m != job and not (results / f"{m.stem}.json").exists()]
-                if missing:
-                    print(f"{job.stem}: its members {', '.join(m.stem for m in missing)} are not there yet")
-                    continue
-                before = saved(job, args.out)
-                with claimed(job, args.out) as ours:
-                    if not ours:
-                        print(f"{job.stem}: another process is at it")
-                        continue
-                    if job.dataset not in images:
-                        images[job.dataset] = load(job, args)
-                    print(summary(job, complete(job, images[job.dataset], args.out, results, command, execution)))
-                    finished += 1
-    except OutOfTime:
-        if not finished and saved(job, args.out) == before:
-            raise ValueError(
-                f"--minutes {args.minutes:g} is too short for one epoch of {job.stem}; nothing was changed on disk"
-            ) from None
-        print(f"{args.minutes:g} minutes are over in {job.stem}; what is saved under {args.out} is gone on from")
-
-
-def load(job: Job, args: Args) -> data.ImageData:
-    """The data set, cut to the scale, on the device."""
-    whole = data.load(job.dataset, root=args.root, download=args.download)
-    return whole.subset(job.scale.train_images, job.scale.test_images).to(local_device(args.device))
-
-
-def saved(job: Job, out: Path) -> list[int]:
-    """When what is saved of a job was written."""
-    return [path.stat().st_mtime_ns for path in (checkpoint(job, out), partial(job, out)) if path.exists()]
-
-
-def summary(job: Job, result: dict[str, Any]) -> str:
-    """A line about a result."""
-    if result["failed"]:
-        return f"{job.stem}: failed to train"
-    shown = {key: value for key, value in result["accuracy"].items() if not isinstance(value, list)}
-    return f"{job.stem}: " + ", ".join(f"{key} {100 * value:.2f}" for key, value in shown.items())
-
-
-def main(args: Args) -> None:
-    if args.minutes is not None:
-        require_positive(args.minutes, "--minutes")
-    require_writable(args.out)
-    jobs = jobs_of(args.target, args.dataset, args.seeds, PROTOCOLS[args.protocol], SCALES[args.scale])
-    try:
-        run(jobs, args)
-    except KeyboardInterrupt:
-        raise SystemExit(f"\ninterrupted; what is saved under {args.out} is gone on from") from None
-    missing = sum(not (store.RESULTS / f"{job.stem}.json").exists() for job in jobs)
-    print(f"{args.target}: {len(jobs) - missing} of {len(jobs)} results are there")
-
-
-if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except (ValueError, TypeError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
+        lock.release()

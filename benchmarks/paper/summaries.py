@@ -7,8 +7,9 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-from measure import ATTACKS, NOISES, RADII
-from rows import SHORT, TARGETS
+
+from benchmarks.paper.measure import ATTACKS, NOISES, RADII
+from benchmarks.paper.rows import SHORT, TARGETS
 
 Result = dict[str, Any]
 ACC = "acc"

@@ -4,9 +4,21 @@ from collections.abc import Callable, Sequence
 from statistics import mean
 from typing import Any
 
-from rows import ROWS, TARGETS
-from settings import PROTOCOLS
-from summaries import ACC, MEASURES, Result, Summary, measured, plain_at, select, share, summarize, trained, value
+from benchmarks.paper.rows import ROWS, TARGETS
+from benchmarks.paper.settings import PROTOCOLS
+from benchmarks.paper.summaries import (
+    ACC,
+    MEASURES,
+    Result,
+    Summary,
+    measured,
+    plain_at,
+    select,
+    share,
+    summarize,
+    trained,
+    value,
+)
 
 TITLES = {
     1: "accuracy under the noise of CIFAR-C",

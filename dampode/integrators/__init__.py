@@ -1,12 +1,12 @@
 """Integrators of the damped ODE: frozen dataclasses, called as integrator(func, x, t0, t1) -> x1."""
 
-from dampode.integrators.adaptive import AdaptiveExponential
 from dampode.integrators.base import FixedStep, IntegrationError, Integrator
 from dampode.integrators.euler import ExponentialEuler, LinearizedEuler
+from dampode.integrators.exponential.adaptive import AdaptiveExponential
 from dampode.integrators.exponential_rk import ETD2RK, HochbruckOstermann3, HochbruckOstermann4, Krogstad4
-from dampode.integrators.implicit import KenCarp4
+from dampode.integrators.implicit.kencarp4 import KenCarp4
 from dampode.integrators.solution import Solution, Status
-from dampode.integrators.torchdiffeq import TorchDiffEq
+from dampode.integrators.torchdiffeq_methods import TorchDiffEq
 
 __all__ = [
     "ETD2RK",

@@ -12,7 +12,7 @@ from torch import Tensor
 from dampode._checks import require_instance, require_positive_int, require_real, require_state
 from dampode.dynamics import DampedODEFunc
 from dampode.functional import Scalar
-from dampode.integrators.segments import recomputed, require_segments, segments
+from dampode.integrators.recompute import recomputed, require_segments, segments
 from dampode.integrators.solution import Solution, solution_of_batch
 
 

@@ -1,9 +1,8 @@
 """The paper's networks: pixels in [0, 1] in, logits out."""
 
-from dampode.models.arms import FourArms, four_arms
-from dampode.models.checkpoint import architecture, load, save
-from dampode.models.coefficients import coefficients
-from dampode.models.fold import fold
+from dampode.models.ablation import FourArms, four_arms
+from dampode.models.damping_coefficients import coefficients
+from dampode.models.folding import fold
 from dampode.models.preresnet import PreResNet
 from dampode.models.resnext import ResNeXt29
 from dampode.models.variants import (
@@ -18,6 +17,7 @@ from dampode.models.variants import (
     resnet,
     resnext29,
 )
+from dampode.models.weights_file import architecture, load, save
 
 __all__ = [
     "FourArms",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dampode._checks import require_instance, require_positive_int
 from dampode.block import DampedBlock, Transition
 from dampode.fields import Autonomous, Branch, PreActBasic, PreActBottleneck
-from dampode.models.trunk import (
+from dampode.models.image_parts import (
     CIFAR_MEAN,
     CIFAR_STD,
     MakeFlow,

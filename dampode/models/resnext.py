@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from dampode.block import Transition
 from dampode.fields import ResNeXtBranch
-from dampode.models.trunk import (
+from dampode.models.image_parts import (
     CIFAR_MEAN,
     CIFAR_STD,
     MakeFlow,

@@ -10,9 +10,9 @@ from dampode._checks import require_positive_int, require_real
 from dampode.block import DampedBlock
 from dampode.damping import Constant, Damping, Gated, Learned
 from dampode.fields import Branch
+from dampode.models.image_parts import CIFAR_MEAN, CIFAR_STD, MakeFlow
 from dampode.models.preresnet import PreResNet
 from dampode.models.resnext import ResNeXt29
-from dampode.models.trunk import CIFAR_MEAN, CIFAR_STD, MakeFlow
 from dampode.weighting import Weighting, one_plus, unit
 
 

@@ -17,7 +17,7 @@ from dampode._checks import (
 )
 from dampode.robustness.ensemble import Ensemble
 from dampode.robustness.float32 import full_float32
-from dampode.robustness.noise import require_pixels
+from dampode.robustness.noise.corruptions import require_pixels
 
 SAME = 0.01
 """Share of the logits' scale by which those of one image may differ: the order of sums, steps chosen for a batch."""

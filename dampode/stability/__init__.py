@@ -1,9 +1,9 @@
 """Stability of damped networks: spectra, equilibria, exponents, stability regions, and a report by layer."""
 
-from dampode.stability.damped import DampingCondition, critical_damping, damped_eigenvalues, damping_condition
+from dampode.stability.eigenvalue_shift import DampingCondition, critical_damping, damped_eigenvalues, damping_condition
 from dampode.stability.equilibrium import Equilibrium, find_equilibrium, is_asymptotically_stable
+from dampode.stability.jacobian_operator import ConvergenceError, JacobianOperator, jacobian
 from dampode.stability.layers import ErrorPropagation, LayerReport, LayerRow, error_propagation, layer_report
-from dampode.stability.linear import ConvergenceError, JacobianOperator, jacobian
 from dampode.stability.lyapunov import LayerExponents, layer_exponents, lyapunov_exponents
 from dampode.stability.regions import StabilityRegion, largest_stable_step, stability_function, stability_region
 from dampode.stability.spectrum import (

@@ -14,7 +14,7 @@ from dampode._checks import (
     require_positive_int,
 )
 from dampode.dynamics import DampedODEFunc
-from dampode.stability.linear import Field, JacobianOperator, Map, at_time, require_sample
+from dampode.stability.jacobian_operator import Field, JacobianOperator, Map, at_time, require_sample
 from dampode.stability.spectrum import spectral_abscissa, spectral_norm
 
 

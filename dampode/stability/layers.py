@@ -17,7 +17,7 @@ from dampode._checks import (
     require_state,
 )
 from dampode.block import DampedBlock, Transition
-from dampode.stability.linear import require_eval, require_sample
+from dampode.stability.jacobian_operator import require_eval, require_sample
 from dampode.stability.spectrum import log_norm, spectral_abscissa, spectral_norm
 
 

@@ -20,7 +20,7 @@ from dampode.block import DampedBlock
 from dampode.damping import Constant
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators import IntegrationError, Integrator, TorchDiffEq
-from dampode.stability.linear import ConvergenceError, Field, require_eval, require_sample
+from dampode.stability.jacobian_operator import ConvergenceError, Field, require_eval, require_sample
 
 
 @torch.inference_mode(False)  # where a tangent would be 0

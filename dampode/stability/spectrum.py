@@ -13,7 +13,14 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from dampode._checks import require_positive, require_positive_int
-from dampode.stability.linear import ConvergenceError, Field, JacobianOperator, at_time, jacobian, require_sample
+from dampode.stability.jacobian_operator import (
+    ConvergenceError,
+    Field,
+    JacobianOperator,
+    at_time,
+    jacobian,
+    require_sample,
+)
 
 Which = Literal["LR", "SR", "LM", "LI"]
 DENSE = 256

@@ -7,9 +7,9 @@ if missing := [name for name in ("accelerate", "tqdm") if find_spec(name) is Non
 
 from dampode._files import only_writer, require_writable
 from dampode.training.checkpoint import load_checkpoint, save_checkpoint
-from dampode.training.engine import fit
 from dampode.training.execution import Execution
 from dampode.training.history import History
+from dampode.training.loop import fit
 from dampode.training.processes import is_main, local_device
 from dampode.training.recipe import Recipe
 

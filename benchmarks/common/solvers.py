@@ -1,0 +1,151 @@
+"""Other libraries' solvers on the benchmarks' problems: each a function (problem, tolerance) -> states at problem.t.
+
+torchode and diffrax are optional: where one is not installed its solvers are left out, and the report says so.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+from benchmarks.common.problems import ForcedMLP, Problem
+from dampode import odeint
+from dampode.integrators import AdaptiveExponential, TorchDiffEq
+
+Solver = Callable[[Problem, float], Tensor]
+
+
+def floor(problem: Problem) -> float:
+    """Absolute tolerance over relative: a hundredth of the size that x has in the end, about 1/λ for ρ = 1."""
+    lam = problem.func.damping(problem.x)
+    return 1e-2 * float((problem.func.rho(lam) / (1 + lam)).min())
+
+
+def ours(problem: Problem, tol: float) -> Tensor:
+    """Ours."""
+    return odeint(problem.func, problem.x, problem.t, AdaptiveExponential(tol, tol * floor(problem)))
+
+
+def ours_compiled(problem: Problem, tol: float) -> Tensor:
+    """Ours, an attempted step compiled."""
+    return odeint(problem.func, problem.x, problem.t, AdaptiveExponential(tol, tol * floor(problem), compile=True))
+
+
+def torchdiffeq_adaptive(method: str) -> Solver:
+    """Torchdiffeq to a tolerance."""
+
+    def run(problem: Problem, tol: float) -> Tensor:
+        return odeint(problem.func, problem.x, problem.t, TorchDiffEq(method, tol, tol * floor(problem)))
+
+    return run
+
+
+def torchdiffeq_fixed(method: str, order: int) -> Solver:
+    """Torchdiffeq with a fixed step, (tol)^(1/order) / 4 long."""
+
+    def run(problem: Problem, tol: float) -> Tensor:
+        step = 0.25 * tol ** (1 / order)
+        return odeint(problem.func, problem.x, problem.t, TorchDiffEq(method, options={"step_size": step}))
+
+    return run
+
+
+def scipy_one_sample(method: str) -> Solver:
+    """SciPy on the first sample alone: a dense Jacobian of the whole batch does not fit."""
+
+    def run(problem: Problem, tol: float) -> Tensor:
+        x, shape = problem.x[:1], problem.x[:1].shape
+
+        def rhs(t: float, y: np.ndarray) -> np.ndarray:
+            return problem.func(t, torch.from_numpy(y).view(shape)).detach().numpy().ravel()
+
+        span = (float(problem.t[0]), float(problem.t[-1]))
+        s = solve_ivp(rhs, span, x.numpy().ravel(), method, problem.t.numpy(), rtol=tol, atol=tol * floor(problem))
+        xs = np.full((len(problem.t), x.numel()), np.nan)
+        xs[: s.y.shape[1]] = s.y.T
+        return torch.from_numpy(xs).view(-1, *shape)
+
+    return run
+
+
+def torchode_dopri5() -> Solver | None:
+    """Torchode's dopri5, a step size per sample."""
+    try:
+        import torchode
+    except ImportError:
+        return None
+
+    def run(problem: Problem, tol: float) -> Tensor:
+        n, shape = len(problem.x), problem.x.shape
+
+        def rhs(t: Tensor, y: Tensor) -> Tensor:
+            return problem.func(t.view(-1, *[1] * (len(shape) - 1)), y.view(shape)).flatten(1)
+
+        term = torchode.ODETerm(rhs)
+        method = torchode.Dopri5(term=term)
+        control = torchode.IntegralController(atol=tol * floor(problem), rtol=tol, term=term)
+        adjoint = torchode.AutoDiffAdjoint(method, control)
+        start = torchode.InitialValueProblem(y0=problem.x.flatten(1), t_eval=problem.t.expand(n, -1))
+        return adjoint.solve(start).ys.transpose(0, 1).reshape(-1, *shape)
+
+    return run
+
+
+class Diffrax:
+    """A jitted diffrax solver on the MLP field, vmapped over samples: (states, calls a sample, seconds to compile)."""
+
+    def __init__(self, solver: str) -> None:
+        import diffrax
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+        self.jax, self.diffrax = jax, diffrax
+        self.solver = getattr(diffrax, solver)()
+        self.stages = {"Tsit5": 6, "Kvaerno5": 7}[solver]
+
+    def prepare(self, problem: Problem) -> tuple[Callable[[float], tuple[np.ndarray, int]], float]:
+        """Compile for a problem: tolerance -> (states, the most calls of f a sample), and the seconds to compile."""
+        jax, jnp, diffrax = self.jax, self.jax.numpy, self.diffrax
+        f = problem.func.f
+        if not isinstance(f, ForcedMLP):
+            raise TypeError("the diffrax rival has the MLP field only")
+        w1, b1, w2, b2 = (p.detach().numpy() for p in (*f.inner.parameters(), *f.outer.parameters()))
+        omega, phase = f.omega.numpy(), f.phase.numpy()
+        lam = problem.func.damping(problem.x)
+        weight = np.asarray(problem.func.rho(lam))
+        lam = lam.numpy()
+
+        def rhs(t, y, _):
+            return -lam * y + weight * (jnp.tanh(y @ w1.T + b1 + jnp.sin(omega * t + phase)) @ w2.T + b2)
+
+        times = jnp.asarray(problem.t.numpy())
+        x, small = jnp.asarray(problem.x.numpy()), floor(problem)
+
+        def one(y, tol):
+            control = diffrax.PIDController(rtol=tol, atol=tol * small)
+            return diffrax.diffeqsolve(
+                diffrax.ODETerm(rhs), self.solver, times[0], times[-1], None, y,
+                saveat=diffrax.SaveAt(ts=times), stepsize_controller=control, max_steps=200_000, throw=False,
+            )  # fmt: skip
+
+        start = time.perf_counter()
+        compiled = jax.jit(jax.vmap(one, (0, None))).lower(x, 1e-3).compile()
+        seconds = time.perf_counter() - start
+
+        def run(tol: float) -> tuple[np.ndarray, int]:
+            solution = compiled(x, tol)
+            steps = int(np.max(np.asarray(solution.stats["num_steps"])))
+            return np.swapaxes(np.array(solution.ys), 0, 1), self.stages * steps
+
+        return run, seconds
+
+
+def diffrax_solver(name: str) -> Diffrax | None:
+    """The solver, where diffrax is installed."""
+    try:
+        return Diffrax(name)
+    except ImportError:
+        return None

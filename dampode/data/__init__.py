@@ -1,0 +1,7 @@
+"""Image classification data: loading, holding in memory, augmentation in batches."""
+
+from dampode.data.augmentation import Augmentation
+from dampode.data.image_data import ImageData, pixels
+from dampode.data.loading import load
+
+__all__ = ["Augmentation", "ImageData", "load", "pixels"]

@@ -1,0 +1,108 @@
+"""A labelled image data set, held whole in memory."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dampode._checks import require_instance, require_positive_int
+from dampode.data.augmentation import Augmentation
+
+__all__ = ["ARRAYS", "ImageData", "pixels"]
+
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+"""The arrays of a data set, as its fields and as the keys of an .npz file."""
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A labelled train and test set, held whole.
+
+    Args:
+        name: for reports.
+        x_train, x_test: images (N, C, H, W), uint8 in 0..255 or floating in [0, 1].
+        y_train, y_test: labels (N,), int64 in [0, num_classes).
+        num_classes: number of classes, at least 2.
+        augmentation: what fits this data in training.
+
+    Raises:
+        ValueError: a shape, a pixel or a label is out of range, a set is empty, or images and labels differ in number.
+        TypeError: images or labels are no tensors or of another dtype, num_classes no int, or augmentation is
+            something else.
+    """
+
+    name: str
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    num_classes: int
+    augmentation: Augmentation = Augmentation()
+
+    def __post_init__(self) -> None:
+        """Check every value once, so that nothing later has to."""
+        require_positive_int(self.num_classes, "num_classes")
+        if self.num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2, got {self.num_classes}")
+        require_instance(self.augmentation, Augmentation, "augmentation")
+        _check_set("train", self.x_train, self.y_train, self.num_classes)
+        _check_set("test", self.x_test, self.y_test, self.num_classes)
+        if self.x_train.shape[1:] != self.x_test.shape[1:]:
+            raise ValueError(
+                "train and test images must have one shape, "
+                f"got {tuple(self.x_train.shape[1:])} and {tuple(self.x_test.shape[1:])}"
+            )
+
+    @property
+    def channels(self) -> int:
+        """C of the images."""
+        return self.x_train.shape[1]
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel over the training pixels in [0, 1]."""
+        x = pixels(self.x_train).double().transpose(0, 1).flatten(1)  # (C, N H W)
+        return tuple(x.mean(1).tolist()), tuple(x.std(1, correction=0).tolist())
+
+    def subset(self, train: int | None = None, test: int | None = None, seed: int = 0) -> "ImageData":
+        """A random draw without replacement of at most ``train`` and ``test`` images; None keeps all."""
+        generator = torch.Generator().manual_seed(seed)
+        parts = {}
+        for part, size in (("train", train), ("test", test)):
+            x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
+            if size is not None:
+                require_positive_int(size, f"the number of {part} images")
+                chosen = torch.randperm(len(x), generator=generator)[:size]
+                x, y = x[chosen], y[chosen]
+            parts[part] = (x, y)
+        (x_train, y_train), (x_test, y_test) = parts["train"], parts["test"]
+        return replace(self, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+
+    def to(self, device: torch.device | str) -> "ImageData":
+        """The same data on another device."""
+        moved = {key: getattr(self, key).to(device) for key in ARRAYS}
+        return replace(self, **moved)
+
+
+def pixels(x: Tensor) -> Tensor:
+    """Images as floating pixels in [0, 1]: uint8 is divided by 255, floating images pass."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def _check_set(part: str, x: Tensor, y: Tensor, num_classes: int) -> None:
+    """Check the images and labels of one part."""
+    require_instance(x, Tensor, f"{part} images", "use torch.from_numpy")
+    require_instance(y, Tensor, f"{part} labels", "use torch.from_numpy")
+    if x.ndim != 4 or x.numel() == 0:
+        raise ValueError(f"{part} images must be (N, C, H, W) and not empty, got shape {tuple(x.shape)}")
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"{part} needs one label an image: {len(x)} images, labels of shape {tuple(y.shape)}")
+    if x.is_floating_point():
+        low, high = x.min().item(), x.max().item()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"{part} pixels must lie in [0, 1], got [{low:g}, {high:g}]; divide by 255 or use uint8")
+    elif x.dtype != torch.uint8:
+        raise TypeError(f"{part} images must be uint8 or floating in [0, 1], got {x.dtype}")
+    if y.dtype != torch.int64:
+        raise TypeError(f"{part} labels must be int64, got {y.dtype}; convert them with .long()")
+    if y.min() < 0 or y.max() >= num_classes:
+        raise ValueError(f"{part} labels must lie in [0, {num_classes}), got [{y.min()}, {y.max()}]")

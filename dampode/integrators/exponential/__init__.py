@@ -1,0 +1,1 @@
+"""The adaptive exponential method: damping exactly, the rest to a tolerance."""

@@ -1,0 +1,1 @@
+"""Attacks on classifiers of pixels in [0, 1]: functions, and their settings for `evaluate`."""

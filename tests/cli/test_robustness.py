@@ -1,0 +1,119 @@
+"""python -m dampode.robustness, run as a user runs it, and the figures that it draws."""
+
+import subprocess
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from dampode import data, models, plots, training
+from dampode.cli.robustness import main
+from dampode.robustness import Column, Law, Report
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """One network as a safetensors file and as a training checkpoint."""
+    folder = tmp_path_factory.mktemp("nets")
+    images = data.load("digits").subset(train=200)
+    mean, std = images.statistics()
+    model = models.in_resnet(14, 10, width=4, in_channels=1, mean=mean, std=std)
+    training.fit(model, images, training.Recipe(1), checkpoint=folder / "net.pt")
+    models.save(model, folder / "net.safetensors")
+    return folder
+
+
+SMALL = ["--depth", "14", "--width", "4", "--data", "digits", "--images", "20", "--steps", "2", "--device", "cpu"]
+
+
+def test_a_saved_network_is_measured(saved, tmp_path):
+    flags = [*SMALL, "--network", "in_resnet", "--eps", "4"]
+    command = [
+        sys.executable,
+        "-m",
+        "dampode.cli.robustness",
+        "--model",
+        saved / "net.safetensors",
+        "--out",
+        tmp_path / "a",
+    ]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in (tmp_path / "a").glob("[!.]*")) == ["report.json", "report.md", "robustness.png"]
+    report = Report.from_json((tmp_path / "a" / "report.json").read_text())
+    assert report.markdown() in done.stdout
+    assert report.n == 20
+    assert report.strengths("attack") == [4 / 255]
+    main(["--model", str(saved / "net.pt"), "--out", str(tmp_path / "b"), *flags])
+    assert (tmp_path / "b" / "report.json").read_text() == (tmp_path / "a" / "report.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--network", "resnet"], "holds another architecture"),
+        (["--network", "in_resnet", "--model", "none.safetensors"], "No such file"),
+        (["--network", "in_resnet", "--eps", "-1"], "eps must be at least 0"),
+        (["--network", "in_resnet", "--eps"], "eps must hold at least one radius"),
+        (["--network", "in_resnet", "--device", "nowhere"], "device nowhere cannot be used here"),
+        (["--network", "in_resnet", "--cifar-c", "nowhere"], "must exist: download CIFAR-10-C"),
+    ],
+)
+def test_bad_input_ends_in_words(saved, tmp_path, flags, message):
+    with pytest.raises(SystemExit, match=message):
+        main([*SMALL, "--model", str(saved / "net.safetensors"), "--out", str(tmp_path), *flags])
+
+
+def test_a_checkpoint_says_which_network_it_is_of(saved, tmp_path):
+    flags = [*SMALL, "--out", str(tmp_path), "--eps", "4"]
+    for network in ("lambda_in_resnet", "resnet"):
+        with pytest.raises(SystemExit, match=r"net\.pt holds another architecture"):
+            main([*flags, "--model", str(saved / "net.pt"), "--network", network])
+
+
+def test_two_runs_do_not_write_one_folder(saved, tmp_path):
+    flags = [*SMALL, "--model", str(saved / "net.safetensors"), "--network", "in_resnet", "--out", str(tmp_path)]
+    with (
+        training.only_writer(tmp_path / "report.json"),
+        pytest.raises(SystemExit, match=r"only one run may write .*report\.json; another does so now"),
+    ):
+        main(flags)
+
+
+def test_flags_that_do_not_parse_end_in_words(capsys):
+    for flags, message in (
+        (["--network", "vgg"], "vgg"),
+        (["--model", "net.pt", "--network", "cnn"], "--out"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(flags)
+        assert end.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_missing_tyro_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    with pytest.raises(SystemExit, match=r"install dampode\[train\]"):
+        main([])
+
+
+def test_figures_draw_the_report():
+    def column(group, name, strength, right):
+        return Column(group, name, name, strength, torch.arange(10) < right)
+
+    columns = [column("clean", "clean", 0.0, 9)]
+    columns += [column("noise", "shot_noise", s, 9 - s) for s in (1, 2)]
+    columns += [column("attack", "FGSM", 2 / 255, 5), column("attack", "PGD", 2 / 255, 4)]
+    report = Report(10, tuple(columns), (Law("a law", True, ""),), {})
+    figure, (left, right) = plt.subplots(1, 2)
+    assert plots.accuracy_by_severity(left, report) is left
+    np.testing.assert_allclose(left.lines[0].get_xydata(), [[0, 90], [1, 80], [2, 70]])
+    assert plots.accuracy_by_radius(right, report) is right
+    lines = [line.get_xydata() for line in right.lines]
+    np.testing.assert_allclose(lines, [[[0, 90], [2, 50]], [[0, 90], [2, 40]], [[0, 90], [2, 40]]])
+    assert [t.get_text() for t in right.get_legend().get_texts()] == ["FGSM", "PGD", "worst case"]
+    looks = {(line.get_marker(), line.get_linestyle()) for line in right.lines}
+    assert len(looks) == 3  # told apart without color
+    plt.close(figure)

@@ -1,0 +1,114 @@
+"""The main job, run as a user runs it, on a few digits."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tyro
+
+from tests.helpers import ROOT
+
+SCRIPT = ROOT / "examples" / "cifar_train.py"
+spec = importlib.util.spec_from_file_location("cifar_train", SCRIPT)
+example = sys.modules["cifar_train"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(example)
+SMALL = ["--depth", "8", "--width", "4", "--epochs", "2", "--train-images", "200", "--test-images", "100"]
+
+
+def run(out, *flags):
+    command = [sys.executable, str(SCRIPT), "--out", str(out), "--device", "cpu", *flags]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_trains_measures_writes_and_resumes(tmp_path):
+    flags = [*SMALL, "--batch-size", "50", "--models", "resnet", "cnn", "--seeds", "0", "1"]
+    done = run(tmp_path, *flags)
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "table.md").read_text()
+    assert table in done.stdout
+    assert table.count("±") == 2 * 10
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [(r["model"], r["seed"]) for r in report["runs"]] == [(m, s) for s in (0, 1) for m in ("resnet", "cnn")]
+    assert report["runs"][0]["report"]["n"] == 100
+    assert (tmp_path / "robustness.png").stat().st_size > 5000
+    assert len(list((tmp_path / "checkpoints").glob("*.pt"))) == 4
+    assert (tmp_path / "logs" / "cnn-seed1" / "log.csv").read_text().count("\n") == 3
+
+    again = run(tmp_path, *flags, "--resume")
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "report.json").read_text())["runs"] == report["runs"]
+    for changed, message in (
+        (["--resume", "--width", "5"], "identity.width is 4 there and 5 here"),
+        ([], "is there already"),
+    ):
+        arguments = ["--out", str(tmp_path), "--device", "cpu", *flags, *changed]
+        with pytest.raises(ValueError, match=message):
+            example.main(tyro.cli(example.Args, args=arguments))
+
+
+def test_npz_and_coefficients(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
+    y = np.arange(30) % 3
+    np.savez(tmp_path / "set.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    flags = ["--data", str(tmp_path / "set.npz"), "--depth", "14", "--width", "4", "--batch-size", "30"]
+    flags += ["--recipe", "cifar100", "--epochs", "1", "--reflect", "--precision", "bf16", "--checkpoint-every", "1"]
+    done = run(tmp_path / "out", *flags, "--models", "lambda_in_resnet")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert len(report["runs"][0]["coefficients"]) == 3
+    assert report["recipe"]["augmentation"] == {"pad": 2, "flip": True, "mode": "reflect"}
+    assert (report["recipe"]["epochs"], report["settings"]["precision"]) == (1, "bf16")
+    assert (tmp_path / "out" / "coefficients.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data", "mnist"], "data must be digits, cifar10, cifar100"),
+        (["--data", "none.npz"], "must exist"),
+        (["--depth", "9"], "depth must be"),
+        (["--depth", "14", "--low", "0.5"], "low must not exceed high"),
+        (["--low", "-0.1"], "low must be at least 0"),
+        (["--depth", "8"], "at least 14 for a damped layer"),
+        (["--eps", "-1"], "eps must be at least 0"),
+        (["--seeds", "0", "0"], "seeds needs at least one value and none twice"),
+        (["--device", "nowhere"], "device nowhere cannot be used here"),
+        (["--epochs", "0"], "epochs must be a positive int"),
+        (["--lr", "-1"], "lr must be above 0"),
+        (["--batch-size", "41"], "batch_size must not exceed the training set, got 41 for 40 images"),
+        (["--channels-last", "True", "--width", "4", "--batch-size", "40"], "channels_last must stay off"),
+    ],
+)
+def test_bad_input_is_refused_in_words(tmp_path, flags, message):
+    small = ["--out", str(tmp_path), "--device", "cpu", "--train-images", "40", "--test-images", "20"]
+    with pytest.raises((ValueError, OSError), match=re.escape(message)):
+        example.main(tyro.cli(example.Args, args=[*small, *flags]))
+
+
+def test_failed_runs_are_reported_and_not_averaged():
+    """Beside sound runs they are left out; a model stuck at chance in every run shows that, marked."""
+
+    def run(model, seed, clean, diverged=False, at_chance=False):
+        report = SimpleNamespace(clean=clean, gaussian_noise=[clean] * 5, fgsm=[(1 / 255, clean)])
+        return example.Run(model, seed, diverged, at_chance, None, [], report)
+
+    runs = [run("resnet", 0, 0.9), run("resnet", 1, 0.1, at_chance=True), run("resnet", 2, 0.1, diverged=True)]
+    runs += [run("cnn", 0, 0.12, at_chance=True), run("cnn", 1, 0.1, diverged=True), run("in_resnet", 0, 0.1, True)]
+    lines = example.table(runs, example.Args(models=("resnet", "cnn", "in_resnet"), eps=(1,))).splitlines()[2:]
+    assert lines[0].startswith("| resnet (1 diverged, 1 stuck at chance) | 90.0 | 90.0 |")
+    assert lines[1].startswith("| cnn (1 diverged, 1 stuck at chance) | 12.0 | 12.0 |")
+    assert lines[2].startswith("| in_resnet (1 diverged) | - | - |")
+
+
+def test_an_error_ends_in_words(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run(tmp_path / "file" / "out", *SMALL)
+    assert done.returncode != 0
+    assert "error: the output folder must be writable" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,164 @@
+import math
+
+import pytest
+import torch
+import torchdiffeq
+from torch import nn
+
+from dampode import DampedBlock, DampedODEFunc, odeint, solve
+from dampode.damping import Constant, Learned
+from dampode.integrators import IntegrationError, Status, TorchDiffEq
+from tests.helpers.oracles import Forced
+
+
+def test_is_torchdiffeq_on_the_vector_field():
+    func, x = DampedODEFunc(Forced(3), Constant(0.5)), torch.randn(2, 3, dtype=torch.float64)
+    t = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    expected = torchdiffeq.odeint(func, x, t, rtol=1e-5, atol=1e-7, method="dopri5")[-1]
+    torch.testing.assert_close(TorchDiffEq("dopri5")(func, x, 0.0, 1.0), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "method", ["dopri8", "bosh3", "adaptive_heun", "rk4", "explicit_adams", "implicit_adams", "scipy_solver"]
+)
+def test_other_methods(method):
+    func, x = DampedODEFunc(Forced(3), Constant(0.5)), torch.randn(2, 3, dtype=torch.float64)
+    options = {"step_size": 0.02} if method in ("rk4", "explicit_adams", "implicit_adams") else None
+    expected = TorchDiffEq("dopri5", rtol=1e-9, atol=1e-10)(func, x, 0.0, 1.0)
+    with torch.no_grad():
+        got = TorchDiffEq(method, options=options)(func, x, 0.0, 1.0)
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)  # dopri8 interpolates coarsely
+
+
+def test_a_method_without_gradients_says_so():
+    block = DampedBlock(torch.nn.Linear(3, 3), integrator=TorchDiffEq("scipy_solver"))
+    with pytest.warns(UserWarning, match="scipy_solver goes through NumPy: .* which want gradients, get none"):
+        block(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("lam", [0.1, 3.0])
+def test_adjoint_gradients_match_backpropagation_at_small_damping(lam):
+    x = torch.randn(2, 3, dtype=torch.float64)
+    gradients = []
+    for adjoint in (False, True):
+        func = DampedODEFunc(Forced(3), Learned(lam, lam).double())
+        integrator = TorchDiffEq("dopri5", rtol=1e-9, atol=1e-10, adjoint=adjoint)
+        loss = integrator(func, x, 0.0, 1.0).square().sum()
+        gradients.append(torch.autograd.grad(loss, tuple(func.parameters())))
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-6)
+
+
+def test_unknown_method_lists_the_installed_ones():
+    with pytest.raises(ValueError, match=r"method must be one that the installed torchdiffeq offers: .*dopri5"):
+        TorchDiffEq("no_such_method")
+
+
+@pytest.mark.parametrize("name", ["rtol", "atol"])
+@pytest.mark.parametrize("value", [0.0, -1e-3, math.nan, math.inf])
+def test_tolerances_must_be_positive(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        TorchDiffEq(**{name: value})
+
+
+def test_types():
+    with pytest.raises(TypeError, match="adjoint must be of type bool"):
+        TorchDiffEq(adjoint="yes")
+    with pytest.raises(TypeError, match="options must be of type Mapping"):
+        TorchDiffEq("rk4", options=3)
+
+
+class BadLater(nn.Module):
+    """x, but NaN in sample 1 once that sample is above 1."""
+
+    def forward(self, x):
+        bad = (x.amax(1, keepdim=True) > 1) & (torch.arange(len(x))[:, None] == 1)
+        return torch.where(bad, math.nan, x)
+
+
+@pytest.mark.parametrize("method", ["dopri5", "rk4"])
+def test_nan_from_f_is_said_as_such(method):
+    options = {"step_size": 0.1} if method == "rk4" else None
+    block = DampedBlock(BadLater(), Constant(0.0), integrator=TorchDiffEq(method, options=options), t_span=(0.0, 2.0))
+    with pytest.raises(IntegrationError, match=r"NaN or infinity at t = (0\.|1)[\d.]* in 1 samples .* index 1"):
+        block(torch.full((3, 2), 0.5))
+
+
+GIVEN_UP = {
+    "NaN later": (BadLater(), {}, Status.NOT_FINITE),
+    "NaN at once": (lambda x: x * math.nan, {}, Status.NOT_FINITE),
+    "blow-up": (torch.square, {}, Status.STEP_UNDERFLOW),
+    "SciPy's blow-up": (torch.square, {"method": "scipy_solver", "options": {"solver": "RK45"}}, Status.STEP_UNDERFLOW),
+    "steps": (torch.sin, {"options": {"max_num_steps": 2}}, Status.MAX_STEPS),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The following arguments have no effect")  # torchdiffeq's, of SciPy
+@pytest.mark.filterwarnings("ignore:scipy_solver goes through NumPy")
+@pytest.mark.parametrize("case", GIVEN_UP)
+def test_solve_gives_statuses_where_torchdiffeq_gives_up(case):
+    f, settings, status = GIVEN_UP[case]
+    calls = []
+    func, x = DampedODEFunc(f, Constant(0.0)), torch.ones(2, 3, dtype=torch.float64, requires_grad=True)
+    func.f.register_forward_hook(lambda *_: calls.append(1))
+    t = torch.tensor([0.5, 0.6, 3.0])
+    s = solve(func, x, t, TorchDiffEq(**settings))
+    assert s.status == (status, status)
+    assert s.reached.tolist() == [0.5, 0.5]
+    assert s.nfe.tolist() == [len(calls)] * 2
+    assert s.accepted.tolist() == s.rejected.tolist() == [-1, -1]
+    assert s.x.shape == (3, 2, 3)
+    assert torch.equal(s.x[0], x)
+    assert torch.isnan(s.x[1:]).all()
+    with pytest.raises(IntegrationError, match=r"NaN or infinity at t|could not go on"):
+        odeint(func, x, t, TorchDiffEq(**settings))
+
+
+def test_a_state_of_nan_that_f_does_not_see():
+    func, x = DampedODEFunc(torch.ones_like, Constant(0.0)), torch.tensor([[1.0], [math.nan]])
+    assert solve(func, x, torch.tensor([0.0, 1.0]), TorchDiffEq()).status == (Status.NOT_FINITE,) * 2
+
+
+def test_fixed_steps_have_a_status_per_sample():
+    func, x = DampedODEFunc(BadLater(), Constant(0.0)), torch.full((3, 2), 0.5)
+    s = solve(func, x, torch.tensor([0.0, 0.5, 2.0]), TorchDiffEq("rk4", options={"step_size": 0.1}))
+    assert s.status == (Status.SUCCESS, Status.NOT_FINITE, Status.SUCCESS)
+    assert s.reached.tolist() == [2.0, 0.5, 2.0]
+
+
+def test_options_that_torchdiffeq_refuses_are_no_status():
+    func, options = DampedODEFunc(torch.tanh, Constant(0.0)), {"max_order": 50}
+    with pytest.raises(IntegrationError, match="max_order must be at most"):
+        solve(func, torch.ones(1, 1), torch.tensor([0.0, 1.0]), TorchDiffEq("implicit_adams", options=options))
+
+
+def test_nan_at_the_start_names_the_start():
+    block = DampedBlock(lambda x: x * math.nan, integrator=TorchDiffEq())
+    with pytest.raises(IntegrationError, match="at t = 0 in 2 samples"):
+        block(torch.ones(2, 3))
+
+
+def test_states_without_features_and_spans_without_length():
+    block = DampedBlock(lambda x: x * math.nan, integrator=TorchDiffEq())
+    with pytest.raises(IntegrationError, match="in 3 samples"):
+        block(torch.ones(3))
+    x = torch.ones(3)
+    assert TorchDiffEq()(block.func, x, 1.0, 1.0) is x
+
+
+def test_an_assertion_of_f_is_its_own():
+    def own(x):
+        raise AssertionError("a bug of mine")
+
+    with pytest.raises(AssertionError, match="a bug of mine"):
+        DampedBlock(own, integrator=TorchDiffEq())(torch.ones(1, 1))
+
+
+def test_adjoint_needs_a_module():
+    with pytest.raises(ValueError, match="adjoint=True finds parameters in modules only"):
+        DampedBlock(torch.tanh, integrator=TorchDiffEq(adjoint=True))(torch.ones(1, 1))
+
+
+def test_blow_up_is_worded():
+    block = DampedBlock(torch.square, Constant(0.0), integrator=TorchDiffEq(), t_span=(0.0, 2.0))
+    with pytest.raises(IntegrationError, match=r"could not go on .*(underflow in dt|not finite)|NaN or infinity"):
+        block(torch.ones(1, 1))
