@@ -82,13 +82,13 @@ def test_imports_go_down(path):
 def test_the_wings_of_the_integrators_are_apart(wing, other):
     files = sorted((PACKAGE / "integrators" / wing).rglob("*.py"))
     assert files
-    assert not [p.name for p in files if any(m.startswith(f"dampode.integrators.{other}") for m in imports(p))]
+    assert not [p.name for p in files if any(f"{m}.".startswith(f"dampode.integrators.{other}.") for m in imports(p))]
 
 
 def test_the_ground_of_the_integrators_does_not_import_the_wings():
     ground = sorted((PACKAGE / "integrators").glob("*.py"))
-    wings = tuple(f"dampode.integrators.{wing}" for wing in WINGS)
-    importing = [path.name for path in ground if any(module.startswith(wings) for module in imports(path))]
+    wings = tuple(f"dampode.integrators.{wing}." for wing in WINGS)
+    importing = [path.name for path in ground if any(f"{module}.".startswith(wings) for module in imports(path))]
     assert importing == ["__init__.py"]
 
 
