@@ -1,0 +1,219 @@
+"""Numbers in hand-written pages are those of benchmarks/results.
+
+A comment ``<!-- numbers: NAME -->`` on a page marks the text from there to the next heading or comment. The function
+NAME below computes from the results what that text must hold, formatted as on the page.
+"""
+
+import json
+import re
+from statistics import mean
+
+import pytest
+
+from benchmarks.paper import results_file
+from benchmarks.paper.render import load
+from benchmarks.paper.summaries import ACC, plain_at, trained, value
+from tests.helpers import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+QUOTES = {}
+DAMPINGS = ("0", "1", "10", "100", "1,000", "10,000")
+
+
+def quotes(function):
+    QUOTES[function.__name__] = function
+    return function
+
+
+def results(name):
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def row(*cells):
+    return "| " + " | ".join(cells) + " |"
+
+
+def factor(ratio):
+    """Ratios of 10 and more without decimals."""
+    return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.1f}"
+
+
+def span(values, digits=1):
+    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+
+
+@quotes
+def readme_beside_plain():
+    everything = load(results_file.RESULTS)
+    more = {}
+    for name in ("in_resnet-110", "in_resnet-110-nodecay", "lambda_in_resnet-110", "lambda_in_resnet-110-gains"):
+        runs = trained(everything, name)
+        beside = [(run, plain_at(everything, "pgd 2/255", value(run, ACC))) for run in runs]
+        more[name] = [value(run, "pgd 2/255") - plain for run, plain in beside if plain is not None]
+    (scaled,) = more.pop("lambda_in_resnet-110-gains")
+    learned = sum(more.values(), [])
+    yield f"All {len(learned)} runs with trained λ"
+    yield f"by {min(learned):.0f} to {max(learned):.0f} points under PGD at 2/255"
+    yield f"resists by {scaled:.0f} points more"
+
+
+def solver_ratios(fields, tolerance):
+    """Calls and seconds of torchdiffeq's dopri5 ÷ ours, and its seconds ÷ ours compiled; None where dopri5 failed."""
+    rival = fields["torchdiffeq dopri5"].get(tolerance)
+    if rival is None:
+        return None
+    ours, compiled = (fields.get(f"AdaptiveExponential{kind}", {}).get(tolerance) for kind in ("", ", compiled"))
+    seconds = rival["forward s"] / ours["forward s"]
+    return rival["calls"] / ours["calls"], seconds, rival["forward s"] / compiled["forward s"] if compiled else None
+
+
+@quotes
+def damping_cost():
+    problems = results("work_precision")["results"]
+    labels = {f"MLP, λ = {lam.replace(',', '')}, ρ = 1": lam for lam in DAMPINGS}
+    labels["MLP, λ from 0.1 to 1e4 by channel, ρ = 1"] = "0.1 to 10,000 by channel"
+    unsolved = []
+    for problem, label in labels.items():
+        cells = []
+        for tolerance in ("0.001", "1e-05"):
+            ratios = solver_ratios(problems[problem], tolerance)
+            cells += ["", "", ""] if ratios is None else [factor(ratio) if ratio else "" for ratio in ratios]
+            if ratios is None:
+                cells[-3:] = ["no ratio", "no ratio", ""]
+                unsolved.append(problems[problem]["AdaptiveExponential"][tolerance]["forward s"])
+        yield re.sub(" +", " ", row(label, *cells))
+    yield "AdaptiveExponential` took " + " and ".join(f"{seconds:.2f} s" for seconds in unsolved)
+    for lam in ("0", "1", "10", "100", "1,000"):
+        calls, seconds, _ = solver_ratios(problems[f"MLP, λ = {lam.replace(',', '')}, ρ = 1"], "1e-07")
+        yield row(lam, factor(calls), factor(seconds))
+
+
+@quotes
+def step_overhead():
+    for problem, per_step in results("step_overhead")["results"].items():
+        rival = per_step["torchdiffeq dopri5"]["median us"]
+        ratios = [per_step[f"AdaptiveExponential{kind}"]["median us"] / rival for kind in ("", ", compiled")]
+        yield row(problem, *(f"{ratio:.2f}" for ratio in ratios))
+
+
+@quotes
+def batching():
+    for name, label in (
+        ("a step size per sample", "`AdaptiveExponential`, a step size per sample"),
+        ("a shared step size (torchdiffeq dopri5)", "torchdiffeq's dopri5, one step size for all"),
+    ):
+        measured = results("batching")["results"][name]
+        yield row(label, f"{measured["easy samples' change by the hard one"]:.0e}", f"{measured['seconds']:.2g} s")
+
+
+IMPLICIT_FIELDS = {
+    f"{short}, λ = {lam.replace(',', '')}": f"{long}, {lam}"
+    for short, long in (("MLP", "MLP"), ("conv", "convolutions"))
+    for lam in DAMPINGS[3:]
+}
+
+
+@quotes
+def implicit_cost():
+    columns = (
+        ("KenCarp4", 2),
+        ("KenCarp4, compiled", 2),
+        ("torchdiffeq dopri5", 2),
+        ("AdaptiveExponential", 2),
+        ("diffrax Kvaerno5", 1),
+        ("SciPy BDF, one sample", 2),
+    )
+    measured = results("implicit")["results"]
+    for field, label in IMPLICIT_FIELDS.items():
+        cells = []
+        for solver, digits in columns:
+            if (cost := measured[field].get(solver)) is None:
+                cells.append("")
+            else:
+                seconds = f"{cost['s']:.{1 if cost['s'] >= 10 else digits}f}"
+                cells.append(f"{cost['calls']:,} ({seconds})")
+        yield re.sub(" +", " ", row(label, *cells))
+    for field in ("MLP", "conv"):
+        ours, rival = (measured[f"{field}, λ = 10000"][solver] for solver in ("KenCarp4", "torchdiffeq dopri5"))
+        yield row(IMPLICIT_FIELDS[f"{field}, λ = 10000"], *(f"{rival[k] / ours[k]:.0f}" for k in ("calls", "s")))
+
+
+@quotes
+def memory():
+    cost = results("gradients")["cost"]
+    labels = {
+        ("1000", "kept"): "`Krogstad4(1000)`, every step kept | 1,000",
+        ("1000", "checkpoints"): "`Krogstad4(1000, recompute=31)` | 1,000",
+        ("100", "kept"): "`Krogstad4(100)`, every step kept | 100",
+        ("100", "checkpoints"): "`Krogstad4(100, recompute=10)` | 100",
+        ("1000", "adaptive, kept"): "`AdaptiveExponential(1e-6, 1e-9)`, every step kept | its own",
+        ("1000", "adaptive, checkpoints"): "`AdaptiveExponential(1e-6, 1e-9, recompute=8)` | its own",
+        ("1000", "adjoint"): "torchdiffeq's dopri5 with the continuous adjoint | its own",
+    }
+    for (steps, way), label in labels.items():
+        measured = cost[steps][way]
+        peak, seconds = measured["peak bytes"] / 1e6, measured["s"]
+        difference = f"{measured['difference to kept']:.0e}" if "difference to kept" in measured else ""
+        yield re.sub(
+            " +",
+            " ",
+            row(
+                label, f"{peak:.{1 if peak < 10 else 0}f}", f"{seconds:.{2 if seconds < 1 else 1}f}", f"{difference}"
+            ).replace("e-0", "e-"),
+        )
+
+
+@quotes
+def implicit_gradients():
+    measured = results("implicit")["results"]
+    backward = []
+    for field, label in IMPLICIT_FIELDS.items():
+        cells = []
+        for solver in ("KenCarp4", "KenCarp4, compiled", "AdaptiveExponential", "torchdiffeq dopri5"):
+            cost = measured[field][solver]
+            seconds = cost.get("with gradient s")
+            digits = 2 if seconds is not None and seconds < 1 else 1
+            cells.append(f"not run: {cost['calls']:,} calls" if seconds is None else f"{seconds:.{digits}f}")
+            if solver.startswith("KenCarp4"):
+                backward.append(100 * (1 - cost["s"] / seconds))
+        yield row(label, *cells)
+    yield f"The backward pass takes {span(backward, 0)} % of the time of `KenCarp4`"
+
+
+@quotes
+def adjoint_error():
+    errors = results("gradients")["errors"]
+    for lam in DAMPINGS[1:5]:
+        ours, theirs = (errors[lam.replace(",", "")][way] for way in ("kept", "adjoint"))
+        if "failed" in theirs:
+            yield f"at λ = {lam} torchdiffeq stops"
+        else:
+            yield row(lam, f"{ours['x0']:.0e}", f"{theirs['x0']:.0e}").replace("e-0", "e-")
+
+
+def marked():
+    """The pages' marked texts by the name of their numbers."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for match in re.finditer(r"<!-- numbers: (\w+) -->\n(.*?)(?=<!-- numbers|\n#+ |\Z)", text, re.DOTALL):
+            yield page.name, match[1], re.sub(r"(?<!\|)\n(?!\|)", " ", match[2])
+
+
+MARKED = list(marked())
+
+
+@pytest.mark.parametrize(("page", "name", "text"), MARKED, ids=[f"{page}:{name}" for page, name, _ in MARKED])
+def test_the_numbers_of_a_page_are_measured(page, name, text):
+    expected = list(QUOTES[name]())
+    assert expected
+    missing = [quote for quote in expected if quote not in text]
+    assert not missing, f"{page} does not say:\n" + "\n".join(missing)
+
+
+def test_all_numbers_are_on_a_page():
+    assert {name for _, name, _ in MARKED} == set(QUOTES)
+
+
+def test_a_changed_number_is_found():
+    page, name, text = MARKED[0]
+    assert any(quote not in re.sub(r"\d", "?", text) for quote in QUOTES[name]())
