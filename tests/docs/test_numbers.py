@@ -6,7 +6,6 @@ NAME below computes from the results what that text must hold, formatted as on t
 
 import json
 import re
-from statistics import mean
 
 import pytest
 
@@ -30,16 +29,18 @@ def results(name):
 
 
 def row(*cells):
-    return "| " + " | ".join(cells) + " |"
+    """A line of a table; an empty cell is a single space."""
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+
+
+def power(number):
+    """One digit and the power of ten, such as 8e-16 and 5e-7."""
+    return f"{number:.0e}".replace("e-0", "e-")
 
 
 def factor(ratio):
     """Ratios of 10 and more without decimals."""
     return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.1f}"
-
-
-def span(values, digits=1):
-    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 
 
 @quotes
@@ -51,7 +52,7 @@ def readme_beside_plain():
         beside = [(run, plain_at(everything, "pgd 2/255", value(run, ACC))) for run in runs]
         more[name] = [value(run, "pgd 2/255") - plain for run, plain in beside if plain is not None]
     (scaled,) = more.pop("lambda_in_resnet-110-gains")
-    learned = sum(more.values(), [])
+    learned = [points for runs in more.values() for points in runs]
     yield f"All {len(learned)} runs with trained λ"
     yield f"by {min(learned):.0f} to {max(learned):.0f} points under PGD at 2/255"
     yield f"resists by {scaled:.0f} points more"
@@ -81,7 +82,7 @@ def damping_cost():
             if ratios is None:
                 cells[-3:] = ["no ratio", "no ratio", ""]
                 unsolved.append(problems[problem]["AdaptiveExponential"][tolerance]["forward s"])
-        yield re.sub(" +", " ", row(label, *cells))
+        yield row(label, *cells)
     yield "AdaptiveExponential` took " + " and ".join(f"{seconds:.2f} s" for seconds in unsolved)
     for lam in ("0", "1", "10", "100", "1,000"):
         calls, seconds, _ = solver_ratios(problems[f"MLP, λ = {lam.replace(',', '')}, ρ = 1"], "1e-07")
@@ -103,7 +104,7 @@ def batching():
         ("a shared step size (torchdiffeq dopri5)", "torchdiffeq's dopri5, one step size for all"),
     ):
         measured = results("batching")["results"][name]
-        yield row(label, f"{measured["easy samples' change by the hard one"]:.0e}", f"{measured['seconds']:.2g} s")
+        yield row(label, power(measured["easy samples' change by the hard one"]), f"{measured['seconds']:.2f} s")
 
 
 IMPLICIT_FIELDS = {
@@ -132,7 +133,7 @@ def implicit_cost():
             else:
                 seconds = f"{cost['s']:.{1 if cost['s'] >= 10 else digits}f}"
                 cells.append(f"{cost['calls']:,} ({seconds})")
-        yield re.sub(" +", " ", row(label, *cells))
+        yield row(label, *cells)
     for field in ("MLP", "conv"):
         ours, rival = (measured[f"{field}, λ = 10000"][solver] for solver in ("KenCarp4", "torchdiffeq dopri5"))
         yield row(IMPLICIT_FIELDS[f"{field}, λ = 10000"], *(f"{rival[k] / ours[k]:.0f}" for k in ("calls", "s")))
@@ -152,14 +153,12 @@ def memory():
     }
     for (steps, way), label in labels.items():
         measured = cost[steps][way]
-        peak, seconds = measured["peak bytes"] / 1e6, measured["s"]
-        difference = f"{measured['difference to kept']:.0e}" if "difference to kept" in measured else ""
-        yield re.sub(
-            " +",
-            " ",
-            row(
-                label, f"{peak:.{1 if peak < 10 else 0}f}", f"{seconds:.{2 if seconds < 1 else 1}f}", f"{difference}"
-            ).replace("e-0", "e-"),
+        peak, seconds, difference = measured["peak bytes"] / 1e6, measured["s"], measured.get("difference to kept")
+        yield row(
+            label,
+            f"{peak:.{1 if peak < 10 else 0}f}",
+            f"{seconds:.{2 if seconds < 1 else 1}f}",
+            power(difference) if difference else "",
         )
 
 
@@ -177,7 +176,7 @@ def implicit_gradients():
             if solver.startswith("KenCarp4"):
                 backward.append(100 * (1 - cost["s"] / seconds))
         yield row(label, *cells)
-    yield f"The backward pass takes {span(backward, 0)} % of the time of `KenCarp4`"
+    yield f"The backward pass takes {min(backward):.0f} to {max(backward):.0f} % of the time of `KenCarp4`"
 
 
 @quotes
@@ -188,7 +187,7 @@ def adjoint_error():
         if "failed" in theirs:
             yield f"at λ = {lam} torchdiffeq stops"
         else:
-            yield row(lam, f"{ours['x0']:.0e}", f"{theirs['x0']:.0e}").replace("e-0", "e-")
+            yield row(lam, power(ours["x0"]), power(theirs["x0"]))
 
 
 def marked():
@@ -215,5 +214,5 @@ def test_all_numbers_are_on_a_page():
 
 
 def test_a_changed_number_is_found():
-    page, name, text = MARKED[0]
+    _, name, text = MARKED[0]
     assert any(quote not in re.sub(r"\d", "?", text) for quote in QUOTES[name]())
