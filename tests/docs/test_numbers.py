@@ -190,6 +190,45 @@ def adjoint_error():
             yield row(lam, power(ours["x0"]), power(theirs["x0"]))
 
 
+def training_numbers():
+    """Of docs/training.md, anywhere on the page."""
+    cuda = results("training_speed_cuda")
+    rows = {measured["way"]: measured for measured in cuda["rows"]}
+    recorded = "engine, bf16, blocks compiled, steps recorded"
+    for way in ("plain", "engine", "engine, bf16, steps recorded", recorded):
+        for network in ("ResNet", "In-ResNet"):
+            yield f"{rows[f'{way}, {network}']['median_ms']:.1f} ms"
+            if way != "plain":
+                yield f"{rows[f'{way}, {network}']['speed']['ratio']:.1f}"
+    damping = {row["name"]: f"{100 * (row['ratio'] - 1):.0f} %" for row in reversed(cuda["damping"])}
+    for way in ("engine", "engine, bf16", "engine, bf16, steps recorded", recorded):
+        yield damping[f"{way}, ResNet"]
+    for name in ("training_speed", "training_speed_whole"):
+        way = "engine" if name == "training_speed" else "engine, compiled whole"
+        for measured in results(name)["rows"]:
+            if measured["way"] in (f"{way}, ResNet", f"{way}, In-ResNet"):
+                yield f"{measured['speed']['ratio']:.2f}"
+
+
+def robustness_numbers():
+    """Of docs/robustness.md, anywhere on the page."""
+    rows = {measured["way"]: measured for measured in results("attack_speed")["rows"]}
+    first, strongest = (rows[f'ours, keep="{keep}"'] for keep in ("first", "strongest"))
+    yield f"{first['ratio_foolbox']:.1f}"
+    yield f"{first['ratio_torchattacks']:.1f}"
+    yield f"{strongest['ratio_foolbox']:.2f}"
+    yield f"{strongest['ratio_torchattacks']:.2f}"
+    for way in ('ours, keep="first"', "foolbox", "torchattacks"):
+        yield f"{100 * rows[way]['robust_accuracy']:.1f}"
+
+
+@pytest.mark.parametrize(("page", "numbers"), [("training", training_numbers), ("robustness", robustness_numbers)])
+def test_the_page_holds_the_measured_numbers(page, numbers):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    missing = [number for number in numbers() if not re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", text)]
+    assert not missing
+
+
 def marked():
     """The pages' marked texts by the name of their numbers."""
     for page in PAGES:
