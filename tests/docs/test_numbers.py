@@ -200,7 +200,9 @@ def training_numbers():
             yield f"{rows[f'{way}, {network}']['median_ms']:.1f} ms"
             if way != "plain":
                 yield f"{rows[f'{way}, {network}']['speed']['ratio']:.1f}"
-    damping = {row["name"]: f"{100 * (row['ratio'] - 1):.0f} %" for row in reversed(cuda["damping"])}
+    damping = {
+        cost["name"]: f"{int(round(100 * cost['ratio'] - 100, 6) + 0.5)} %" for cost in reversed(cuda["damping"])
+    }
     for way in ("engine", "engine, bf16", "engine, bf16, steps recorded", recorded):
         yield damping[f"{way}, ResNet"]
     for name in ("training_speed", "training_speed_whole"):
