@@ -24,15 +24,18 @@ CHANNELS, FAST = 8, 1000.0
 class Field(VectorField):
     """An MLP of the state and of time, large on the fast channels so that they settle at order 1."""
 
+    gain: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Linear(CHANNELS + 2, 32), nn.Tanh(), nn.Linear(32, CHANNELS))
         self.register_buffer("gain", torch.where(torch.arange(CHANNELS) < CHANNELS // 2, 1.0, FAST))
 
-    def forward(self, t, x):
+    def forward(self, t: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """f(x, t)."""
         clock = torch.as_tensor(t, dtype=x.dtype).expand(len(x), 1)
-        return self.gain * self.net(torch.cat((x / (1 + self.gain / 100), torch.sin(clock), torch.cos(clock)), 1))
+        out: torch.Tensor = self.net(torch.cat((x / (1 + self.gain / 100), torch.sin(clock), torch.cos(clock)), 1))
+        return self.gain * out
 
 
 def series(n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,7 +55,7 @@ def train(integrator: Integrator, rounds: int) -> tuple[list[float], int, float]
     optimizer = torch.optim.Adam(block.parameters(), lr=0.03)
     calls = 0
 
-    def count(*_):
+    def count(*_: object) -> None:
         nonlocal calls
         calls += 1
 
