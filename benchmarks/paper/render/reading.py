@@ -72,7 +72,7 @@ def advantage_table(runs_of: dict[str, list[Result]], plain: Sequence[Result]) -
         compared = f"{len(gains[PGD])} of {len(sound)}"
         cells = [_range(of_runs) for of_runs in gains.values()]
         lines.append([ROWS[row].label, "yes" if row in TRAINED_LAM else "no", compared, *cells])
-    head = ["network", "λ is trained", "runs compared", "noise, points more", f"{PGD}, points more"]
+    head = ["network", "λ is trained", "runs compared", "advantage under noise", f"advantage under {PGD}"]
     return markdown(head, lines) if lines else "Not run."
 
 
