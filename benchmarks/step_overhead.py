@@ -86,7 +86,7 @@ def figure(results: dict[str, Rows]) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    _, axes = plt.subplots(1, len(results), figsize=(11, 3), layout="constrained")
+    _, axes = plt.subplots(1, len(results), figsize=(12, 3), layout="constrained")
     for ax, (name, rows) in zip(axes, results.items(), strict=True):
         batch, d = (word.split()[1] for word in name.split(","))
         of_solver = {solver: row["median us"] for solver, row in rows.items()}
@@ -96,7 +96,7 @@ def figure(results: dict[str, Rows]) -> None:
         ends = [[abs(a - b) for a, b in zip(end, medians, strict=True)] for end in spreads]
         colors = ["C1" if "dopri5" in solver else "C0" for solver in order]
         ax.barh(order, medians, xerr=ends, color=colors, error_kw={"ecolor": "0.4", "lw": 1})
-        ax.set(title=f"batch of {batch}, {d} numbers per sample", xlabel="µs per step beyond the calls of f")
+        ax.set(title=f"batch {batch}, {d} numbers per sample", xlabel="µs per step beyond the calls of f")
     plt.savefig(RESULTS / "step_overhead.png", dpi=150)
 
 
