@@ -1,1 +1,1 @@
-"""Benchmarks: python -m benchmarks.NAME writes benchmarks/results/NAME.json."""
+"""Benchmarks of dampode. Each is run as ``python -m benchmarks.NAME``; results lie under benchmarks/results/."""

@@ -1,15 +1,16 @@
-"""What gradients cost and how wrong they are: kept steps, checkpoints, torchdiffeq's continuous adjoint.
+"""What gradients cost and how accurate they are: steps kept, steps recomputed, and torchdiffeq's continuous adjoint.
 
-    python benchmarks/gradients.py          about ten minutes on two quiet cores
-    python benchmarks/gradients.py --quick  half a minute, small sizes
+    python -m benchmarks.gradients          about ten minutes on two quiet cores
+    python -m benchmarks.gradients --quick  half a minute, small sizes; prints only
 
-The loss is |x(1)|² summed; gradients are with respect to x0, λ and f's parameters, float64. Two tables:
+The loss is the sum of |x(1)|². Gradients are with respect to x0, λ and the parameters of f, in float64.
 
-- memory and time at N = 100 and 1000 steps of Krogstad4: every step kept, √N checkpoints, and the adaptive solve with
-  and without checkpoints. Peak bytes are those of all tensor storages that the forward and backward pass make, counted
-  as each is made and freed, as a device's allocator would count them.
-- the relative error of each gradient, beside a solve at tolerance 1e-10 that keeps its steps: ours, and the adjoint
-  over dopri5 (torchdiffeq's odeint_adjoint, called as it is: `TorchDiffEq(adjoint=True)` would refuse the worst).
+- Memory and time at N = 100 and 1000 steps of Krogstad4, with every step kept and with √N checkpoints, and of the
+  adaptive solve with and without checkpoints. Peak bytes are those of all tensor storages that the forward and backward
+  pass make, counted as each is made and freed, as the allocator of a device would count them.
+- The relative error of each gradient against a solve at tolerance 1e-10 that keeps its steps: for our ways, and for the
+  adjoint over dopri5. The adjoint is torchdiffeq's own odeint_adjoint, because `TorchDiffEq(adjoint=True)` would refuse
+  the worst cases.
 """
 
 import gc
@@ -20,6 +21,7 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import matplotlib as mpl
 import torch
@@ -33,10 +35,13 @@ from benchmarks.common.problems import ForcedMLP
 from benchmarks.common.record import RESULTS, command, provenance, write
 from dampode import DampedODEFunc
 from dampode.damping import Learned
-from dampode.integrators import AdaptiveExponential, Krogstad4
+from dampode.integrators import AdaptiveExponential, Integrator, Krogstad4
 
 LAMS = (1.0, 10.0, 100.0, 1000.0)
 Run = Callable[[DampedODEFunc, Tensor], Tensor]
+"""(func, x(0)) -> x(1)."""
+Rows = dict[str, dict[str, Any]]
+"""Way to get gradients -> its numbers."""
 
 
 @dataclass(frozen=True)
@@ -46,26 +51,26 @@ class Args:
     quick: bool = False
     """small sizes, nothing written"""
     batch: int = 256
-    """samples of the first table; the second has 8"""
+    """samples in the first table; the second has 8"""
     d: int = 64
-    """numbers a sample"""
+    """numbers per sample"""
     steps: tuple[int, ...] = (100, 1000)
-    """steps of the fixed-step solves; the second table has the first"""
+    """steps of the fixed-step solves; the second table uses the first value"""
     rounds: int = 5
-    """timed passes of every way"""
+    """timed passes per way"""
     seed: int = 0
     """seed of weights, states and orders"""
 
 
 def adjoint(func: DampedODEFunc, x: Tensor) -> Tensor:
-    """x(1) by dopri5, gradients by the continuous adjoint."""
+    """x(1) by dopri5, with gradients by the continuous adjoint."""
     settings = {"rtol": 1e-6, "atol": 1e-8, "method": "dopri5"}
     xs: Tensor = torchdiffeq.odeint_adjoint(func, x, torch.tensor([0.0, 1.0], dtype=x.dtype), **settings)
     return xs[-1]
 
 
 def runs(steps: int) -> dict[str, Run]:
-    """Name -> x(1) from x(0)."""
+    """Every way to get gradients, by name."""
     root = math.isqrt(steps)
     named = {
         "kept": Krogstad4(steps),
@@ -73,34 +78,45 @@ def runs(steps: int) -> dict[str, Run]:
         "adaptive, kept": AdaptiveExponential(1e-6, 1e-9),
         "adaptive, checkpoints": AdaptiveExponential(1e-6, 1e-9, checkpoint=8),
     }
-    return {name: (lambda func, x, i=i: i(func, x, 0.0, 1.0)) for name, i in named.items()} | {"adjoint": adjoint}
+    return {name: over_unit_time(integrator) for name, integrator in named.items()} | {"adjoint": adjoint}
+
+
+def over_unit_time(integrator: Integrator) -> Run:
+    """x(0) -> x(1) by an integrator."""
+    return lambda func, x: integrator(func, x, 0.0, 1.0)
 
 
 def problem(lam: float, batch: int, d: int, seed: int) -> tuple[DampedODEFunc, Tensor]:
-    """The MLP field with a trained λ per channel, ρ = 1."""
+    """The MLP field with one trained λ per channel, ρ = 1."""
     torch.manual_seed(seed)
     func = DampedODEFunc(ForcedMLP(d, d).double(), Learned(lam, lam, shape=(d,)).double())
     return func, torch.randn(batch, d, dtype=torch.float64)
 
 
 def gradients(run: Run, func: DampedODEFunc, x: Tensor) -> dict[str, Tensor]:
-    """Of |x(1)|², with respect to x0, λ and f's parameters as one vector."""
+    """The gradients of |x(1)|² with respect to x0, λ, and the parameters of f as one vector."""
     x = x.clone().requires_grad_()
+    inputs = [x, *func.damping.parameters(), *func.f.parameters()]
     func.zero_grad()
     run(func, x).square().sum().backward()
-    params = torch.cat([p.grad.flatten() for p in func.f.parameters()])
-    return {"x0": x.grad.clone(), "λ": func.damping.raw.grad.clone(), "f": params}
+    of_x, of_lam, *of_f = (given.grad.clone() for given in inputs if given.grad is not None)
+    return {"x0": of_x, "λ": of_lam, "f": torch.cat([grad.flatten() for grad in of_f])}
 
 
-class Ledger(TorchDispatchMode):
-    """Bytes of the tensor storages that are alive, now and at most: what a device's allocator would report."""
+class StorageBytes(TorchDispatchMode):
+    """Counts the bytes of all tensor storages that exist, now and at the peak, as the allocator of a device would."""
+
+    now: int
+    peak: int
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self.alive: set[int] = set()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
@@ -122,38 +138,39 @@ class Ledger(TorchDispatchMode):
 
 
 def peak_bytes(run: Run, func: DampedODEFunc, x: Tensor) -> int:
-    """The most that storages made in a forward and a backward pass hold at once."""
+    """Peak bytes of the storages that a forward and a backward pass make."""
     gc.collect()
-    with Ledger() as ledger:
+    storages = StorageBytes()
+    with storages:
         gradients(run, func, x)
-    return ledger.peak
+    return storages.peak
 
 
 def seconds(run: Run, func: DampedODEFunc, x: Tensor) -> float:
-    """Of a forward and a backward pass."""
+    """Seconds of a forward and a backward pass."""
     start = time.perf_counter()
     gradients(run, func, x)
     return time.perf_counter() - start
 
 
 def relative(got: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, float]:
-    """|g − g*| / |g*| of each gradient, 0 where both underflow to 0; inf where g is not finite."""
+    """|g − g*| / |g*| of each gradient; 0 if both underflow to 0, inf if g is not finite."""
     smallest = torch.finfo(torch.float64).tiny
     errors = {k: (got[k] - want[k]).norm() / want[k].norm().clamp(min=smallest) for k in want}
     return {k: error.nan_to_num(torch.inf, torch.inf).item() for k, error in errors.items()}
 
 
-def cost(steps: int, args: Args, order: random.Random) -> dict[str, dict]:
-    """Memory, seconds and, where steps are the same, the difference of gradients; λ = 10."""
+def cost(steps: int, args: Args, order: random.Random) -> Rows:
+    """Memory and seconds at λ = 10; for checkpoints also the difference to the gradients with all steps kept."""
     func, x = problem(10.0, args.batch, args.d, args.seed)
     named = runs(steps)
-    rows = {name: {"peak bytes": peak_bytes(run, func, x)} for name, run in named.items()}
+    rows: Rows = {name: {"peak bytes": peak_bytes(run, func, x)} for name, run in named.items()}
     for name in ("", "adaptive, "):
         saved, kept = f"{name}checkpoints", f"{name}kept"
         pair = [gradients(named[k], func, x) for k in (saved, kept)]
         rows[saved]["difference to kept"] = max(relative(*pair).values())
     timings: dict[str, list[float]] = {name: [] for name in named}
-    for _ in range(args.rounds):  # every way has run before, for its memory
+    for _ in range(args.rounds):  # every way has run before, so it is warm
         for name in order.sample(sorted(named), len(named)):
             timings[name].append(seconds(named[name], func, x))
     for name, found in timings.items():
@@ -161,11 +178,11 @@ def cost(steps: int, args: Args, order: random.Random) -> dict[str, dict]:
     return rows
 
 
-def errors(lam: float, args: Args) -> dict[str, dict]:
-    """Errors of the gradients of every way to get them; a way that fails says how."""
+def errors(lam: float, args: Args) -> Rows:
+    """Relative errors of the gradients of every way; a way that fails has its error message."""
     func, x = problem(lam, 8, args.d, args.seed)
-    want = gradients(lambda func, x: AdaptiveExponential(1e-10, 1e-13)(func, x, 0.0, 1.0), func, x)
-    rows: dict[str, dict] = {}
+    want = gradients(over_unit_time(AdaptiveExponential(1e-10, 1e-13)), func, x)
+    rows: Rows = {}
     for name, run in runs(args.steps[0]).items():
         try:
             rows[name] = relative(gradients(run, func, x), want)
@@ -174,7 +191,7 @@ def errors(lam: float, args: Args) -> dict[str, dict]:
     return rows
 
 
-def table(title: str, rows: dict[str, dict]) -> None:
+def table(title: str, rows: Rows) -> None:
     """Print one table."""
     print(f"\n{title}")
     for name, row in rows.items():
@@ -182,8 +199,8 @@ def table(title: str, rows: dict[str, dict]) -> None:
         print(f"  {name:24}{cells}", flush=True)
 
 
-def figure(found: dict[str, dict[str, dict]]) -> None:
-    """Gradient errors against λ."""
+def figure(found: dict[str, Rows]) -> None:
+    """Draw the errors of the gradients against λ."""
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -199,7 +216,7 @@ def figure(found: dict[str, dict[str, dict]]) -> None:
             drawn = [(lam, e) for lam, e in points if 0 < e < math.inf]
             ax.loglog(*zip(*drawn, strict=True), style, ls="-", label=label)
             stopped = [lam for lam, e in points if e == math.inf]
-            if stopped:  # a failure has no error: it stands at the upper edge
+            if stopped:  # a failure has no error, so its mark is at the upper edge
                 edge, said = ax.get_xaxis_transform(), f"{label}: stops, no gradient"
                 ax.plot(stopped, [0.94] * len(stopped), style, ms=9, mfc="none", transform=edge, label=said)
             if name == "kept":

@@ -1,12 +1,13 @@
-"""Inference of In-ResNet-110 on a CPU: eager as trained, and step by step to folded, channels_last, bf16, compiled.
+"""Inference of In-ResNet-110 on a CPU: eager, folded, channels_last, bf16, compiled.
 
-Every way is measured in the same run, one round after another, so that a machine that slows down slows all of them;
-the table shows medians, the spread (median absolute deviation) and the ratio to the eager damped network. Logits and
-classes are compared with the eager network's. ResNet-110, of the same convolutions, stands beside it: folded, In-ResNet
-should take its time. bf16 pays only where the CPU computes in it (the table names its vector instructions): AVX2 alone
-emulates it, at many times the cost of fp32.
+    python -m benchmarks.inference_speed            prints a table, writes results/inference_speed.json
+    python -m benchmarks.inference_speed --quick    a shallow network, three rounds; prints only
 
-``--quick`` takes a shallow network and few rounds: it shows that the benchmark runs, and writes nothing.
+All ways run in turn in every round, so that a machine that slows down slows all of them. The table shows medians, the
+spread (median absolute deviation) and the ratio to the eager damped network. Logits and classes are compared with those
+of the eager network. ResNet-110 has the same convolutions: folded, In-ResNet should take as long. bf16 is faster only
+on a CPU that computes in it; the result records its vector instructions. AVX2 emulates bf16, at many times the cost of
+fp32.
 """
 
 import os
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from typing import Any
 
 os.environ.setdefault("TORCHINDUCTOR_FREEZING", "1")  # read when torch is imported
 
@@ -27,6 +29,8 @@ from dampode import models
 from dampode.models.ablation import frozen, plain
 
 Run = Callable[[], Tensor]
+WARM_UP = 2
+"""Rounds before the timed ones."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +42,19 @@ class Args:
     width: int = 16
     """channels of the first stage"""
     batch: int = 128
-    """images a forward pass"""
+    """images per forward pass"""
     rounds: int = 9
-    """timed passes of every way"""
+    """timed passes per way"""
     threads: int = torch.get_num_threads()
     """threads of torch"""
     seed: int = 0
     """seed of weights and images"""
     quick: bool = False
-    """a shallow network, three rounds, nothing written"""
+    """a shallow network, three rounds; prints only"""
 
 
 def settle(model: nn.Module, images: Tensor) -> None:
-    """Give batch norm statistics of its inputs, as training would."""
+    """Give batch norm the statistics of its inputs, as training would."""
     with torch.no_grad():
         for _ in range(3):
             model.train()(images)
@@ -58,18 +62,19 @@ def settle(model: nn.Module, images: Tensor) -> None:
 
 
 def eager(model: nn.Module, images: Tensor) -> Run:
+    """The model as it is."""
     return lambda: model(images)
 
 
 def fast(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Run:
-    """The model compiled with its weights frozen, in channels_last and a given dtype."""
-    network = torch.compile(model.to(dtype=dtype, memory_format=torch.channels_last))
+    """The model compiled with its weights frozen, in channels_last and the given dtype."""
+    network = torch.compile(model.to(dtype).to(memory_format=torch.channels_last))
     batch = images.to(dtype=dtype, memory_format=torch.channels_last)
     return lambda: network(batch)
 
 
 def ways(depth: int, width: int, images: Tensor) -> dict[str, Run]:
-    """Every way to infer, by name; the first is what the others are compared with."""
+    """Every way to infer, by name; the others are compared with the first."""
     damped = models.in_resnet(depth, width=width)
     settle(damped, images)
     undamped = plain(damped)
@@ -87,15 +92,37 @@ def ways(depth: int, width: int, images: Tensor) -> dict[str, Run]:
 
 
 def measure(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every run in every round, the runs taking turns; two rounds beforehand warm up and compile."""
+    """Seconds of every run in every round, in turn; `WARM_UP` rounds before them compile."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for round_ in range(rounds + 2):
+    for round_ in range(rounds + WARM_UP):
         for name, run in runs.items():
             start = time.perf_counter()
             run()
-            if round_ >= 2:
+            if round_ >= WARM_UP:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def rows_of(logits: dict[str, Tensor], seconds: dict[str, list[float]], batch: int) -> list[dict[str, Any]]:
+    """One row per way: its times, and how far its logits and classes are from the eager network's."""
+    rows = []
+    first = next(iter(seconds))
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        reference = logits["ResNet, eager" if name.startswith("ResNet") else first]
+        rows.append(
+            {
+                "way": name,
+                "n": len(times),
+                "median_s": median,
+                "spread_s": statistics.median(abs(t - median) for t in times),
+                "ratio": statistics.median(a / b for a, b in zip(seconds[first], times, strict=True)),
+                "images_per_s": batch / median,
+                "logits_off": ((logits[name] - reference).norm() / reference.norm()).item(),
+                "same_class": (logits[name].argmax(1) == reference.argmax(1)).float().mean().item(),
+            }
+        )
+    return rows
 
 
 def main(args: Args) -> None:
@@ -110,24 +137,7 @@ def main(args: Args) -> None:
         logits = {name: run().float() for name, run in runs.items()}
         seconds = measure(runs, args.rounds)
 
-    rows = []
-    first = next(iter(runs))
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        reference = logits["ResNet, eager" if name.startswith("ResNet") else first]
-        rows.append(
-            {
-                "way": name,
-                "n": len(times),
-                "median_s": median,
-                "spread_s": statistics.median(abs(t - median) for t in times),
-                "ratio": statistics.median(a / b for a, b in zip(seconds[first], times, strict=True)),
-                "images_per_s": args.batch / median,
-                "logits_off": ((logits[name] - reference).norm() / reference.norm()).item(),
-                "same_class": (logits[name].argmax(1) == reference.argmax(1)).float().mean().item(),
-            }
-        )
-
+    rows = rows_of(logits, seconds, args.batch)
     instructions = torch.backends.cpu.get_cpu_capability()
     print(f"depth {args.depth}, width {args.width}, batch {args.batch}, {args.rounds} rounds")
     print(f"{args.threads} threads, {instructions}")

@@ -1,20 +1,30 @@
-"""Draw the benchmarks' figures anew from their results, measuring nothing.
+"""Draw the figures of the benchmarks from their results, without measuring.
 
-python benchmarks/redraw.py
+python -m benchmarks.redraw
 """
 
 import json
+from typing import Any
 
-import gradients
-import implicit
-import step_overhead
-
-from benchmarks import work_precision
+from benchmarks import gradients, implicit, step_overhead, work_precision
 from benchmarks.common.record import RESULTS
 
+__all__ = ["main"]
+
+
+def main() -> None:
+    gradients.figure(results("gradients")["errors"])
+    implicit.figure(results("implicit")["results"])
+    step_overhead.figure(results("step_overhead")["results"])
+    work_precision.figure(results("work_precision")["results"])
+
+
+def results(name: str) -> Any:
+    """The content of a result file."""
+    path = RESULTS / f"{name}.json"
+    print(path.with_suffix(".png"))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 if __name__ == "__main__":
-    for benchmark in (work_precision, implicit, step_overhead, gradients):
-        path = RESULTS / f"{benchmark.__name__}.json"
-        found = json.loads(path.read_text(encoding="utf-8"))
-        benchmark.figure(found["errors" if benchmark is gradients else "results"])
-        print(path.with_suffix(".png"))
+    main()

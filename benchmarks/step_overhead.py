@@ -1,29 +1,33 @@
-"""Microseconds a step of a solver costs above its calls of f: ours, torchdiffeq's and torchode's dopri5.
+"""Microseconds per step that a solver costs beyond its calls of f: ours, torchdiffeq's dopri5 and torchode's dopri5.
 
-    python benchmarks/step_overhead.py            prints a table, writes results/step_overhead.json and .png
-    python benchmarks/step_overhead.py --quick    prints only
+    python -m benchmarks.step_overhead            prints a table, writes results/step_overhead.json and .png
+    python -m benchmarks.step_overhead --quick    three rounds, no compilation; prints only
 
-f is sin; the seconds of its calls alone, on the same states, are taken off. Rounds run all solvers in a new random
-order. Goal: at most a fifth of torchdiffeq's dopri5. The compiled rows are AdaptiveExponential(compile=True) and a
-fixed-step solve under torch.compile(fullgraph=True); they compile before they are timed, and their calls of f are
+f is sin. The seconds of its calls alone, on the same states, are subtracted. In each round all solvers run in a new
+random order. Goal: at most a fifth of torchdiffeq's dopri5. The compiled rows are AdaptiveExponential(compile=True) and
+a fixed-step solve under torch.compile(fullgraph=True). They compile before they are timed, and their calls of f are
 those of the same solve in eager mode.
 """
 
 import random
 import statistics
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import matplotlib as mpl
 import torch
 import tyro
+from torch import Tensor
 
 from benchmarks.common.problems import Problem, counted
 from benchmarks.common.record import RESULTS, clock, command, provenance, write
-from benchmarks.common.solvers import ours, ours_compiled, torchdiffeq_adaptive, torchode_dopri5
+from benchmarks.common.solvers import Solver, ours, ours_compiled, torchdiffeq_adaptive, torchode_dopri5
 from dampode import DampedODEFunc
 from dampode.damping import Constant
 from dampode.integrators import Krogstad4
 
+FIXED_STEPS = 50
 STAGES = {
     "AdaptiveExponential": 4,
     "torchdiffeq dopri5": 6,
@@ -33,6 +37,12 @@ STAGES = {
     "Krogstad4, compiled": 4,
 }
 
+"""Calls of f per step."""
+TOL = 1e-6
+SHAPES = {"batch 8, d 8": (8, 8), "batch 1024, d 64": (1024, 64)}
+Rows = dict[str, dict[str, Any]]
+"""Solver -> median, range and number of rounds."""
+
 
 @dataclass(frozen=True)
 class Args:
@@ -41,28 +51,28 @@ class Args:
     quick: bool = False
     """three rounds, no compilation; prints only"""
     rounds: int = 20
-    """solves of every solver"""
+    """solves per solver"""
     seed: int = 0
     """seed of states and orders"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """cpu, cuda, ..."""
 
 
-def fixed(compiled: bool):
-    """A solve of 50 fixed steps as a function of (problem, tolerance)."""
+def fixed(compiled: bool) -> Solver:
+    """A solver with fixed steps; it ignores the tolerance."""
 
-    def solve(func, x):
-        return Krogstad4(steps=50)(func, x, 0.0, 10.0)
+    def solve(func: DampedODEFunc, x: Tensor) -> Tensor:
+        return Krogstad4(steps=FIXED_STEPS)(func, x, 0.0, 10.0)
 
     run = torch.compile(solve, fullgraph=True) if compiled else solve
     return lambda problem, tol: run(problem.func, problem.x)
 
 
-def overhead(problem: Problem, solver, calls: int, stages: int) -> float:
-    """Microseconds a step, one solve of so many calls."""
+def overhead(problem: Problem, solver: Solver, calls: int, stages: int) -> float:
+    """Microseconds per step beyond the calls of f, from one solve with this many calls."""
     device = problem.x.device
     start = clock(device)
-    solver(problem, 1e-6)
+    solver(problem, TOL)
     total = clock(device) - start
     start = clock(device)
     for _ in range(calls):
@@ -71,66 +81,84 @@ def overhead(problem: Problem, solver, calls: int, stages: int) -> float:
     return 1e6 * (total - own) / (calls / stages)
 
 
-def figure(results: dict[str, dict]) -> None:
-    """A bar a solver, the longest on top, with the range of the rounds."""
+def figure(results: dict[str, Rows]) -> None:
+    """Draw one bar per solver, the longest on top, with the range over the rounds."""
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    _, axes = plt.subplots(1, len(results), figsize=(11, 3), layout="constrained")
+    _, axes = plt.subplots(1, len(results), figsize=(12, 3), layout="constrained")
     for ax, (name, rows) in zip(axes, results.items(), strict=True):
         batch, d = (word.split()[1] for word in name.split(","))
-        order = sorted(rows, key=lambda solver, rows=rows: rows[solver]["median us"])
-        medians = [rows[solver]["median us"] for solver in order]
+        of_solver = {solver: row["median us"] for solver, row in rows.items()}
+        order = sorted(of_solver, key=of_solver.__getitem__)
+        medians = [of_solver[solver] for solver in order]
         spreads = zip(*(rows[solver]["spread us"] for solver in order), strict=True)
         ends = [[abs(a - b) for a, b in zip(end, medians, strict=True)] for end in spreads]
         colors = ["C1" if "dopri5" in solver else "C0" for solver in order]
         ax.barh(order, medians, xerr=ends, color=colors, error_kw={"ecolor": "0.4", "lw": 1})
-        ax.set(title=f"batch of {batch}, {d} numbers a sample", xlabel="µs a step beside the calls of f")
+        ax.set(title=f"batch {batch}, {d} numbers per sample", xlabel="µs per step beyond the calls of f")
     plt.savefig(RESULTS / "step_overhead.png", dpi=150)
 
 
-def main(args: Args) -> None:
-    rounds = 3 if args.quick else args.rounds
-    torch.manual_seed(args.seed)
-    order = random.Random(args.seed)
-    solvers = {
+def solvers(compiled: bool) -> dict[str, Solver]:
+    """Every solver that is installed, by name."""
+    named: dict[str, Solver | None] = {
         "AdaptiveExponential": ours,
         "torchdiffeq dopri5": torchdiffeq_adaptive("dopri5"),
         "torchode dopri5": torchode_dopri5(),
         "Krogstad4": fixed(compiled=False),
     }
-    if not args.quick:
-        solvers["AdaptiveExponential, compiled"] = ours_compiled
-        solvers["Krogstad4, compiled"] = fixed(compiled=True)
-    solvers = {name: solver for name, solver in solvers.items() if solver is not None}
-    results: dict[str, dict] = {}
-    for name, shape in {"batch 8, d 8": (8, 8), "batch 1024, d 64": (1024, 64)}.items():
+    if compiled:
+        named["AdaptiveExponential, compiled"] = ours_compiled
+        named["Krogstad4, compiled"] = fixed(compiled=True)
+    return {name: solver for name, solver in named.items() if solver is not None}
+
+
+def calls_of(name: str, solver: Solver, problem: Problem) -> int:
+    """Calls of f in one solve; a compiled solver makes those of the eager one."""
+    if name.startswith("Krogstad4"):
+        return FIXED_STEPS * STAGES[name]
+    eager = ours if solver is ours_compiled else solver
+    return counted(problem.func, partial(eager, problem, TOL))[0]
+
+
+def measure(problem: Problem, named: dict[str, Solver], rounds: int, order: random.Random) -> Rows:
+    """The overhead of every solver on one problem."""
+    calls = {}
+    samples: dict[str, list[float]] = {name: [] for name in named}
+    with torch.no_grad():
+        for name, solver in named.items():
+            calls[name] = calls_of(name, solver, problem)
+            solver(problem, TOL)
+        for _ in range(rounds):
+            for name in order.sample(list(named), len(named)):
+                samples[name].append(overhead(problem, named[name], calls[name], STAGES[name]))
+    return {
+        name: {"median us": statistics.median(us), "spread us": [min(us), max(us)], "n": len(us)}
+        for name, us in samples.items()
+    }
+
+
+def table(name: str, rows: Rows) -> None:
+    """Print the table of one problem."""
+    base = rows["torchdiffeq dopri5"]["median us"]
+    print(f"\n{name}: microseconds per step beyond the calls of f")
+    for solver, row in rows.items():
+        low, high = row["spread us"]
+        print(f"{solver:32} {row['median us']:9.0f}  ({low:.0f} to {high:.0f})  {row['median us'] / base:6.2f}x dopri5")
+
+
+def main(args: Args) -> None:
+    rounds = 3 if args.quick else args.rounds
+    torch.manual_seed(args.seed)
+    order, named = random.Random(args.seed), solvers(compiled=not args.quick)
+    results: dict[str, Rows] = {}
+    for name, shape in SHAPES.items():
         x = torch.randn(*shape, device=args.device)
         t = torch.tensor([0.0, 10.0], device=args.device)
         problem = Problem(name, DampedODEFunc(torch.sin, Constant(1.0)).to(args.device), x, t)
-        calls = {}
-        with torch.no_grad():
-            for label, solver in solvers.items():
-                eager = ours if solver is ours_compiled else solver
-                calls[label] = (
-                    200 if label.startswith("Krogstad4") else counted(problem.func, lambda s=eager: s(problem, 1e-6))[0]  # noqa: B023
-                )
-                solver(problem, 1e-6)
-            samples: dict[str, list[float]] = {label: [] for label in solvers}
-            for _ in range(rounds):
-                for label in order.sample(list(solvers), len(solvers)):
-                    samples[label].append(overhead(problem, solvers[label], calls[label], STAGES[label]))
-        results[name] = {
-            label: {"median us": statistics.median(s), "spread us": [min(s), max(s)], "n": len(s)}
-            for label, s in samples.items()
-        }
-        base = results[name]["torchdiffeq dopri5"]["median us"]
-        print(f"\n{name}: microseconds a step above the calls of f")
-        for label, row in results[name].items():
-            low, high = row["spread us"]
-            print(
-                f"{label:32} {row['median us']:9.0f}  ({low:.0f} to {high:.0f})  {row['median us'] / base:6.2f}x dopri5"
-            )
+        results[name] = measure(problem, named, rounds, order)
+        table(name, results[name])
     if args.quick:
         return
     write("step_overhead", {**provenance(command(), args.seed), "device": args.device, "results": results})

@@ -1,4 +1,4 @@
-"""What training_speed.py measures on a CUDA device alone: epochs, where the time goes, several networks at once."""
+"""The part of benchmarks.training_speed for CUDA devices: epochs, the profile, several networks at once."""
 
 import multiprocessing
 import statistics
@@ -29,7 +29,7 @@ def images(n: int) -> ImageData:
 
 
 def epoch_seconds(depth: int, width: int, batch: int) -> dict[str, list[float]]:
-    """Seconds that each epoch of 50,000 images takes `fit`; the first ones compile and record."""
+    """Seconds per epoch of 50,000 images with `fit`; the first epochs compile and record."""
     found = {}
     for name in ("resnet", "in_resnet"):
         torch.manual_seed(0)
@@ -47,7 +47,7 @@ def endless(run: Run) -> Iterator[Tensor]:
 
 
 def in_resnet_run(depth: int, width: int, batch: int, seed: int = 0) -> Iterator[Tensor]:
-    """In-ResNet's steps, recorded already."""
+    """Steps of In-ResNet, already recorded."""
     torch.manual_seed(seed)
     network = models.in_resnet(depth, width=width).cuda().to(memory_format=torch.channels_last)
     data = images(8 * batch)
@@ -60,7 +60,7 @@ def in_resnet_run(depth: int, width: int, batch: int, seed: int = 0) -> Iterator
 
 
 def profile_table(depth: int, width: int, batch: int, count: int = 20) -> dict[str, Any]:
-    """The kernels that take the most time of the device, over some steps of In-ResNet."""
+    """The kernels that take the most time on the device, over ``count`` steps of In-ResNet."""
     steps = in_resnet_run(depth, width, batch)
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for _ in range(count):
@@ -85,7 +85,7 @@ def profile_table(depth: int, width: int, batch: int, count: int = 20) -> dict[s
 
 
 def several_at_once(depth: int, width: int, batch: int) -> dict[int, float]:
-    """Images a second of all of k In-ResNets, each in a process of its own; they overlap where MPS runs."""
+    """Images per second of k In-ResNets together, each in its own process; they overlap if MPS runs."""
     found, context = {}, multiprocessing.get_context("spawn")
     for k in (1, 2, 4, 8):
         barrier, rates = context.Barrier(k), context.SimpleQueue()
@@ -99,9 +99,9 @@ def several_at_once(depth: int, width: int, batch: int) -> dict[int, float]:
 
 
 def _one_of(
-    depth: int, width: int, batch: int, seed: int, barrier: Barrier, rates: SimpleQueue, count: int = 150
+    depth: int, width: int, batch: int, seed: int, barrier: Barrier, rates: "SimpleQueue[float]", count: int = 150
 ) -> None:
-    """A process of `several_at_once`."""
+    """One process of `several_at_once`."""
     steps = in_resnet_run(depth, width, batch, seed)
     barrier.wait()
     for _ in range(20):
@@ -115,7 +115,7 @@ def _one_of(
 
 
 def measure(depth: int, width: int, batch: int) -> dict[str, Any]:
-    """All three, fit for JSON."""
+    """All three, as JSON values."""
     return {
         "epoch_s": epoch_seconds(depth, width, batch),
         "profile": profile_table(depth, width, batch),
@@ -124,14 +124,14 @@ def measure(depth: int, width: int, batch: int) -> dict[str, Any]:
 
 
 def text(found: dict[str, Any]) -> str:
-    """The same for people."""
+    """The same as text."""
     epochs = {name: round(statistics.median(seconds[-3:]), 3) for name, seconds in found["epoch_s"].items()}
     profiled = found["profile"]
     lines = [
-        f"seconds an epoch, bf16, blocks compiled, steps recorded: {epochs}",
-        f"{profiled['kernels_a_step']:.0f} kernels and {profiled['device_ms_a_step']:.2f} ms of the device a step",
+        f"seconds per epoch, bf16, blocks compiled, steps recorded: {epochs}",
+        f"{profiled['kernels_a_step']:.0f} kernels and {profiled['device_ms_a_step']:.2f} ms of the device per step",
         "",
-        "| kernel | share | calls a step | µs a call |",
+        "| kernel | share | calls per step | µs per call |",
         "|---|---|---|---|",
     ]
     lines += [

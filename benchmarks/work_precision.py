@@ -1,16 +1,19 @@
-"""Calls of f and seconds that an error along the whole trajectory costs, ours beside every rival in the same run.
+"""Calls of f and seconds that an error along the whole trajectory costs: AdaptiveExponential and its rivals.
 
-    python benchmarks/work_precision.py          half an hour on two quiet cores
-    python benchmarks/work_precision.py --quick  a few minutes, small batches; prints only
+    python -m benchmarks.work_precision          half an hour on two quiet cores
+    python -m benchmarks.work_precision --quick  a few minutes, small batches; prints only
 
-Every problem is non-autonomous and starts away from its slow manifold. The error is the largest over all times of
-|x − x*| / |x*|, x* from AdaptiveExponential at 1e-8; each solver runs at its loosest tolerance, by half decades, that
-reaches the error (torchdiffeq's dopri5 starts at 1e-4 for λ >= 1e3, where stability and not the tolerance sets its
-steps). Seconds are medians over rounds in which all solvers run in a new random order. A solver that spends its budget
-of seconds a run without reaching an error has no number for it. The compiled row is ours with compile=True, where
-λ <= 10 and a step's own cost decides; its first runs, which compile, stand apart. Rivals that are not installed are
-listed as not measured. SciPy's methods solve one sample of the batch; diffrax has the MLP field, forward only,
-compiling apart.
+Every problem is non-autonomous and starts away from its slow manifold.
+
+- Error: the largest |x − x*| / |x*| over all times. The reference x* is AdaptiveExponential at 1e-8.
+- Tolerance: each solver runs at its loosest tolerance, by half decades, that reaches the error. For λ >= 1e3
+  torchdiffeq's dopri5 starts at 1e-4, because stability sets its steps there, not the tolerance.
+- Seconds: medians over rounds. In each round all solvers run in a new random order.
+- Budget: a solver that spends its budget without reaching an error has no number for it.
+- Compiled: AdaptiveExponential with compile=True, for λ <= 10, where the cost of a step itself decides. Its first runs
+  compile and are recorded separately.
+- Rivals: SciPy's methods solve one sample of the batch. diffrax has the MLP field and no gradients, and its compilation
+  is recorded separately. Rivals that are not installed are listed as not measured.
 """
 
 import math
@@ -24,28 +27,33 @@ import torch
 import tyro
 
 from benchmarks.common.cost_figure import cost_against_damping
-from benchmarks.common.problems import Problem, conv, counted, error, mlp
+from benchmarks.common.loosest_tolerance import (
+    TARGETS,
+    TOLERANCES,
+    Cost,
+    backward,
+    loosest_tolerances,
+    measure_diffrax,
+)
+from benchmarks.common.problems import Problem, conv, mlp
 from benchmarks.common.record import RESULTS, command, provenance, write
 from benchmarks.common.solvers import (
     Solver,
-    diffrax_solver,
     floor,
     ours,
     ours_compiled,
     scipy_one_sample,
+    torchdiffeq_adaptive,
+    torchdiffeq_fixed,
     torchode_dopri5,
 )
-from benchmarks.common.solvers import torchdiffeq_adaptive as adaptive
-from benchmarks.common.solvers import torchdiffeq_fixed as fixed
 from dampode import odeint
-from dampode.integrators import AdaptiveExponential, IntegrationError
+from dampode.integrators import AdaptiveExponential
 from dampode.weighting import one_plus
 
-TARGETS = (1e-3, 1e-5, 1e-7)
-LADDER = [10.0 ** (-k / 2) for k in range(2, 20)]
 COMPILED = "AdaptiveExponential, compiled"
-COMPILED_ON = tuple(f"MLP, λ = {lam}, ρ = 1" for lam in (0, 1, 10))  # where a step's own cost decides
-BACKWARD_CALLS = 1500  # beyond it a graph does not fit in memory
+COMPILED_ON = tuple(f"MLP, λ = {lam}, ρ = 1" for lam in (0, 1, 10))
+BACKWARD_CALLS = 1500  # the graph of more calls does not fit in memory
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class Args:
     rounds: int = 3
     """timed runs of every solver"""
     budget: float = 2.0
-    """seconds a solver and problem; ours and dopri5 get 40 times"""
+    """seconds per solver and problem; AdaptiveExponential and dopri5 get 40 times as many"""
     seed: int = 0
     """seed of the order of the runs"""
 
@@ -80,11 +88,11 @@ def solvers() -> dict[str, Solver]:
     named = {
         "AdaptiveExponential": ours,
         COMPILED: ours_compiled,
-        "torchdiffeq dopri5": adaptive("dopri5"),
-        "torchdiffeq dopri8": adaptive("dopri8"),
-        "torchdiffeq bosh3": adaptive("bosh3"),
-        "torchdiffeq rk4": fixed("rk4", 4),
-        "torchdiffeq implicit_adams": fixed("implicit_adams", 4),
+        "torchdiffeq dopri5": torchdiffeq_adaptive("dopri5"),
+        "torchdiffeq dopri8": torchdiffeq_adaptive("dopri8"),
+        "torchdiffeq bosh3": torchdiffeq_adaptive("bosh3"),
+        "torchdiffeq rk4": torchdiffeq_fixed("rk4", 4),
+        "torchdiffeq implicit_adams": torchdiffeq_fixed("implicit_adams", 4),
         "SciPy Radau, one sample": scipy_one_sample("Radau"),
         "SciPy LSODA, one sample": scipy_one_sample("LSODA"),
     }
@@ -92,37 +100,8 @@ def solvers() -> dict[str, Solver]:
     return named if torchode is None else {**named, "torchode dopri5": torchode}
 
 
-def climb(
-    problem: Problem,
-    solver: Solver,
-    exact: torch.Tensor,
-    budget: float,
-    ladder: list[float],
-    targets: tuple[float, ...] = TARGETS,
-) -> dict[float, dict]:
-    """The loosest tolerance for every target error, with its calls of f; stops when the budget is spent."""
-    reached: dict[float, dict] = {}
-    spent = 0.0
-    for tol in ladder:
-        kept: list[torch.Tensor] = []
-        try:
-            calls, seconds = counted(problem.func, lambda: kept.append(solver(problem, tol)), budget - spent)  # noqa: B023
-        except IntegrationError:
-            continue
-        except TimeoutError:
-            break
-        spent += seconds
-        got = error(kept[0], exact[:, : kept[0].shape[1]])
-        for target in targets:
-            if got <= target and target not in reached:
-                reached[target] = {"tolerance": tol, "error": got, "calls": calls, "first run s": seconds}
-        if min(targets) in reached or spent > budget:
-            break
-    return reached
-
-
-def compiled_rows(problem: Problem, eager: dict[float, dict]) -> dict[float, dict]:
-    """The rows of the compiled attempt: the calls are the eager solve's; compiles, with gradients and without."""
+def compiled_rows(problem: Problem, eager: dict[float, Cost]) -> dict[float, Cost]:
+    """The rows of the compiled solver, with the calls of the eager one; compiles with gradients and without."""
     torch.compiler.reset()
     rows = {target: {**row} for target, row in eager.items()}
     for row in rows.values():
@@ -137,30 +116,37 @@ def compiled_rows(problem: Problem, eager: dict[float, dict]) -> dict[float, dic
     return rows
 
 
-def backward(problem: Problem, solver: Solver, tol: float) -> None:
-    """Forward and backward to the parameters of f."""
-    solver(problem, tol)[-1].sum().backward()
-
-
-def measure(name: str, problem: Problem, args: Args, order: random.Random) -> dict[str, dict]:
-    """All solvers on one problem: {solver: {target: row}}."""
-    stiff = float(problem.func.damping(problem.x).max()) >= 1e3
+def measure(name: str, problem: Problem, args: Args, order: random.Random) -> dict[str, dict[str, Cost]]:
+    """All solvers on one problem: solver -> target -> cost."""
     with torch.no_grad():
         tight = AdaptiveExponential(1e-8, 1e-8 * floor(problem))
         exact = odeint(problem.func, problem.x, problem.t, tight)
         rows = {
-            solver: climb(
-                problem,
-                run,
-                exact,
-                args.budget * (40 if solver in ("AdaptiveExponential", "torchdiffeq dopri5") else 1),
-                LADDER[6:] if solver == "torchdiffeq dopri5" and stiff else LADDER,
-            )
+            solver: loosest_tolerances(problem, run, exact, budget_of(solver, args), tolerances_of(solver, problem))
             for solver, run in solvers().items()
             if solver != COMPILED and not ("SciPy" in solver and name.startswith("conv"))
         }
     if name in COMPILED_ON:
         rows[COMPILED] = compiled_rows(problem, rows["AdaptiveExponential"])
+    time_rows(problem, rows, args, order)
+    if name.startswith("MLP"):
+        rows.update(measure_diffrax(problem, exact, args.rounds, args.budget))
+    return {solver: {f"{target:g}": row for target, row in found.items()} for solver, found in rows.items()}
+
+
+def budget_of(solver: str, args: Args) -> float:
+    """Seconds that a solver may spend on one problem."""
+    return args.budget * (40 if solver in ("AdaptiveExponential", "torchdiffeq dopri5") else 1)
+
+
+def tolerances_of(solver: str, problem: Problem) -> list[float]:
+    """The tolerances to try; for dopri5 on a stiff problem stability sets the step, so it starts at 1e-4."""
+    stiff = float(problem.func.damping(problem.x).max()) >= 1e3
+    return TOLERANCES[6:] if solver == "torchdiffeq dopri5" and stiff else TOLERANCES
+
+
+def time_rows(problem: Problem, rows: dict[str, dict[float, Cost]], args: Args, order: random.Random) -> None:
+    """Add the median seconds of every solve, with and without gradients, over rounds in random order."""
     timings: dict[tuple[str, float, str], list[float]] = {}
     jobs = [(solver, target) for solver, found in rows.items() for target in found]
     for turn in range(args.rounds):
@@ -180,51 +166,10 @@ def measure(name: str, problem: Problem, args: Args, order: random.Random) -> di
         rows[solver][target][kind] = statistics.median(seconds)
         rows[solver][target][f"{kind}, spread"] = [min(seconds), max(seconds)]
         rows[solver][target][f"{kind}, n"] = len(seconds)
-    if name.startswith("MLP"):
-        rows.update(measure_diffrax(problem, exact, args.rounds, args.budget))
-    return {solver: {f"{target:g}": row for target, row in found.items()} for solver, found in rows.items()}
 
 
-def measure_diffrax(
-    problem: Problem, exact: torch.Tensor, rounds: int, budget: float, names: tuple[str, ...] = ("Tsit5", "Kvaerno5")
-) -> dict[str, dict]:
-    """Diffrax's solvers, jitted, on the MLP field."""
-    rows: dict[str, dict] = {}
-    for name in names:
-        solver = diffrax_solver(name)
-        if solver is None:
-            continue
-        found: dict[float, dict] = {}
-        run, compiling = solver.prepare(problem)
-        begun = time.perf_counter()
-        for tol in LADDER:
-            seconds = []
-            for _ in range(rounds):
-                start = time.perf_counter()
-                xs, calls = run(tol)
-                seconds.append(time.perf_counter() - start)
-                if seconds[-1] > budget / 10:
-                    break
-            got = error(torch.from_numpy(xs), exact)
-            for target in TARGETS:
-                if got <= target and target not in found:
-                    found[target] = {
-                        "tolerance": tol,
-                        "error": got,
-                        "calls": calls,
-                        "compile s": compiling,
-                        "forward s": statistics.median(seconds),
-                        "forward s, spread": [min(seconds), max(seconds)],
-                        "forward s, n": len(seconds),
-                    }
-            if min(TARGETS) in found or time.perf_counter() - begun > budget:
-                break
-        rows[f"diffrax {name}"] = found
-    return rows
-
-
-def table(name: str, rows: dict[str, dict]) -> None:
-    """Print one problem."""
+def table(name: str, rows: dict[str, dict[str, Cost]]) -> None:
+    """Print the table of one problem."""
     print(f"\n{name}\n{'':34}" + "".join(f"{f'calls, s, s with gradient at {t:g}':>38}" for t in TARGETS))
     for solver, found in rows.items():
         cells = []
@@ -239,8 +184,8 @@ def table(name: str, rows: dict[str, dict]) -> None:
         print(f"{solver:34}" + "".join(f"{c:>38}" for c in cells), flush=True)
 
 
-def figure(results: dict[str, dict]) -> None:
-    """Calls of f for 1e-5 against λ, MLP, ρ = 1."""
+def figure(results: dict[str, dict[str, dict[str, Cost]]]) -> None:
+    """Calls of f and seconds for an error of 1e-5 against λ, for the MLP field with ρ = 1."""
     lams = {f"MLP, λ = {lam:g}, ρ = 1": lam for lam in (0.0, 1.0, 10.0, 1e2, 1e3, 1e4)}
     costs: dict[str, dict[float, tuple[float, float]]] = {}
     for name, lam in lams.items():
@@ -249,8 +194,8 @@ def figure(results: dict[str, dict]) -> None:
             if "1e-05" in found:
                 points[lam] = found["1e-05"]["calls"], found["1e-05"]["forward s"]
     missing = (
-        "No point: the solver did not reach the error in its seconds, of which AdaptiveExponential and torchdiffeq's "
-        "dopri5 have 40 times the others'; compiled: measured up to λ = 10."
+        "No point: the solver did not reach the error in its seconds. AdaptiveExponential and torchdiffeq's dopri5 "
+        "have 40 times as many seconds as the others. Compiled: measured up to λ = 10."
     )
     cost_against_damping(costs, "damping λ, ρ = 1", missing, RESULTS / "work_precision.png")
 
@@ -258,7 +203,7 @@ def figure(results: dict[str, dict]) -> None:
 def main(args: Args) -> None:
     if args.quick:
         args = replace(args, rounds=1, budget=1.0)
-    warnings.filterwarnings("ignore", "Functional iteration did not converge")  # implicit_adams, where it fails
+    warnings.filterwarnings("ignore", "Functional iteration did not converge")  # a warning of implicit_adams
     torch.manual_seed(args.seed)
     order = random.Random(args.seed)
     results = {}

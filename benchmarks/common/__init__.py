@@ -1,1 +1,1 @@
-"""What the benchmarks share: problems, solvers, the cost figure, the record of a result."""
+"""What benchmarks share: problems, rival solvers, the search for a tolerance, the cost figure, the result file."""

@@ -1,4 +1,4 @@
-"""The figure of what an error costs: calls of f and seconds against λ."""
+"""The figure of the calls of f and the seconds that an error of 1e-5 costs, against λ."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +8,8 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
+
+__all__ = ["STYLES", "cost_against_damping"]
 
 STYLES = {
     "AdaptiveExponential": "C0 o -",
@@ -26,19 +28,19 @@ STYLES = {
     "SciPy LSODA, one sample": "C4 v -",
     "SciPy Radau, one sample": "C2 < -",
 }
-"""Color, marker and line of a solver, the same in every figure; the legend's order."""
+"""Color, marker and line of each solver, the same in every figure, in the order of the legend."""
 
 
 def cost_against_damping(
     costs: Mapping[str, Mapping[float, tuple[float, float]]], xlabel: str, missing: str, path: Path
 ) -> None:
-    """Draw solver -> {λ: (calls of f, forward seconds)} on two pairs of logarithmic axes, a line a solver.
+    """Draw calls of f and forward seconds against λ, one line per solver, on logarithmic axes.
 
     Args:
-        costs: a solver without any point is named below the figure.
-        xlabel: of both axes; they are linear from λ = 0 to 1 where λ = 0 is among the points.
+        costs: solver -> {λ: (calls of f, forward seconds)}; a solver without any point is named below the figure.
+        xlabel: of both panels. With a point at λ = 0 the axes are linear from 0 to 1.
         missing: why a point may be missing.
-        path: the image to write.
+        path: the image file.
     """
     figure, axes = plt.subplots(1, 2, figsize=(13, 4.3), layout="constrained")
     lams = {lam for points in costs.values() for lam in points}

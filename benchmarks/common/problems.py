@@ -1,4 +1,4 @@
-"""The vector fields that the solver benchmarks share, and what a solve of them costs: calls of f and seconds."""
+"""The vector fields of the solver benchmarks; the calls of f, the seconds and the error of a solve."""
 
 import math
 import time
@@ -13,9 +13,14 @@ from dampode.damping import Constant
 from dampode.fields import VectorField
 from dampode.weighting import Weighting, unit
 
+__all__ = ["ForcedConv", "ForcedMLP", "Problem", "conv", "counted", "error", "mlp", "times"]
+
 
 class ForcedMLP(VectorField):
     """W2 tanh(W1 x + sin(ω t + φ)): d -> hidden -> d, driven at frequencies 1 and 3."""
+
+    omega: Tensor
+    phase: Tensor
 
     def __init__(self, d: int, hidden: int, gain: float = 1.0) -> None:
         super().__init__()
@@ -28,11 +33,16 @@ class ForcedMLP(VectorField):
 
     def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
         """f(x, t)."""
-        return self.outer(torch.tanh(self.inner(x) + torch.sin(self.omega * t + self.phase)))
+        driven: Tensor = self.inner(x) + torch.sin(self.omega * t + self.phase)
+        change: Tensor = self.outer(torch.tanh(driven))
+        return change
 
 
 class ForcedConv(VectorField):
-    """conv3x3(tanh(conv3x3(x) + sin(ω t + φ))), one frequency a channel."""
+    """conv3x3(tanh(conv3x3(x) + sin(ω t + φ))), one frequency per channel."""
+
+    omega: Tensor
+    phase: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -43,7 +53,9 @@ class ForcedConv(VectorField):
 
     def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
         """f(x, t)."""
-        return self.outer(torch.tanh(self.inner(x) + torch.sin(self.omega * t + self.phase)))
+        driven: Tensor = self.inner(x) + torch.sin(self.omega * t + self.phase)
+        change: Tensor = self.outer(torch.tanh(driven))
+        return change
 
 
 @dataclass(frozen=True)
@@ -71,12 +83,16 @@ def conv(lam: float, rho: Weighting = unit, batch: int = 32, seed: int = 0) -> P
 
 
 def times() -> Tensor:
-    """Over [0, 1], three of them in the transient."""
+    """Times in [0, 1]; three of them lie in the transient."""
     return torch.tensor([0.0, 1e-4, 1e-3, 1e-2, *[n / 10 for n in range(1, 11)]], dtype=torch.float64)
 
 
 def counted(func: DampedODEFunc, run: Callable[[], object], limit: float = math.inf) -> tuple[int, float]:
-    """Calls of f and seconds that ``run`` takes; a TimeoutError after ``limit`` seconds."""
+    """Calls of f and seconds that ``run`` takes.
+
+    Raises:
+        TimeoutError: after ``limit`` seconds, at the next call of f.
+    """
     calls = 0
 
     def count(*_: object) -> None:
@@ -95,6 +111,6 @@ def counted(func: DampedODEFunc, run: Callable[[], object], limit: float = math.
 
 
 def error(xs: Tensor, exact: Tensor) -> float:
-    """The largest relative error along the trajectory: |x − x*| / |x*| in norm over the batch, at every time."""
+    """The largest relative error over all times: |x − x*| / |x*|, each a norm over the batch."""
     gap = (xs - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
-    return gap[1:].nan_to_num(torch.inf).max().item()
+    return float(gap[1:].nan_to_num(torch.inf).max())

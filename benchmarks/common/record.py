@@ -1,4 +1,4 @@
-"""What every benchmark shares: a clock, and benchmarks/results/NAME.json with where and how its numbers came about."""
+"""The result file of a benchmark, benchmarks/results/NAME.json: machine, versions, commit, command; and a clock."""
 
 import json
 import platform
@@ -12,11 +12,15 @@ from typing import Any
 
 import torch
 
+from dampode._files import write_atomically
+
+__all__ = ["RESULTS", "clock", "command", "provenance", "write"]
+
 RESULTS = Path(__file__).parents[1] / "results"
 
 
 def command() -> str:
-    """The command line of the benchmark that runs, as given at the repository's root."""
+    """The command line of the running benchmark, as given in the root of the repository."""
     return shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
 
 
@@ -43,7 +47,7 @@ def provenance(command: str, seed: int) -> dict[str, Any]:
 
 
 def clock(device: str | torch.device) -> float:
-    """Seconds, when the device has done all it was given."""
+    """The time in seconds, once the device has finished its work."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -51,14 +55,14 @@ def clock(device: str | torch.device) -> float:
 
 def write(name: str, payload: dict[str, Any]) -> Path:
     """Write benchmarks/results/NAME.json and return its path."""
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(payload, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(payload, indent=2, ensure_ascii=False)
+    write_atomically(path, lambda file: file.write(f"{text}\n".encode()))
     return path
 
 
 def _processor() -> str:
-    """The processor's model as Linux tells it, else as Python does."""
+    """The processor's model from /proc/cpuinfo, or what Python knows of it."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8").splitlines():

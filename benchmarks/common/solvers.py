@@ -1,13 +1,15 @@
-"""Other libraries' solvers on the benchmarks' problems: each a function (problem, tolerance) -> states at problem.t.
+"""Solvers, ours and other libraries', as functions (problem, tolerance) -> states at problem.t.
 
-torchode and diffrax are optional: where one is not installed its solvers are left out, and the report says so.
+torchode and diffrax are optional. If one is not installed, its solvers are left out, and the result says so.
 """
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
@@ -15,22 +17,36 @@ from benchmarks.common.problems import ForcedMLP, Problem
 from dampode import odeint
 from dampode.integrators import AdaptiveExponential, TorchDiffEq
 
+__all__ = [
+    "Diffrax",
+    "Solver",
+    "diffrax_solver",
+    "floor",
+    "ours",
+    "ours_compiled",
+    "scipy_one_sample",
+    "torchdiffeq_adaptive",
+    "torchdiffeq_fixed",
+    "torchode_dopri5",
+]
+
 Solver = Callable[[Problem, float], Tensor]
+"""(problem, tolerance) -> the states at problem.t, (T, N, *S)."""
 
 
 def floor(problem: Problem) -> float:
-    """Absolute tolerance over relative: a hundredth of the size that x has in the end, about 1/λ for ρ = 1."""
+    """Absolute over relative tolerance: a hundredth of the final size of x, which is about 1/λ for ρ = 1."""
     lam = problem.func.damping(problem.x)
     return 1e-2 * float((problem.func.rho(lam) / (1 + lam)).min())
 
 
 def ours(problem: Problem, tol: float) -> Tensor:
-    """Ours."""
+    """AdaptiveExponential."""
     return odeint(problem.func, problem.x, problem.t, AdaptiveExponential(tol, tol * floor(problem)))
 
 
 def ours_compiled(problem: Problem, tol: float) -> Tensor:
-    """Ours, an attempted step compiled."""
+    """AdaptiveExponential with compiled steps."""
     return odeint(problem.func, problem.x, problem.t, AdaptiveExponential(tol, tol * floor(problem), compile=True))
 
 
@@ -44,7 +60,7 @@ def torchdiffeq_adaptive(method: str) -> Solver:
 
 
 def torchdiffeq_fixed(method: str, order: int) -> Solver:
-    """Torchdiffeq with a fixed step, (tol)^(1/order) / 4 long."""
+    """Torchdiffeq with a fixed step of length tol^(1/order) / 4."""
 
     def run(problem: Problem, tol: float) -> Tensor:
         step = 0.25 * tol ** (1 / order)
@@ -54,13 +70,14 @@ def torchdiffeq_fixed(method: str, order: int) -> Solver:
 
 
 def scipy_one_sample(method: str) -> Solver:
-    """SciPy on the first sample alone: a dense Jacobian of the whole batch does not fit."""
+    """SciPy on the first sample alone, because a dense Jacobian of the whole batch does not fit in memory."""
 
     def run(problem: Problem, tol: float) -> Tensor:
         x, shape = problem.x[:1], problem.x[:1].shape
 
-        def rhs(t: float, y: np.ndarray) -> np.ndarray:
-            return problem.func(t, torch.from_numpy(y).view(shape)).detach().numpy().ravel()
+        def rhs(t: float, y: NDArray[Any]) -> NDArray[Any]:
+            dx: Tensor = problem.func(t, torch.from_numpy(y).view(shape))
+            return dx.detach().numpy().ravel()
 
         span = (float(problem.t[0]), float(problem.t[-1]))
         s = solve_ivp(rhs, span, x.numpy().ravel(), method, problem.t.numpy(), rtol=tol, atol=tol * floor(problem))
@@ -72,7 +89,7 @@ def scipy_one_sample(method: str) -> Solver:
 
 
 def torchode_dopri5() -> Solver | None:
-    """Torchode's dopri5, a step size per sample."""
+    """Torchode's dopri5, with a step size per sample; None if torchode is not installed."""
     try:
         import torchode
     except ImportError:
@@ -82,20 +99,29 @@ def torchode_dopri5() -> Solver | None:
         n, shape = len(problem.x), problem.x.shape
 
         def rhs(t: Tensor, y: Tensor) -> Tensor:
-            return problem.func(t.view(-1, *[1] * (len(shape) - 1)), y.view(shape)).flatten(1)
+            dx: Tensor = problem.func(t.view(-1, *[1] * (len(shape) - 1)), y.view(shape))
+            return dx.flatten(1)
 
         term = torchode.ODETerm(rhs)
         method = torchode.Dopri5(term=term)
         control = torchode.IntegralController(atol=tol * floor(problem), rtol=tol, term=term)
         adjoint = torchode.AutoDiffAdjoint(method, control)
         start = torchode.InitialValueProblem(y0=problem.x.flatten(1), t_eval=problem.t.expand(n, -1))
-        return adjoint.solve(start).ys.transpose(0, 1).reshape(-1, *shape)
+        ys: Tensor = adjoint.solve(start).ys
+        return ys.transpose(0, 1).reshape(-1, *shape)
 
     return run
 
 
 class Diffrax:
-    """A jitted diffrax solver on the MLP field, vmapped over samples: (states, calls a sample, seconds to compile)."""
+    """A jitted diffrax solver on the MLP field, vmapped over the samples.
+
+    Args:
+        solver: "Tsit5" or "Kvaerno5".
+
+    Raises:
+        ImportError: diffrax is not installed.
+    """
 
     def __init__(self, solver: str) -> None:
         import diffrax
@@ -106,25 +132,28 @@ class Diffrax:
         self.solver = getattr(diffrax, solver)()
         self.stages = {"Tsit5": 6, "Kvaerno5": 7}[solver]
 
-    def prepare(self, problem: Problem) -> tuple[Callable[[float], tuple[np.ndarray, int]], float]:
-        """Compile for a problem: tolerance -> (states, the most calls of f a sample), and the seconds to compile."""
+    def prepare(self, problem: Problem) -> tuple[Callable[[float], tuple[NDArray[Any], int]], float]:
+        """Compile for a problem.
+
+        Returns:
+            A function tolerance -> (states, largest number of calls of f per sample), and the seconds of compiling.
+        """
         jax, jnp, diffrax = self.jax, self.jax.numpy, self.diffrax
         f = problem.func.f
         if not isinstance(f, ForcedMLP):
             raise TypeError("the diffrax rival has the MLP field only")
         w1, b1, w2, b2 = (p.detach().numpy() for p in (*f.inner.parameters(), *f.outer.parameters()))
         omega, phase = f.omega.numpy(), f.phase.numpy()
-        lam = problem.func.damping(problem.x)
-        weight = np.asarray(problem.func.rho(lam))
-        lam = lam.numpy()
+        damping = problem.func.damping(problem.x)
+        weight, lam = np.asarray(problem.func.rho(damping)), damping.numpy()
 
-        def rhs(t, y, _):
+        def rhs(t: Any, y: Any, _: Any) -> Any:
             return -lam * y + weight * (jnp.tanh(y @ w1.T + b1 + jnp.sin(omega * t + phase)) @ w2.T + b2)
 
         times = jnp.asarray(problem.t.numpy())
         x, small = jnp.asarray(problem.x.numpy()), floor(problem)
 
-        def one(y, tol):
+        def one(y: Any, tol: float) -> Any:
             control = diffrax.PIDController(rtol=tol, atol=tol * small)
             return diffrax.diffeqsolve(
                 diffrax.ODETerm(rhs), self.solver, times[0], times[-1], None, y,
@@ -135,7 +164,7 @@ class Diffrax:
         compiled = jax.jit(jax.vmap(one, (0, None))).lower(x, 1e-3).compile()
         seconds = time.perf_counter() - start
 
-        def run(tol: float) -> tuple[np.ndarray, int]:
+        def run(tol: float) -> tuple[NDArray[Any], int]:
             solution = compiled(x, tol)
             steps = int(np.max(np.asarray(solution.stats["num_steps"])))
             return np.swapaxes(np.array(solution.ys), 0, 1), self.stages * steps
@@ -144,7 +173,7 @@ class Diffrax:
 
 
 def diffrax_solver(name: str) -> Diffrax | None:
-    """The solver, where diffrax is installed."""
+    """The solver, or None if diffrax is not installed."""
     try:
         return Diffrax(name)
     except ImportError:

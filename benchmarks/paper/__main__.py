@@ -1,15 +1,15 @@
-"""Run rows of the paper: train what is missing, measure what is missing, and write one result for each.
+"""Train and measure the networks behind a table, figure or experiment; each result is one file.
 
     python -m benchmarks.paper table1 --dataset cifar10 --seeds 0 1 2 3 4 --scale full --root data
-    python -m benchmarks.paper next --minutes 9 --root data      the next missing rows, within nine minutes
-    python -m benchmarks.paper next --precision bf16 --compile blocks --step-graph   quick on CUDA
-    python -m benchmarks.paper arms --scale small --seeds 0 1 2
+    python -m benchmarks.paper next --minutes 9 --root data      the next missing results, within nine minutes
+    python -m benchmarks.paper next --precision bf16 --compile blocks --step-graph   faster, on CUDA
+    python -m benchmarks.paper ablation --scale small --seeds 0 1 2
 
-The target is table1 to table14, figure1 to figure8, next, or an experiment that the paper lacks: arms, lambda_arms
-(what the robustness comes from), short (what a plain network resists that is only as accurate as a damped one). A run
-may be stopped at any moment and called again: results under benchmarks/results/paper/ are never computed twice or
-overwritten, checkpoints lie under --out. Several processes may share both folders. Afterwards report.py renders
-docs/paper.md.
+The target is table1 to table14, figure1 to figure8, next, or an experiment that the paper lacks: ablation and
+lambda_ablation (where the robustness comes from), fewer_epochs (what robustness a plain network has that is only as
+accurate as a damped one). A run may be stopped at any moment and started again. Results under benchmarks/results/paper/
+are never computed twice or overwritten; checkpoints lie under --out. Several processes may share both folders.
+`python -m benchmarks.paper.render` then writes docs/paper.md.
 """
 
 import shlex
@@ -20,36 +20,39 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
 
-from benchmarks.paper import results_file as store
-from benchmarks.paper.jobs import Job, jobs_of
-from benchmarks.paper.run import checkpoint, claimed, complete, partial
-from benchmarks.paper.settings import PROTOCOLS, SCALES
+from benchmarks.paper import results_file
+from benchmarks.paper.plan.jobs import Job, jobs_of
+from benchmarks.paper.plan.protocols import PROTOCOLS, SCALES
+from benchmarks.paper.results_file import RESULTS, Result
+from benchmarks.paper.run.complete_job import checkpoint, complete, partial_files, reserved
 from dampode import data
 from dampode._checks import require_positive
 from dampode.training import Execution, local_device, require_writable
 
+__all__ = ["Args", "OutOfTime", "main", "run"]
+
 
 @dataclass(frozen=True)
 class Args:
-    """Run rows of the paper."""
+    """What to run, and how."""
 
     target: tyro.conf.Positional[str]
-    """table1 to table14, figure1 to figure8, arms, lambda_arms, short or next"""
+    """table1 to table14, figure1 to figure8, ablation, lambda_ablation, fewer_epochs or next"""
     dataset: tuple[Literal["cifar10", "cifar100"], ...] = ("cifar10", "cifar100")
     """data sets to run on"""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """one run for each; an ensemble is over all of them"""
+    """one run per seed; an ensemble is over all of them"""
     scale: Literal["full", "small"] = "full"
-    """the paper's size, or depth 110 at a quarter of the width with fewer images and epochs"""
+    """full: the paper's size; small: depth 110 at a quarter of the width, with fewer images and epochs"""
     protocol: Literal["text", "code"] = "text"
-    """the paper's text or the authors' code, where they part"""
+    """the paper's text or the authors' code, where they differ"""
     minutes: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
-    """stop after so many; none: when all is done"""
+    """stop after this time; default: when all is done"""
     root: Path = Path("data")
     """folder of the CIFAR files"""
     download: bool = False
@@ -57,7 +60,7 @@ class Args:
     out: Path = Path("runs/paper")
     """folder of checkpoints"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """what training computes in; measurements are in fp32"""
+    """precision of training; measurements are in fp32"""
     compile: Literal["off", "blocks", "default", "reduce-overhead", "max-autotune"] = "off"
     """what torch.compile compiles in training, or its mode"""
     step_graph: bool = False
@@ -67,20 +70,20 @@ class Args:
 
 
 class OutOfTime(KeyboardInterrupt):
-    """The time is up: stops a run as Ctrl-C does."""
+    """The time is up: it stops a run as Ctrl-C does."""
 
 
 @contextmanager
-def budget(minutes: float | None) -> Iterator[None]:
-    """Raise OutOfTime inside when so many minutes have passed; None for no end."""
+def time_limit(minutes: float | None) -> Iterator[None]:
+    """Raise OutOfTime inside the block after this time; None for no limit."""
 
-    def ring(signum: int, frame: FrameType | None) -> None:
+    def stop(signum: int, frame: FrameType | None) -> None:
         raise OutOfTime
 
     if minutes is None:
         yield
         return
-    before = signal.signal(signal.SIGALRM, ring)
+    before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
     try:
         yield
@@ -89,57 +92,64 @@ def budget(minutes: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def run(jobs: list[Job], args: Args, results: Path = store.RESULTS) -> None:
-    """Complete the jobs in order; those that another process works on are passed over.
+def run(jobs: list[Job], args: Args, results: Path = RESULTS) -> None:
+    """Complete the jobs in order; a job that another process has reserved is skipped.
 
     Raises:
-        ValueError: the budget ended before anything was saved; what is on disk is as before.
+        ValueError: the time ended before anything was saved; no file has changed.
     """
-    store.read_all(results)
-    command = shlex.join(["python", "-m", "benchmarks.paper", *sys.argv[1:]])
-    execution = Execution(args.precision, args.compile, step_graph=args.step_graph)
+    results_file.read_all(results)
     images: dict[str, data.ImageData] = {}
-    job, before, finished = jobs[0], saved(jobs[0], args.out), 0
+    job, saved_before, finished = jobs[0], saved_at(jobs[0], args.out), 0
     try:
-        with budget(args.minutes):
+        with time_limit(args.minutes):
             for job in jobs:
-                if (results / f"{job.stem}.json").exists():
-                    store.read_for(results / f"{job.stem}.json", job)
-                    continue
-                missing = [m for m in job.members if m != job and not (results / f"{m.stem}.json").exists()]
-                if missing:
-                    print(f"{job.stem}: its members {', '.join(m.stem for m in missing)} are not there yet")
-                    continue
-                before = saved(job, args.out)
-                with claimed(job, args.out) as ours:
-                    if not ours:
-                        print(f"{job.stem}: another process is at it")
-                        continue
-                    if job.dataset not in images:
-                        images[job.dataset] = load(job, args)
-                    print(summary(job, complete(job, images[job.dataset], args.out, results, command, execution)))
-                    finished += 1
+                saved_before = saved_at(job, args.out)
+                finished += run_one(job, args, results, images)
     except OutOfTime:
-        if not finished and saved(job, args.out) == before:
+        if not finished and saved_at(job, args.out) == saved_before:
             raise ValueError(
-                f"--minutes {args.minutes:g} is too short for one epoch of {job.stem}; nothing was changed on disk"
+                f"--minutes {args.minutes:g} is too short for one epoch of {job.stem}; no file has changed"
             ) from None
-        print(f"{args.minutes:g} minutes are over in {job.stem}; what is saved under {args.out} is gone on from")
+        print(f"{args.minutes:g} minutes are over in {job.stem}; the next run resumes from what is under {args.out}")
+
+
+def run_one(job: Job, args: Args, results: Path, images: dict[str, data.ImageData]) -> bool:
+    """Complete one job unless its result exists, a member is missing, or another process has it; whether it ran."""
+    path = results / f"{job.stem}.json"
+    if path.exists():
+        results_file.read_for(path, job)
+        return False
+    missing = [m.stem for m in job.members if m != job and not (results / f"{m.stem}.json").exists()]
+    if missing:
+        print(f"{job.stem}: its members {', '.join(missing)} are not complete yet")
+        return False
+    with reserved(job, args.out) as free:
+        if not free:
+            print(f"{job.stem}: another process is running it")
+            return False
+        if job.dataset not in images:
+            images[job.dataset] = load(job, args)
+        command = shlex.join(["python", "-m", "benchmarks.paper", *sys.argv[1:]])
+        execution = Execution(args.precision, args.compile, step_graph=args.step_graph)
+        print(summary(job, complete(job, images[job.dataset], args.out, results, command, execution)))
+    return True
 
 
 def load(job: Job, args: Args) -> data.ImageData:
-    """The data set, cut to the scale, on the device."""
+    """The data set, reduced to the scale, on the device."""
     whole = data.load(job.dataset, root=args.root, download=args.download)
     return whole.subset(job.scale.train_images, job.scale.test_images).to(local_device(args.device))
 
 
-def saved(job: Job, out: Path) -> list[int]:
-    """When what is saved of a job was written."""
-    return [path.stat().st_mtime_ns for path in (checkpoint(job, out), partial(job, out)) if path.exists()]
+def saved_at(job: Job, out: Path) -> list[int]:
+    """The times at which the job's unfinished files were written."""
+    files = (checkpoint(job, out), *partial_files(job, out).values())
+    return [path.stat().st_mtime_ns for path in files if path.exists()]
 
 
-def summary(job: Job, result: dict[str, Any]) -> str:
-    """A line about a result."""
+def summary(job: Job, result: Result) -> str:
+    """A result in one line."""
     if result["failed"]:
         return f"{job.stem}: failed to train"
     shown = {key: value for key, value in result["accuracy"].items() if not isinstance(value, list)}
@@ -154,9 +164,9 @@ def main(args: Args) -> None:
     try:
         run(jobs, args)
     except KeyboardInterrupt:
-        raise SystemExit(f"\ninterrupted; what is saved under {args.out} is gone on from") from None
-    missing = sum(not (store.RESULTS / f"{job.stem}.json").exists() for job in jobs)
-    print(f"{args.target}: {len(jobs) - missing} of {len(jobs)} results are there")
+        raise SystemExit(f"\ninterrupted; the next run resumes from what is under {args.out}") from None
+    missing = sum(not (RESULTS / f"{job.stem}.json").exists() for job in jobs)
+    print(f"{args.target}: {len(jobs) - missing} of {len(jobs)} results are complete")
 
 
 if __name__ == "__main__":

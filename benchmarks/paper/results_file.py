@@ -1,59 +1,58 @@
-"""Results on disk: one checked JSON file a job. Written once, whole or not at all, and never over another."""
+"""The result of one job as a JSON file with a checksum. It is written once and never overwritten."""
 
-import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.jobs import Job
+from benchmarks.paper.plan.jobs import Job, job_named
+from dampode._files import write_atomically
+from dampode._identity import checksum, require_same
 
-VERSION = 1
+__all__ = ["RESULTS", "VERSION", "Result", "read", "read_all", "read_current", "read_for", "write"]
+
+VERSION = 2
 KEYS = {"version", "config", "checksum"}
 RESULTS = Path(__file__).parents[1] / "results" / "paper"
 
+Result = dict[str, Any]
+"""A result without its checksum. Its keys:
 
-def write(path: Path, config: dict[str, Any], content: dict[str, Any], replace: bool = False) -> None:
-    """Write a result atomically, with its version and a checksum over all of it.
+- version, config: of the file, and the job's settings (`Job.config`)
+- provenance: machine, versions, commit, command, seed
+- failed: whether the network did not train
+- accuracy: column -> accuracy in [0, 1], for a noise at severities 1 to 5; empty for a network that diverged
+- reports: {"noise": ..., "attacks": ...}, each as `Report.to_json` writes it; None where only accuracies were kept
+- coefficients: the λ_n after training; empty for a gated network and an ensemble
+- landscapes: what Figure 2 shows of the network; empty for all others
+- execution: precision, compilation and layout of training
+- training: loss, accuracy and seconds per epoch; None for an ensemble
+- members: the seeds of an ensemble's networks that trained; empty for one network
+"""
+
+
+def write(path: Path, config: dict[str, Any], content: dict[str, Any]) -> None:
+    """Write a result atomically, with the file's version and a checksum of everything in it.
 
     Args:
         path: the file, NAME.json.
-        config: what was run.
-        content: what came out; its keys are neither of ``config`` nor reserved.
-        replace: whether a file in the way is replaced, as for one that grows; else it is refused.
+        config: `Job.config`.
+        content: the other keys of `Result`.
 
     Raises:
-        FileExistsError: there is a file already, and it is left as it is.
+        FileExistsError: the file exists; it is left unchanged.
     """
     result = {"version": VERSION, "config": config, **content}
-    text = json.dumps({**result, "checksum": _checksum(result)}, indent=1, ensure_ascii=False, allow_nan=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.chmod(0o644)
-        if replace:
-            partial.replace(path)
-        else:
-            path.hardlink_to(partial)  # fails where there is a file, as a rename would not
-    except FileExistsError:
-        raise FileExistsError(f"{path} is there already and is not overwritten; move it away to measure anew") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    text = json.dumps({**result, "checksum": checksum(result)}, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, lambda file: file.write(f"{text}\n".encode()), replace=False)
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Result:
     """Read a result and check that it is whole and unchanged.
 
     Raises:
-        ValueError: the file is truncated, edited, of another version, or holds something else.
+        ValueError: the file is truncated, edited, of another version, or not a result.
     """
-    remedy = "restore it from version control, or remove it to measure anew"
+    remedy = "restore it from version control, or remove it to measure again"
     try:
         result: Any = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -62,59 +61,52 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} must be a result with {sorted(KEYS)}: {remedy}")
     if result["version"] != VERSION:
         raise ValueError(f"{path} must be of version {VERSION}, got version {result['version']!r}: {remedy}")
-    checksum = result.pop("checksum")
-    if checksum != _checksum(result):
+    if result.pop("checksum") != checksum(result):
         raise ValueError(f"{path} was edited after it was written: its checksum does not fit; {remedy}")
     return result
 
 
-def read_for(path: Path, job: Job) -> dict[str, Any]:
-    """Read the result of a job, and check that it is that job's.
+def read_for(path: Path, job: Job) -> Result:
+    """Read the result of a job, and check that it was made under the job's settings.
 
     Raises:
-        ValueError: as `read`, or the result was made under other settings, which are named.
+        ValueError: as `read`, or the settings differ; the error names each difference.
     """
     result = read(path)
-    found, asked = _flat(result["config"]), _flat(job.config)
-    for key in sorted(found.keys() | asked.keys()):
-        if found.get(key) != asked.get(key):
-            raise ValueError(
-                f"{path} must be made under the settings asked for: {key} was {found.get(key)!r}, now it is "
-                f"{asked.get(key)!r}; results are never mixed: move it away, or restore the setting"
-            )
+    require_same(
+        path, result["config"], job.config, "results are never mixed: move the file away, or restore the setting"
+    )
     return result
 
 
-def read_all(folder: Path) -> list[dict[str, Any]]:
-    """Every result of a folder, by name.
+def read_all(folder: Path) -> list[Result]:
+    """Every result in a folder, sorted by file name.
 
     Raises:
-        ValueError: as `read`, or two results are of one job, or one carries another's name.
+        ValueError: as `read`, or two results are of one job.
     """
-    results, names = [], {}
+    results: list[Result] = []
+    paths: dict[tuple[Any, ...], Path] = {}
     for path in sorted(folder.glob("*.json")):
         result = read(path)
-        cell = identity(result["config"])
-        if cell in names:
-            raise ValueError(f"{names[cell]} and {path} are two results of one cell; keep the one you trust")
-        names[cell] = path
+        identity = _identity(result["config"])
+        if identity in paths:
+            raise ValueError(f"{paths[identity]} and {path} are two results of one job; keep the one you trust")
+        paths[identity] = path
         results.append(result)
     return results
 
 
-def identity(config: dict[str, Any]) -> tuple[Any, ...]:
-    """The cell that a result fills: row, data set, seeds, protocol and scale."""
-    seeds = tuple(config["seeds"])
-    return config["row"], config["dataset"], seeds, config["protocol"]["name"], config["scale"]["name"]
+def read_current(folder: Path) -> list[Result]:
+    """Every result in a folder, each checked against the settings that its job has now.
+
+    Raises:
+        ValueError: as `read_all`, or a result was made under other settings.
+    """
+    jobs = [job_named(result["config"]) for result in read_all(folder)]
+    return [read_for(folder / f"{job.stem}.json", job) for job in jobs]
 
 
-def _checksum(result: dict[str, Any]) -> str:
-    canonical = json.dumps(result, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+def _identity(config: dict[str, Any]) -> tuple[Any, ...]:
+    """Row, data set, seeds, protocol and scale: what names a job."""
+    return config["row"], config["dataset"], *config["seeds"], config["protocol"]["name"], config["scale"]["name"]

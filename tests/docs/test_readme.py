@@ -4,17 +4,16 @@ import re
 
 import pytest
 
-from benchmarks.paper import results_file as store
-from benchmarks.paper.render import load
-from benchmarks.paper.summaries import measured
+from benchmarks.paper.render.statistics import our_means
+from benchmarks.paper.results_file import RESULTS, read_current
 from tests.helpers import ROOT
 
 
 def test_the_table_is_the_measured_one():
-    results, columns = load(store.RESULTS), ("acc", "noise", "pgd 1/255", "pgd 2/255")
-    values = measured(results, "text", "small")
+    results, columns = read_current(RESULTS), ("acc", "noise", "pgd 1/255", "pgd 2/255")
+    mean_of = our_means(results, "text", "small")
     for name in ("resnet-110", "in_resnet-110", "lambda_in_resnet-110", "in_resnet-110-frozen", "in_resnet-110-gains"):
-        cells = [values(name, "cifar10", column, False) for column in columns]
+        cells = [mean_of(name, "cifar10", column, False) for column in columns]
         row = " | ".join(f"{cell.mean:.1f} ± {cell.sd:.1f}" for cell in cells)
         assert f" | {row} |" in (ROOT / "README.md").read_text()
 

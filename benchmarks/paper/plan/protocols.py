@@ -1,22 +1,26 @@
-"""What a result is made under: the protocol (paper's text or authors' code) and the scale. Never mixed."""
+"""The protocol (the paper's text or the authors' code) and the scale of an experiment. Results never mix them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dampode.data import Augmentation
-from dampode.robustness import IFGSM, PGD, RecenteredPGD
+from dampode.robustness import FGSM, IFGSM, PGD, Attack, RecenteredPGD, UniformNoise
+
+__all__ = ["CODE", "FULL", "PROTOCOLS", "SCALES", "SMALL", "TEXT", "Protocol", "Scale"]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The switches where the paper's text and the authors' public code part.
+    """The settings in which the paper's text and the authors' public code differ.
 
     Args:
         name: part of every result's name.
         augmentation: of the training images.
         anchor: the λ that weight decay pulls In-ResNet's coefficients to; λ-In-ResNet's is 0 in both.
-        ifgsm, pgd: the iterated attacks: their step α, steps, the iterate kept, and the center of PGD's ball.
-        normalized_per_file: whether noisy images are normalized by the mean and standard deviation of all images of
-            their kind of noise; else by the training set's.
+        ifgsm, pgd: the iterated attacks: step α, number of steps, the iterate that is kept, and the center of PGD's
+            ball.
+        normalized_per_file: True normalizes noisy images by the mean and standard deviation of all images of their
+            kind of noise, False by those of the training set.
     """
 
     name: str
@@ -26,17 +30,22 @@ class Protocol:
     pgd: PGD | RecenteredPGD
     normalized_per_file: bool
 
+    @property
+    def attacks(self) -> Mapping[str, Attack]:
+        """The attacks that are measured, by name; uniform noise is the one that every attack must beat."""
+        return {"uniform noise": UniformNoise(), "FGSM": FGSM(), "IFGSM": self.ifgsm, "PGD": self.pgd}
+
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of the paper's experiment is run; the depth is never cut.
+    """How much of the paper's experiment is run. The depth is never reduced.
 
     Args:
         name: part of every result's name.
-        narrow: widths are divided by it.
+        narrow: the widths are divided by this number.
         epochs: None for the recipe's own.
-        train_images, test_images: a fixed random draw of this size; None for all.
-        attacked_images: the first of the test images, for the attacks; None for all.
+        train_images, test_images: size of a fixed random sample; None for all images.
+        attacked_images: number of test images that are attacked, the first ones; None for all.
     """
 
     name: str

@@ -1,19 +1,24 @@
 """A job: one network, data set, set of seeds, protocol and scale. Its result is one file."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from benchmarks.paper.rows import CORE, ROWS, Need, Row, needs, rest
-from benchmarks.paper.settings import PROTOCOLS, SCALES, Protocol, Scale
+from benchmarks.paper.plan.protocols import PROTOCOLS, SCALES, Protocol, Scale
+from benchmarks.paper.plan.rows import ROWS, Row
+from benchmarks.paper.plan.targets import CORE, Cell, cells_of, later_cells
+from dampode._identity import plain
 from dampode.training import Recipe
+
+__all__ = ["Job", "job_named", "jobs_of"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One cell of the experiment; with several seeds it is the ensemble of their networks.
+    """A network to train and measure; with several seeds, the ensemble of their networks.
 
     Raises:
-        ValueError: no seeds, or one twice.
+        ValueError: there is no seed, or a seed is there twice.
     """
 
     row: Row
@@ -29,25 +34,25 @@ class Job:
 
     @property
     def stem(self) -> str:
-        """Its name, that of its files."""
+        """The name of the job and of its files."""
         parts = self.row.name, self.dataset, self.scale.name, self.protocol.name
         return "_".join(parts) + "_seed" + "+".join(map(str, self.seeds))
 
     @property
     def config(self) -> dict[str, Any]:
-        """Everything that makes its numbers what they are, fit for JSON."""
+        """Everything that its numbers depend on, as plain JSON values."""
         return {
             "row": self.row.name,
             "dataset": self.dataset,
             "seeds": list(self.seeds),
             "network": {
                 "builder": self.row.builder.__name__,
-                "arm": None if self.row.arm is None else self.row.arm.__name__,
+                "ablation": None if self.row.ablation is None else self.row.ablation.__name__,
                 **self.row.settings(self.protocol, self.scale),
             },
-            "recipe": _plain(self.recipe),
-            "protocol": _plain(self.protocol),
-            "scale": _plain(self.scale),
+            "recipe": _plain_fields(self.recipe),
+            "protocol": _plain_fields(self.protocol),
+            "scale": _plain_fields(self.scale),
         }
 
     @property
@@ -57,52 +62,51 @@ class Job:
 
     @property
     def members(self) -> "list[Job]":
-        """The job of each seed alone."""
+        """One job for each seed."""
         return [Job(self.row, self.dataset, (seed,), self.protocol, self.scale) for seed in self.seeds]
 
 
 def jobs_of(
     target: str, datasets: tuple[str, ...], seeds: tuple[int, ...], protocol: Protocol, scale: Scale
 ) -> list[Job]:
-    """The jobs of a target in the order they are run in; the small scale's `next` ends with the core.
+    """The jobs of a target in the order in which they run; at the small scale "next" is `CORE` alone.
 
     Raises:
-        ValueError: no such target, or it has nothing on these data sets.
+        ValueError: there is no such target, or it has nothing on these data sets.
     """
 
-    def jobs(needed: tuple[Need, ...]) -> list[Job]:
-        wanted = [need for need in needed if need[1] in datasets]
-        singles = [Job(ROWS[n], d, (seed,), protocol, scale) for seed in seeds for n, d, ens in wanted if not ens]
-        return singles + [Job(ROWS[n], d, seeds, protocol, scale) for n, d, ens in wanted if ens]
+    def jobs(cells: Iterable[Cell]) -> list[Job]:
+        chosen = [cell for cell in cells if cell.dataset in datasets]
+        singles = [
+            Job(ROWS[c.row], c.dataset, (seed,), protocol, scale) for seed in seeds for c in chosen if not c.ensemble
+        ]
+        return singles + [Job(ROWS[c.row], c.dataset, seeds, protocol, scale) for c in chosen if c.ensemble]
 
     if target == "next":
-        later = () if scale.name == "small" else rest()
-        found = jobs(CORE) + [job for need in later for job in jobs((need,))]
+        later = () if scale.name == "small" else later_cells()
+        found = jobs(CORE) + [job for cell in later for job in jobs([cell])]
     else:
-        found = jobs(needs(target))
+        found = jobs(cells_of(target))
     if not found:
         raise ValueError(f"{target} has nothing on {', '.join(datasets)}; the paper has it on another data set")
     return found
 
 
 def job_named(config: dict[str, Any]) -> Job:
-    """The job that a result's settings name, as it would be run now.
+    """The job that a result's settings name, as it would run now.
 
     Raises:
-        ValueError: there is no such row, protocol or scale any more.
+        ValueError: the row, protocol or scale does not exist any more.
     """
     try:
         row = ROWS[config["row"]]
         protocol, scale = PROTOCOLS[config["protocol"]["name"]], SCALES[config["scale"]["name"]]
     except KeyError as error:
-        raise ValueError(f"a result must be of a row, protocol and scale that there are, got {error}") from None
+        raise ValueError(f"a result must be of an existing row, protocol and scale, got {error}") from None
     return Job(row, config["dataset"], tuple(config["seeds"]), protocol, scale)
 
 
-def _plain(settings: Any) -> dict[str, Any]:
-    """The fields of a dataclass as JSON reads them back: lists, not tuples, and other dataclasses in words."""
+def _plain_fields(settings: Recipe | Protocol | Scale) -> dict[str, Any]:
+    """The fields of a dataclass as plain JSON values; a field that is a dataclass becomes its printed form."""
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    return {
-        name: list(value) if isinstance(value, tuple) else str(value) if is_dataclass(value) else value
-        for name, value in values.items()
-    }
+    return {name: str(value) if is_dataclass(value) else plain(value, name) for name, value in values.items()}

@@ -1,0 +1,1 @@
+"""How results become docs/paper.md: statistics over runs, claims, tables and figures."""

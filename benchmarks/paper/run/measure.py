@@ -1,0 +1,137 @@
+"""What is measured on one trained network: two robustness reports, the columns of Tables 1 to 3, λ_n, landscapes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from benchmarks.paper.plan.jobs import Job
+from benchmarks.paper.plan.protocols import Protocol
+from benchmarks.paper.plan.targets import FIGURE_2_IMAGES, FIGURES
+from dampode import models
+from dampode.block import DampedBlock
+from dampode.data import ImageData, pixels
+from dampode.models.image_parts import CIFAR_MEAN, CIFAR_STD
+from dampode.robustness import Drawn, Ensemble, NoiseSource, NormalizedPerFile, Report, evaluate, landscape
+
+__all__ = [
+    "ATTACKS",
+    "COLUMNS",
+    "NOISES",
+    "RADII",
+    "Columns",
+    "Reports",
+    "coefficients",
+    "columns",
+    "in_figure_2",
+    "landscapes",
+    "noise_source",
+    "reports",
+]
+
+NOISES = ("impulse", "speckle", "gaussian", "shot")
+SEVERITIES = (1, 2, 3, 4, 5)
+ATTACKS = ("fgsm", "ifgsm", "pgd")
+RADII = (1, 2, 4)
+"""In 1/255."""
+CLEAN, CLEAN_ATTACKED = "acc", "acc attacked"
+"""Clean accuracy on all test images, and on those that are attacked."""
+COLUMNS = (CLEAN, CLEAN_ATTACKED, *NOISES, *(f"{attack} {radius}/255" for attack in ATTACKS for radius in RADII))
+LANDSCAPE_AXIS = tuple(k / 2 for k in range(-16, 17))
+"""In 1/255; the paper does not say how far the axes of Figure 2 reach."""
+
+Columns = dict[str, float | list[float]]
+"""Column -> accuracy in [0, 1]; for a noise the accuracies at severities 1 to 5."""
+
+
+class Reports(NamedTuple):
+    """Noise on all test images, and attacks on the first of them."""
+
+    noise: Report
+    attacks: Report
+
+    def to_json(self) -> dict[str, Any]:
+        """Both as plain values, per-image results included."""
+        return {name: json.loads(report.to_json()) for name, report in self._asdict().items()}
+
+
+def reports(model: nn.Module, images: ImageData, job: Job, partial: Callable[[str], Path]) -> Reports:
+    """Measure a network under its job's protocol. An interrupted measurement resumes from its partial files.
+
+    Noise is drawn from seed 0, so that all networks meet the same noisy images. The random starts of PGD are drawn from
+    the job's first seed. `evaluate` adds its sanity checks.
+
+    Args:
+        model: classifier of pixels; it is put into eval mode.
+        images: its test set is used.
+        job: its protocol gives the attacks and how noisy images are normalized, its scale how many images are attacked.
+        partial: "noise" or "attacks" -> the partial file of that report.
+    """
+    x, y = pixels(images.x_test), images.y_test
+    attacked = job.scale.attacked_images
+    seed, batch_size = job.seeds[0], 2500 if x.device.type == "cuda" else 500
+    model.eval()
+    noise = evaluate(
+        model,
+        x,
+        y,
+        attacks={},
+        noises=[f"{kind}_noise" for kind in NOISES],
+        severities=SEVERITIES,
+        noise=noise_source(Drawn(x), job.protocol),
+        seed=seed,
+        batch_size=batch_size,
+        partial=partial("noise"),
+    )
+    attacks = evaluate(
+        model,
+        x[:attacked],
+        y[:attacked],
+        eps=[radius / 255 for radius in RADII],
+        attacks=job.protocol.attacks,
+        noises=(),
+        seed=seed,
+        batch_size=batch_size,
+        partial=partial("attacks"),
+    )
+    return Reports(noise, attacks)
+
+
+def noise_source(drawn: Drawn, protocol: Protocol) -> NoiseSource:
+    """Noisy images as the networks see them under a protocol."""
+    return NormalizedPerFile(drawn, CIFAR_MEAN, CIFAR_STD) if protocol.normalized_per_file else drawn
+
+
+def columns(measured: Reports) -> Columns:
+    """The columns of Tables 1 to 3, read from the reports."""
+    found: Columns = {CLEAN: measured.noise.clean, CLEAN_ATTACKED: measured.attacks.clean}
+    for kind in NOISES:
+        found[kind] = [measured.noise.column(f"{kind}_noise", severity).accuracy for severity in SEVERITIES]
+    for attack in ATTACKS:
+        for radius in RADII:
+            found[f"{attack} {radius}/255"] = measured.attacks.column(attack.upper(), radius / 255).accuracy
+    return found
+
+
+def coefficients(model: nn.Module) -> list[float]:
+    """The λ_n; none for a gated network, whose λ depends on the state, and none for an ensemble."""
+    blocks = [module for module in model.modules() if isinstance(module, DampedBlock)]
+    gated = any(block.func.damping.depends_on_state for block in blocks)
+    return [] if gated or isinstance(model, Ensemble) else models.coefficients(model)
+
+
+def in_figure_2(job: Job) -> bool:
+    """Whether Figure 2 shows the job's network: seed 0, on the whole test set."""
+    rows, dataset = FIGURES[2]
+    return job.row.name in rows and job.dataset == dataset and job.seeds == (0,) and job.scale.test_images is None
+
+
+def landscapes(model: nn.Module, images: ImageData) -> list[dict[str, Any]]:
+    """Loss and prediction around each of `FIGURE_2_IMAGES`, as `Landscape.to_json` writes them."""
+    noise, found = Drawn(pixels(images.x_test)), []
+    for kind, index in FIGURE_2_IMAGES:
+        x, y = noise.block(f"{kind}_noise", 1, 0)[index : index + 1], images.y_test[index : index + 1]
+        found.append(json.loads(landscape(model, x, y, along=LANDSCAPE_AXIS, across=LANDSCAPE_AXIS).to_json()))
+    return found
