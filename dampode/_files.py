@@ -8,33 +8,50 @@ from typing import IO
 
 from filelock import FileLock, Timeout
 
+__all__ = ["only_writer", "require_writable", "write_atomically"]
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write to a file beside ``path``, flush it to disk, then rename it over the old one.
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object], replace: bool = True) -> None:
+    """Write a file that appears whole or not at all.
+
+    The bytes go to a temporary file in the same folder, which is flushed to disk and then renamed. Temporary files of
+    processes that were killed are removed first.
+
+    Args:
+        path: the file; its folder is made if it is missing.
+        write: writes the content to the open file that it is given.
+        replace: whether an existing file is replaced; else it is left alone and refused.
 
     Raises:
-        OSError: the folder cannot be written or the disk is full; the old file is then as it was.
+        FileExistsError: the file exists and ``replace`` is False.
+        OSError: the folder cannot be written or the disk is full; an existing file is then untouched.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
+        _remove_parts_of_dead_processes(path)
+        with open(part, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        if replace:
+            os.replace(part, path)
+        else:
+            os.link(part, path)  # unlike a rename, a hard link fails if the name is taken
+    except FileExistsError:
+        raise FileExistsError(f"{path} is there already and is not overwritten; move it away") from None
     except (OSError, RuntimeError) as error:
-        raise OSError(f"{path} could not be written ({error}); the one before it is untouched") from None
+        raise OSError(f"{path} could not be written ({error}); an existing file is untouched") from None
     finally:
         with suppress(OSError):
-            beside.unlink()
+            part.unlink()
 
 
 def require_writable(folder: Path) -> None:
-    """Make the folder and try to write into it, before hours are spent.
+    """Make the folder and try to write into it, before hours of computing.
 
     Raises:
-        OSError: it cannot be made or written.
+        OSError: the folder cannot be made or written.
     """
     probe = folder / f".writable-{os.getpid()}"
     try:
@@ -47,10 +64,10 @@ def require_writable(folder: Path) -> None:
 
 @contextmanager
 def only_writer(path: str | Path) -> Iterator[None]:
-    """Hold a file for writing as long as the block runs; a process that is killed lets go of it.
+    """Reserve a file for this process while the block runs. A process that is killed releases it.
 
     Raises:
-        OSError: another run holds it, or its folder cannot be written.
+        OSError: another process has reserved the file, or its folder cannot be written.
     """
     path = Path(path)
     require_writable(path.parent)
@@ -60,8 +77,33 @@ def only_writer(path: str | Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise OSError(f"only one run may write {path}; another does so now: wait for it or choose another") from None
+        raise OSError(
+            f"only one run may write {path}; another does so now: wait for it or choose another file"
+        ) from None
     try:
         yield
     finally:
         lock.release()
+
+
+def _remove_parts_of_dead_processes(path: Path) -> None:
+    """Remove the temporary files of `write_atomically` whose processes no longer run."""
+    prefix, suffix = f".{path.name}.", ".part"
+    for name in os.listdir(path.parent):
+        pid = name.removeprefix(prefix).removesuffix(suffix)
+        if name == f"{prefix}{pid}{suffix}" and pid.isdecimal() and not _is_running(int(pid)):
+            with suppress(OSError):
+                path.with_name(name).unlink()
+
+
+def _is_running(pid: int) -> bool:
+    """Whether a process has this number. Only POSIX can ask without ending it; elsewhere the answer is yes."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True  # a process of another user
+    return True

@@ -1,9 +1,18 @@
-"""What tells models and tensors from others."""
+"""What identifies a model, a data set or a run: fingerprints, checksums, and settings as plain values."""
 
 import hashlib
+import json
+from collections.abc import Mapping
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+__all__ = ["checksum", "fingerprint", "plain", "require_same"]
+
+_UNSET = "unset"
 
 
 def fingerprint(*parts: nn.Module | Tensor | str) -> str:
@@ -13,15 +22,83 @@ def fingerprint(*parts: nn.Module | Tensor | str) -> str:
         if isinstance(part, nn.Module):
             digest.update(f"module {part}".encode())
             for name, value in part.state_dict().items():
-                _add(digest, name, value)
+                _add_tensor(digest, name, value)
         elif isinstance(part, Tensor):
-            _add(digest, "", part)
+            _add_tensor(digest, "", part)
         else:
             digest.update(f"text {part}\n".encode())
     return digest.hexdigest()
 
 
-def _add(digest: "hashlib._Hash", name: str, value: Tensor) -> None:
+def checksum(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON: sorted keys, no spaces, ASCII only.
+
+    Raises:
+        TypeError: JSON cannot hold the value; see `plain`.
+        ValueError: a number is NaN or infinite.
+    """
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def require_same(path: str | Path, found: Mapping[str, Any], asked: Mapping[str, Any], remedy: str) -> None:
+    """Raise a ValueError that names every setting in which a file differs from what is asked for.
+
+    Args:
+        path: the file.
+        found: the settings in the file; nested mappings are compared key by key.
+        asked: the settings asked for.
+        remedy: what the user can do, the end of the error.
+    """
+    there, here = _flat(found), _flat(asked)
+    differences = [
+        f"{key} is {there.get(key, _UNSET)} there and {here.get(key, _UNSET)} here"
+        for key in {**there, **here}
+        if key not in there or key not in here or there[key] != here[key]
+    ]
+    if differences:
+        raise ValueError(f"{path} must have the settings asked for: {', '.join(differences)}; {remedy}")
+
+
+def plain(value: Any, name: str) -> Any:
+    """A setting as the plain Python values that JSON has: NumPy's numbers become Python's, tuples become lists.
+
+    Args:
+        value: None, a string, a number, or a list, tuple or mapping of them.
+        name: what an error calls it.
+
+    Raises:
+        TypeError: the value is of another type, or a key of a mapping is no string.
+    """
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"the keys of {name} must be strings, got {key!r} of type {type(key).__name__}")
+        return {str(key): plain(one, f"{name}.{key}") for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one, name) for one in value]
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Real):
+        return int(value) if isinstance(value, Integral) else float(value)
+    raise TypeError(
+        f"{name} must be a string or a number, got {value!r} of type {type(value).__name__}; use str or int"
+    )
+
+
+def _add_tensor(digest: "hashlib._Hash", name: str, value: Tensor) -> None:
+    """Enter a tensor's name, shape, dtype and values."""
     flat = value.detach().cpu().contiguous().flatten().view(torch.uint8)
     digest.update(f"tensor {name} {tuple(value.shape)} {value.dtype}\n".encode())
     digest.update(flat.numpy().tobytes())
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as {"recipe.lr": 0.1, ...}; an empty mapping stays."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, Mapping) and value
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat

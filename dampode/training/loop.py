@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from dampode._checks import as_seed, require_instance, require_positive_int
 from dampode._files import only_writer
-from dampode._identity import fingerprint
+from dampode._identity import fingerprint, plain, require_same
 from dampode.data import ImageData
 from dampode.models.weights_file import architecture, require_architecture
-from dampode.training.checkpoint import load_checkpoint, plain, require_same_run, save_checkpoint
+from dampode.training.checkpoint import load_checkpoint, save_checkpoint
 from dampode.training.execution import Execution
 from dampode.training.history import History
 from dampode.training.logs import Log
@@ -115,7 +115,9 @@ def fit(
         run = Run(model, data, recipe, execution, seed, layout, together)
         if resume and file is not None and file.exists():
             state = load_checkpoint(file)
-            require_same_run(file, state["settings"], settings)
+            require_same(
+                file, state["settings"], settings, "resume with the settings in the file, or choose another file"
+            )
             require_architecture(model, state["architecture"], file)
             run.load(state)
 

@@ -143,7 +143,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_the_field_that_differs(tmp_pa
         (tiny(), recipe, {"seed": 1}, "seed is 0 there and 1 here"),
         (tiny(), recipe, {"execution": Execution("bf16")}, "execution.precision is fp32 there and bf16 here"),
     ):
-        with pytest.raises(ValueError, match=f"must be of this run: .*{field}"):
+        with pytest.raises(ValueError, match=f"must have the settings asked for: .*{field}"):
             fit(net(), images, other, **{**first, **changes}, resume=True)
     model = net()
     model[1].weight.requires_grad_(False)
