@@ -99,7 +99,7 @@ def test_a_truncated_file(model, path, kept):
     models.save(model, path)
     content = path.read_bytes()
     path.write_bytes(content[:kept])
-    with pytest.raises(ValueError, match=r"no complete safetensors file.*cut short"):
+    with pytest.raises(ValueError, match=r"not a complete safetensors file.*cut short"):
         models.load(model, path)
 
 
