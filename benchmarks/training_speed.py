@@ -29,7 +29,7 @@ from torchvision import transforms
 from benchmarks import training_speed_cuda
 from benchmarks.common.record import clock, command, provenance, write
 from dampode import models
-from dampode.data import ImageData
+from dampode.data import Augmentation, ImageData
 from dampode.training import Execution, Recipe
 from dampode.training.processes import processes
 from dampode.training.run import Run
@@ -159,7 +159,7 @@ def main(args: Args) -> None:
     generator = torch.Generator().manual_seed(args.seed)
     x = torch.randint(0, 256, (args.batch * 8, 3, 32, 32), dtype=torch.uint8, generator=generator)
     y = torch.arange(len(x)) % 10
-    data = ImageData("random", x, y, x[:1], y[:1], 10).to(args.device)
+    data = ImageData("random", x, y, x[:1], y[:1], 10, Augmentation()).to(args.device)
     with ExitStack() as stack:
         contestants = ways(args, data, stack)
         started = {name: way(6) for name, way in contestants.items()}  # warms up, compiles, records

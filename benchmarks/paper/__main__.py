@@ -31,7 +31,9 @@ from benchmarks.paper.run import checkpoint, claimed, complete, partial
 from benchmarks.paper.settings import PROTOCOLS, SCALES
 from dampode import data
 from dampode._checks import require_positive
-from dampode.training import Execution, local_device, require_writable
+from dampode._files import require_writable
+from dampode.training import Execution
+from dampode.training.processes import local_device
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ __all__ = ["fold", "step_factors"]
 def fold(model: PreResNet) -> PreResNet:
     """A plain network x + f(x), without damping, that computes the same function in eval mode. The model is unchanged.
 
-    The result is exact up to rounding for every λ_n except 1. That includes batch norm's eps, and λ_n > 1, which changes
+    The result is exact up to rounding for every λ_n except 1. That includes batch norm's eps and λ_n > 1, which changes
     a sign. The copy costs as much as the plain ResNet. In training mode it starts as the same function up to eps, but
     its branches have other gains.
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are always whole."""
+"""Checkpoints of training runs: files that are always whole."""
 
 import zipfile
 from pathlib import Path
@@ -8,6 +8,8 @@ import torch
 
 from dampode._files import write_atomically
 
+__all__ = ["load_checkpoint", "save_checkpoint"]
+
 KEYS = frozenset({"settings", "architecture", "model", "optimizer", "scaler", "random", "position", "history"})
 
 
@@ -15,7 +17,7 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
     """Write a checkpoint atomically.
 
     Raises:
-        OSError: it cannot be written; the old checkpoint is then as it was.
+        OSError: the file cannot be written; an existing checkpoint is then untouched.
     """
     write_atomically(Path(path), lambda file: torch.save(state, file))
 
@@ -23,19 +25,26 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a checkpoint of `save_checkpoint`: tensors and plain values only, no code.
 
+    Args:
+        path: the file.
+        map_location: the device for its tensors.
+
+    Returns:
+        The state, with the keys `fit` wrote; ``state["model"]`` is the state_dict of the model.
+
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is damaged, truncated or holds something else.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged, truncated or no checkpoint.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint {path} must exist; got no such file")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch reads the numbers without looking at their checksums
+        with zipfile.ZipFile(path) as archive:  # torch reads the numbers without comparing their checksums
             damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged} does not fit")
         state: Any = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # damage makes torch and pickle raise a dozen kinds
+    except Exception as error:  # torch and pickle raise a dozen kinds of errors for damaged files
         raise ValueError(f"{path} must be a whole checkpoint; it is damaged or of another kind ({error})") from None
     if not isinstance(state, dict) or set(state) != KEYS:
         raise ValueError(f"{path} must be a checkpoint of dampode.training with {sorted(KEYS)}")
