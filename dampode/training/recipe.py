@@ -17,7 +17,8 @@ __all__ = ["Recipe", "optimizer"]
 class Recipe:
     """SGD with momentum and a learning rate that is divided by 10 at milestones.
 
-    The defaults are the paper's for CIFAR-10. The paper's three recipes are `cifar10`, `cifar100` and `resnext`; `dataclasses.replace` varies them.
+    The defaults are the paper's for CIFAR-10. The paper's three recipes are `cifar10`, `cifar100` and `resnext`;
+    `dataclasses.replace` varies them.
 
     Args:
         epochs: passes over the training images.
