@@ -10,6 +10,26 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+__all__ = [
+    "as_seed",
+    "in_train_mode",
+    "name_of",
+    "require_broadcast",
+    "require_damping_values",
+    "require_field_value",
+    "require_instance",
+    "require_labels",
+    "require_labels_below",
+    "require_logits",
+    "require_nonnegative",
+    "require_positive",
+    "require_positive_int",
+    "require_real",
+    "require_state",
+    "require_unchanged",
+    "version",
+]
+
 
 def require_instance(value: Any, kind: type | tuple[type, ...], name: str, remedy: str = "") -> None:
     """Raise a TypeError unless ``value`` is an instance of ``kind``."""
