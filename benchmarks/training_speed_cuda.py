@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from dampode import models
-from dampode.data import ImageData
+from dampode.data import Augmentation, ImageData
 from dampode.training import Execution, Recipe, fit
 from dampode.training.processes import processes
 from dampode.training.run import Run
@@ -25,7 +25,7 @@ def images(n: int) -> ImageData:
     """Random images of CIFAR's size, on the device."""
     x = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, device="cuda")
     y = torch.arange(n, device="cuda") % 10
-    return ImageData("random", x, y, x[:1], y[:1], 10)
+    return ImageData("random", x, y, x[:1], y[:1], 10, Augmentation())
 
 
 def epoch_seconds(depth: int, width: int, batch: int) -> dict[str, list[float]]:

@@ -1,18 +1,28 @@
 """dampode: networks as integrated damped ODEs, dx/dt = −λ x + ρ(λ) f(x, t)."""
 
+from importlib import import_module
 from importlib.metadata import version
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from dampode import damping, data, functional, integrators, models, robustness, stability, weighting
 from dampode.block import DampedBlock, Transition
 from dampode.dynamics import DampedODEFunc
+from dampode.fields import VectorField
+from dampode.integrators import Solution
 from dampode.trajectory import odeint, solve
+
+if TYPE_CHECKING:
+    from dampode import plots, training
 
 __version__ = version("dampode")
 
 __all__ = [
     "DampedBlock",
     "DampedODEFunc",
+    "Solution",
     "Transition",
+    "VectorField",
     "__version__",
     "damping",
     "data",
@@ -20,8 +30,22 @@ __all__ = [
     "integrators",
     "models",
     "odeint",
+    "plots",
     "robustness",
     "solve",
     "stability",
+    "training",
     "weighting",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import `training` and `plots` on first use: they need accelerate, tqdm and matplotlib."""
+    if name in ("plots", "training"):
+        return import_module(f"dampode.{name}")
+    raise AttributeError(f"module 'dampode' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, those not yet imported included."""
+    return __all__

@@ -1,4 +1,4 @@
-"""Worded errors: the rule, what was got, what to do. A wrong value is a ValueError, a wrong type a TypeError."""
+"""Checks whose errors name rule, value and remedy. A wrong value is a ValueError, a wrong type a TypeError."""
 
 import math
 import operator
@@ -10,6 +10,26 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+__all__ = [
+    "as_seed",
+    "in_train_mode",
+    "name_of",
+    "require_broadcast",
+    "require_damping_values",
+    "require_field_value",
+    "require_instance",
+    "require_labels",
+    "require_labels_below",
+    "require_logits",
+    "require_nonnegative",
+    "require_positive",
+    "require_positive_int",
+    "require_real",
+    "require_state",
+    "require_unchanged",
+    "version",
+]
+
 
 def require_instance(value: Any, kind: type | tuple[type, ...], name: str, remedy: str = "") -> None:
     """Raise a TypeError unless ``value`` is an instance of ``kind``."""
@@ -17,14 +37,14 @@ def require_instance(value: Any, kind: type | tuple[type, ...], name: str, remed
         kinds = kind if isinstance(kind, tuple) else (kind,)
         wanted = " or ".join(k.__name__ for k in kinds)
         if isinstance(value, type):
-            got, remedy = f"the class {value.__name__}", f"make one of it, {value.__name__}(...)"
+            got, remedy = f"the class {value.__name__}", f"make an instance, {value.__name__}(...)"
         else:
             got = type(value).__name__
         raise TypeError(f"{name} must be of type {wanted}, got {got}{'; ' + remedy if remedy else ''}")
 
 
 def require_positive_int(value: Any, name: str) -> None:
-    """Raise unless ``value`` is an int of at least 1 (a bool is no int here)."""
+    """Raise unless ``value`` is an int of at least 1. A bool is refused."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a positive int, got {value!r} of type {type(value).__name__}")
     if value < 1:
@@ -32,10 +52,10 @@ def require_positive_int(value: Any, name: str) -> None:
 
 
 def as_seed(value: Any) -> int:
-    """The seed as a plain int: whatever integer type it comes in, it draws the same.
+    """The seed as a plain int, so that every integer type gives the same draws.
 
     Raises:
-        TypeError: it is no integer (a bool is none here).
+        TypeError: the value is not an integer. A bool is refused.
     """
     try:
         if isinstance(value, bool):
@@ -68,16 +88,16 @@ def require_nonnegative(value: Any, name: str) -> None:
 
 
 def name_of(function: Any) -> str:
-    """How a function is called in a repr, and so in an architecture."""
+    """The name of a function in a repr, and so in an architecture."""
     return str(getattr(function, "__name__", repr(function)))
 
 
 def require_damping_values(lam: Tensor) -> None:
-    """Raise unless every λ of a floating tensor is finite and at least 0. Reads values: not for a forward pass."""
+    """Raise unless every λ is finite and at least 0. This reads values, so no forward pass may call it."""
     if not lam.is_floating_point():
         raise TypeError(f"λ must be a floating tensor, got dtype {lam.dtype}; convert it with .float()")
     if lam.is_meta:
-        return  # no values yet
+        return  # a meta tensor has no values
     if not bool(torch.isfinite(lam).all()):
         raise ValueError("λ must be finite, got a tensor with NaN or infinite entries")
     if bool((lam < 0).any()):
@@ -108,13 +128,13 @@ def require_labels(y: Any, n: int) -> None:
 
 
 def require_labels_below(y: Tensor, classes: int) -> None:
-    """Raise unless every label is a class of the model's."""
+    """Raise unless every label is a class of the model."""
     if int(y.max()) >= classes:
         raise ValueError(f"labels must lie in [0, {classes}), the model's classes, got {int(y.max())}")
 
 
 def require_logits(z: Any, n: int, classes: int) -> None:
-    """Raise unless ``z`` is what a classifier gives for n images, (n, K) with K >= classes. Reads no values."""
+    """Raise unless ``z`` holds the logits of n images, (n, K) with K >= classes. Reads no values."""
     require_instance(z, Tensor, "the model's output")
     if z.ndim != 2 or len(z) != n:
         raise ValueError(f"the model must give logits (N, classes), got shape {tuple(z.shape)} for {n} images")
@@ -138,7 +158,7 @@ def require_field_value(x: Tensor, fx: Any) -> None:
 
 
 def version(x: Tensor) -> int | None:
-    """How often ``x`` was changed in place; None where torch does not count it. Reads no values."""
+    """How often ``x`` was changed in place; None if torch does not count it. Reads no values."""
     uncounted = torch.compiler.is_compiling() or x.is_inference() or torch._C._functorch.is_batchedtensor(x)
     return None if uncounted else x._version
 
@@ -147,8 +167,8 @@ def require_unchanged(x: Tensor, before: int | None) -> None:
     """Raise unless ``x`` still has the `version` from before a call of f."""
     if version(x) != before:
         raise ValueError(
-            "f must leave the state as it is, which the step needs, but f changed x in place; begin f with x.clone(), "
-            "or with an activation of inplace=False"
+            "f must leave the state as it is, because the step needs it, but f changed x in place; begin f with "
+            "x.clone(), or use inplace=False in its first activation"
         )
 
 
@@ -165,11 +185,11 @@ def require_broadcast(value: Tensor, x: Tensor, name: str) -> None:
 
 
 def in_train_mode(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """What makes a module's value random, or that of a sample depend on its batch mates.
+    """The layers in train mode that make a module random, or make one sample depend on the rest of its batch.
 
     Yields:
-        The kind, "dropout" or "batch norm", and the name of every such part in train mode; batch norm without running
-        statistics counts as that.
+        The kind, "dropout" or "batch norm", and the name of every such layer. Batch norm without running statistics
+        always counts.
     """
     for name, part in module.named_modules():
         if isinstance(part, _DropoutNd) and part.training:

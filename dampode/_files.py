@@ -24,7 +24,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], replace: 
 
     Raises:
         FileExistsError: the file exists and ``replace`` is False.
-        OSError: the folder cannot be written or the disk is full; an existing file is then unchanged.
+        OSError: the folder cannot be written or the disk is full; an existing file is then untouched.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -41,7 +41,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], replace: 
     except FileExistsError:
         raise FileExistsError(f"{path} is there already and is not overwritten; move it away") from None
     except (OSError, RuntimeError) as error:
-        raise OSError(f"{path} could not be written ({error}); a file of that name is unchanged") from None
+        raise OSError(f"{path} could not be written ({error}); an existing file is untouched") from None
     finally:
         with suppress(OSError):
             part.unlink()
@@ -72,13 +72,13 @@ def only_writer(path: str | Path) -> Iterator[None]:
     path = Path(path)
     require_writable(path.parent)
     if path.is_dir():
-        raise OSError(f"the file to write must not be a folder, got the folder {path}; name a file in it")
+        raise OSError(f"the file to write must be no folder, got the folder {path}; name a file in it")
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise OSError(
-            f"only one run may write {path}, and another run is writing it; wait for it or choose another file"
+            f"only one run may write {path}; another does so now: wait for it or choose another file"
         ) from None
     try:
         yield

@@ -79,9 +79,10 @@ def plain(value: Any, name: str) -> Any:
         return [plain(one, name) for one in value]
     if value is None or isinstance(value, bool):
         return value
-    for kind, python in ((str, str), (Integral, int), (Real, float)):
-        if isinstance(value, kind):
-            return python(value)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Real):
+        return int(value) if isinstance(value, Integral) else float(value)
     raise TypeError(
         f"{name} must be a string or a number, got {value!r} of type {type(value).__name__}; use str or int"
     )

@@ -4,11 +4,12 @@
     python examples/cifar_train.py --data cifar10 --root data --download --depth 110 --epochs 160
     python examples/cifar_train.py --data cifar10 --recipe cifar10 --precision bf16 --compile blocks --step-graph
     python examples/cifar_train.py --data my_images.npz             x_train, y_train, x_test, y_test
-    torchrun --nproc-per-node 2 examples/cifar_train.py             or accelerate launch: a GPU, or a CPU, a process
+    torchrun --nproc-per-node 2 examples/cifar_train.py             or accelerate launch: one GPU or CPU per process
 
-Every model is trained with one recipe and then meets clean images, Gaussian noise at the five severities of CIFAR-C
-and FGSM. A table is printed; report.json, table.md, checkpoints, logs and two figures are written under --out. An
-interrupted run goes on with --resume. All models and seeds share the images, which lie on the device.
+Every model is trained with the same recipe. It is then measured on clean images, under Gaussian noise at the five
+severities of CIFAR-C, and under FGSM. The script prints a table, and writes report.json, table.md, checkpoints, logs
+and two figures to --out. An interrupted run resumes with --resume. All models and seeds share the images, which lie on
+the device.
 """
 
 import json
@@ -35,9 +36,17 @@ from torch import Tensor, nn
 
 import dampode
 from dampode import data, models, plots, robustness, training
+from dampode._files import only_writer
 from dampode.training.execution import Compile, Precision
+from dampode.training.processes import is_main, local_device
 
 Model = Literal["resnet", "in_resnet", "lambda_in_resnet", "cnn"]
+AUGMENTATIONS = {
+    "data": None,
+    "none": data.Augmentation(pad=0, flip=False),
+    "zero": data.Augmentation(),
+    "reflect": data.Augmentation(2, mode="reflect"),
+}
 RECIPES = {
     "small": training.Recipe(epochs=20),
     "cifar10": training.Recipe.cifar10(),
@@ -58,6 +67,8 @@ class Args:
     """folder of the CIFAR files"""
     download: bool = False
     """let torchvision download CIFAR"""
+    layout: Literal["NHWC", "NCHW"] | None = None
+    """axes of the images in an .npz file, if the file does not show them"""
     out: Path = Path("runs/digits")
     """folder of the report, figures and checkpoints"""
     depth: int = 20
@@ -65,15 +76,16 @@ class Args:
     width: int = 16
     """channels of the first stage"""
     recipe: Literal["small", "cifar10", "cifar100", "resnext"] = "small"
-    """the paper's recipes, or its CIFAR-10 recipe in 20 epochs; the next three flags change it"""
+    """one of the paper's recipes, or small: its CIFAR-10 recipe in 20 epochs; the next three flags change it"""
     epochs: int | None = None
     """passes over the training images"""
     batch_size: int | None = None
-    """images a step, over all processes"""
+    """images per step, over all processes"""
     lr: float | None = None
-    """learning rate at the start; divided by 10 at 1/2 and 3/4 of the epochs"""
-    reflect: bool = False
-    """augment as the authors' code does, reflecting by 2 pixels, instead of as the data's own"""
+    """learning rate at the start; it is divided by 10 at 1/2 and 3/4 of the epochs"""
+    augmentation: Literal["data", "none", "zero", "reflect"] = "data"
+    """data: the data set's own, which is none for an .npz file; zero: the paper's, pad 4 with zeros, crop and flip;
+    reflect: that of the authors' code, reflecting 2 pixels"""
     seeds: tuple[int, ...] = (0,)
     """one run of every model for each seed"""
     low: float = 0.2
@@ -95,20 +107,20 @@ class Args:
     compile: Compile = "off"
     """what torch.compile compiles, or its mode"""
     channels_last: bool | None = None
-    """memory layout; chosen where it is not given"""
+    """memory layout; by default the faster one"""
     step_graph: bool = False
     """record training steps as CUDA graphs"""
     checkpoint_every: int | None = None
     """steps between checkpoints within an epoch"""
     tensorboard: bool = False
-    """write TensorBoard's events beside the logs"""
+    """write TensorBoard events to the folder of the logs"""
     resume: bool = False
-    """go on from the checkpoints under --out"""
+    """continue from the checkpoints under --out"""
 
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Accuracies in [0, 1] over n images: clean, at severities 1 to 5, and at each radius, (ε, accuracy)."""
+    """Accuracies in [0, 1] over n images: clean, under noise at severities 1 to 5, and (ε, accuracy) under FGSM."""
 
     n: int
     clean: float
@@ -118,14 +130,14 @@ class Accuracies:
 
 @dataclass(frozen=True)
 class Run:
-    """One trained model, measured."""
+    """The results of one trained model."""
 
     model: str
     seed: int
     diverged: bool
     at_chance: bool
     final_loss: float | None
-    """none where it is not finite"""
+    """None if it is not finite"""
     coefficients: list[float]
     report: Accuracies
 
@@ -145,7 +157,7 @@ def build(name: Model, images: data.ImageData, args: Args) -> nn.Module:
 
 
 def check(images: data.ImageData, args: Args) -> None:
-    """Refuse in words what would otherwise fail after hours of training."""
+    """Refuse settings that would otherwise fail after hours of training."""
     for flag, values in (("models", args.models), ("seeds", args.seeds), ("eps", args.eps)):
         if not values or len(set(values)) < len(values):
             raise ValueError(f"--{flag} needs at least one value and none twice, got {list(values)}")
@@ -155,12 +167,12 @@ def check(images: data.ImageData, args: Args) -> None:
         raise ValueError(f"--low must be at least 0, got {args.low}")
     recipe(args)
     if args.depth < 14 and {"in_resnet", "lambda_in_resnet"} & set(args.models):
-        raise ValueError(f"--depth must be at least 14 for a damped layer to be there, got {args.depth}")
+        raise ValueError(f"--depth must be at least 14 for a damped layer to exist, got {args.depth}")
     for name in args.models:
         build(name, images, args)
         for path in (checkpoint(name, seed, args) for seed in args.seeds):
             if path.exists() and not args.resume:
-                raise ValueError(f"{path} is there already: go on from it with --resume, or choose another --out")
+                raise ValueError(f"{path} is there already: continue from it with --resume, or choose another --out")
 
 
 def recipe(args: Args) -> training.Recipe:
@@ -169,8 +181,8 @@ def recipe(args: Args) -> training.Recipe:
         RECIPES[args.recipe],
         **{key: value for key, value in given.items() if value is not None},
         decay_damping=args.decay_damping,
-        augmentation=data.Augmentation(2, mode="reflect") if args.reflect else None,
-        parts=int(os.environ.get("WORLD_SIZE", "1")),
+        augmentation=AUGMENTATIONS[args.augmentation],
+        micro_batches=int(os.environ.get("WORLD_SIZE", "1")),
     )
 
 
@@ -203,7 +215,7 @@ def run(name: Model, seed: int, images: data.ImageData, args: Args) -> Run:
 
 
 def sound(name: str, runs: list[Run]) -> list[Run]:
-    """The runs of a model that did not fail; where all are stuck at chance, those."""
+    """The runs of a model that did not fail; if all runs are stuck at chance, those runs."""
     finite = [r for r in runs if r.model == name and not r.diverged]
     return [r for r in finite if not r.at_chance] or finite
 
@@ -216,7 +228,7 @@ def measure(model: nn.Module, x: Tensor, y: Tensor, radii: Sequence[float], seed
 
 
 def table(runs: list[Run], args: Args) -> str:
-    """Markdown: a row a model, accuracies in %, mean ± SD where there are several seeds; failed runs are apart."""
+    """Markdown, one row per model: accuracies in %, mean ± SD over several seeds; failed runs are only counted."""
 
     def cell(values: list[float]) -> str:
         text = f"{100 * mean(values):.1f}"
@@ -262,13 +274,12 @@ def figures(runs: list[Run], args: Args) -> None:
 
 def main(args: Args) -> None:
     with ExitStack() as stack:
-        if training.is_main():
-            training.require_writable(args.out)
-            stack.enter_context(training.only_writer(args.out / "report.json"))
-        images = data.load(args.data, root=args.root, download=args.download)
-        images = images.subset(args.train_images, args.test_images).to(training.local_device(args.device))
+        if is_main():
+            stack.enter_context(only_writer(args.out / "report.json"))
+        images = data.load(args.data, root=args.root, download=args.download, layout=args.layout)
+        images = images.subset(args.train_images, args.test_images).to(local_device(args.device))
         check(images, args)
-        if training.is_main():
+        if is_main():
             print(f"{images.name}: {len(images.x_train)} training and {len(images.x_test)} test images")
         runs = []
         try:
@@ -276,9 +287,9 @@ def main(args: Args) -> None:
                 runs += [run(name, seed, images, args) for name in args.models]
         except KeyboardInterrupt:
             raise SystemExit(
-                f"\ninterrupted; every checkpoint under {args.out} is whole: go on with --resume"
+                f"\ninterrupted; every checkpoint under {args.out} is whole: continue with --resume"
             ) from None
-        if training.is_main():
+        if is_main():
             write(runs, images, args)
 
 

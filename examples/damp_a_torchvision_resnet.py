@@ -1,14 +1,14 @@
-"""Damp an ImageNet ResNet-50 built from torchvision's own blocks, its weights kept.
+"""Damp an ImageNet ResNet-50 made of torchvision's own blocks, and keep its weights.
 
 Claims, each asserted below:
 
-- λ = 0 gives the undamped network's logits to the last bit.
-- Damping adds one parameter to each of the 12 blocks that keep the state's shape, and takes none of torchvision's away.
-- λ starting at 1e-3 moves the logits by about a percent, so that trained weights stay useful for fine-tuning.
-- One training step moves every λ and leaves it above 0, given a learning rate of its own: relu has no gradient at 0, so
-  a λ that starts small must not be thrown there by its first steps.
+- λ = 0 gives the logits of the undamped network to the last bit.
+- Damping adds one parameter to each of the 12 blocks that keep the state's shape, and keeps all of torchvision's.
+- If λ starts at 1e-3, the logits change by about one percent, so trained weights remain useful for fine-tuning.
+- One training step changes every λ and leaves it above 0, if λ has a learning rate of its own. relu has no gradient at
+  0, so the first steps must not move a small λ to 0.
 
-Without arguments the weights are random and nothing is downloaded; ``--weights IMAGENET1K_V2`` loads torchvision's.
+Without arguments the weights are random and nothing is downloaded. ``--weights IMAGENET1K_V2`` loads torchvision's.
 """
 
 from collections.abc import Callable
@@ -29,14 +29,14 @@ from dampode.models import coefficients
 
 @dataclass(frozen=True)
 class Args:
-    """Where the weights come from."""
+    """The source of the weights."""
 
     weights: str | None = None
     """torchvision's weights to download, such as IMAGENET1K_V2"""
 
 
 def branch(block: Bottleneck) -> nn.Sequential:
-    """Branch f of a torchvision bottleneck: all of it but the shortcut, the sum and the last ReLU."""
+    """Branch f of a torchvision bottleneck: everything except the shortcut, the sum and the last ReLU."""
     return nn.Sequential(
         block.conv1,
         block.bn1,
@@ -50,7 +50,7 @@ def branch(block: Bottleneck) -> nn.Sequential:
 
 
 def damp(network: ResNet, damping: Callable[[], Damping]) -> ResNet:
-    """A copy whose blocks relu(x + f(x)) are relu((1 − λ) x + f(x)); blocks that change the shape stay as they are."""
+    """A copy whose blocks relu(x + f(x)) are relu((1 − λ) x + f(x)); blocks that change the shape are unchanged."""
     network = deepcopy(network)
     for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
         for i, block in enumerate(list(stage)):
@@ -68,7 +68,7 @@ def main(args: Args) -> None:
     pretrained = resnet50(weights=args.weights)
     plain = resnet50()
     plain.load_state_dict(pretrained.state_dict())
-    images = torch.randn(4, 3, 64, 64)  # as torchvision's transforms leave them: mean 0, deviation 1
+    images = torch.randn(4, 3, 64, 64)  # like images after torchvision's transforms: mean 0, deviation 1
 
     undamped = damp(plain, lambda: Constant(0.0))
     with torch.no_grad():

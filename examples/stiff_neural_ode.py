@@ -3,9 +3,10 @@
     python examples/stiff_neural_ode.py
 
 The data are slow waves that a stiff relaxation follows: y' = −1000 (y − slow(t)) for the fast half of the channels. A
-damped block with a learned MLP and λ = 1000 on those channels is trained to predict the end of the series from its
-start. Both solvers work on the same network, from the same weights, at the same tolerance. Asserted: both fit, their
-losses agree, and the exponential solver needs less than a tenth of the calls of f.
+damped block with a learned MLP, and λ = 1000 on those channels, is trained to predict the end of the series from its
+start. Both solvers train the same network from the same weights at the same tolerance. The script asserts that training
+lowers the loss, that the losses of both solvers agree, and that the exponential solver needs less than a tenth of the
+calls of f.
 """
 
 import time
@@ -22,7 +23,7 @@ CHANNELS, FAST = 8, 1000.0
 
 
 class Field(VectorField):
-    """An MLP of the state and of time, large on the fast channels so that they settle at order 1."""
+    """An MLP of the state and of time. It is large on the fast channels, so that their equilibria are of order 1."""
 
     gain: torch.Tensor
 
@@ -39,7 +40,7 @@ class Field(VectorField):
 
 
 def series(n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Start and end of n series: slow channels turn by one radian, fast ones have relaxed onto their squares."""
+    """Start and end of n series: slow channels turn by one radian, fast channels relax to the squares of slow ones."""
     phase = torch.rand(n, CHANNELS // 2) * 2 * torch.pi
     start = torch.cat((torch.sin(phase), torch.randn(n, CHANNELS // 2)), 1)
     slow = torch.sin(phase + 1.0)
@@ -75,12 +76,12 @@ def main() -> None:
         "AdaptiveExponential": (AdaptiveExponential(rtol=1e-3, atol=1e-3), 80),
         "torchdiffeq dopri5": (TorchDiffEq("dopri5", rtol=1e-3, atol=1e-3), 2),
     }
-    print(f"{'':22}{'rounds':>8}{'calls a round':>15}{'s a round':>11}{'first loss':>12}{'last loss':>11}")
+    print(f"{'':22}{'rounds':>8}{'calls per round':>17}{'s per round':>13}{'first loss':>12}{'last loss':>11}")
     results = {}
     for name, (integrator, rounds) in rows.items():
         losses, calls, seconds = results[name] = train(integrator, rounds)
         print(
-            f"{name:22}{rounds:8}{calls / rounds:15.0f}{seconds / rounds:11.3f}{losses[0]:12.4f}{losses[-1]:11.4f}",
+            f"{name:22}{rounds:8}{calls / rounds:17.0f}{seconds / rounds:13.3f}{losses[0]:12.4f}{losses[-1]:11.4f}",
             flush=True,
         )
     ours, theirs = results["AdaptiveExponential"], results["torchdiffeq dopri5"]

@@ -32,7 +32,9 @@ from benchmarks.paper.results_file import RESULTS, Result
 from benchmarks.paper.run.complete_job import checkpoint, complete, partial_files, reserved
 from dampode import data
 from dampode._checks import require_positive
-from dampode.training import Execution, local_device, require_writable
+from dampode._files import require_writable
+from dampode.training import Execution
+from dampode.training.processes import local_device
 
 __all__ = ["Args", "OutOfTime", "main", "run"]
 

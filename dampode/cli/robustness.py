@@ -13,8 +13,11 @@ from typing import Literal
 import torch
 from torch import nn
 
-from dampode import data, models, robustness, training
+from dampode import data, models, robustness
+from dampode._files import only_writer
 from dampode.models.weights_file import require_architecture
+from dampode.training import load_checkpoint
+from dampode.training.processes import local_device
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def load(args: Args, images: data.ImageData) -> nn.Module:
     build: Callable[..., nn.Module] = getattr(models, args.network)
     model = build(args.depth, images.num_classes, width=args.width, in_channels=images.channels, mean=mean, std=std)
     if args.model.suffix == ".pt":
-        state = training.load_checkpoint(args.model)
+        state = load_checkpoint(args.model)
         require_architecture(model, state["architecture"], args.model)
         try:
             model.load_state_dict(state["model"])
@@ -83,7 +86,7 @@ def load(args: Args, images: data.ImageData) -> nn.Module:
 
 def measure(args: Args) -> None:
     """Measure and write."""
-    device = training.local_device(args.device)
+    device = local_device(args.device)
     images = data.load(args.data, root=args.root).subset(test=args.images).to(device)
     model = load(args, images)
     x, y = data.pixels(images.x_test), images.y_test
@@ -132,7 +135,7 @@ def main(command: Sequence[str] | None = None) -> None:
     """Run the command line; what is wrong with the input ends it in words."""
     try:
         args = arguments(command)
-        with training.only_writer(args.out / "report.json"):
+        with only_writer(args.out / "report.json"):
             measure(args)
     except KeyboardInterrupt:
         raise SystemExit("\ninterrupted; give the same command again to go on") from None

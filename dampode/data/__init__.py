@@ -1,4 +1,4 @@
-"""Image classification data: loading, holding in memory, augmentation in batches."""
+"""Image classification data: loading, holding them in memory, and augmentation by batches."""
 
 from dampode.data.augmentation import Augmentation
 from dampode.data.image_data import ImageData, pixels

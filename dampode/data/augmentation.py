@@ -14,14 +14,15 @@ __all__ = ["Augmentation"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random translation (padding, then a random crop of the old size) and horizontal flip, each image by its own draw.
+    """Random translation (padding, then a random crop of the old size) and horizontal flip, drawn for each image.
 
-    Equal in distribution to torchvision's RandomCrop(size, padding=pad, padding_mode=...) and RandomHorizontalFlip.
+    The distribution is that of torchvision's RandomCrop(size, padding=pad, padding_mode=...) and RandomHorizontalFlip.
+    The defaults are the paper's for CIFAR. ``Augmentation(pad=0, flip=False)`` changes nothing.
 
     Args:
         pad: pixels of padding on every side; 0 for no translation.
         flip: whether an image is mirrored with probability 1/2.
-        mode: what the padding holds: "zero", or "reflect" for the image mirrored at its border.
+        mode: content of the padding: "zero", or "reflect" for the image mirrored at its border.
 
     Raises:
         ValueError, TypeError: a setting is out of range.
@@ -42,7 +43,7 @@ class Augmentation:
             raise ValueError(f"mode must be zero or reflect, got {self.mode!r}")
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Augment images (N, C, H, W), each by its own draw; dtype, device and shape are kept."""
+        """Augment images (N, C, H, W), each by its own draw. The result has the same dtype, device and shape."""
         return self.apply(x, self.draw(len(x), generator))
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
@@ -53,10 +54,10 @@ class Augmentation:
         return torch.stack([shift[0], shift[1], mirrored.long()]).squeeze(-1)
 
     def apply(self, x: Tensor, drawn: Tensor) -> Tensor:
-        """Images (N, C, H, W) by the draws (3, N) of `draw`; dtype, device and shape are kept.
+        """Augment images (N, C, H, W) by the draws (3, N) of `draw`. The result has the same dtype, device and shape.
 
         Raises:
-            ValueError: the image is too small to be reflected by pad pixels.
+            ValueError: the image is too small to reflect pad pixels.
         """
         n, channels, height, width = x.shape
         device = x.device
@@ -77,7 +78,7 @@ class Augmentation:
         return x[image, channel, rows[:, None, :, None], cols[:, None, None, :]]
 
 
-def _reflected(place: Tensor, size: int) -> Tensor:
-    """Places in (−size, 2 size − 1) mirrored at the first and last pixel into [0, size)."""
+def _reflected(position: Tensor, size: int) -> Tensor:
+    """Positions in (−size, 2 size − 1), mirrored at the first and last pixel into [0, size)."""
     last = size - 1
-    return last - (last - place.abs()).abs()
+    return last - (last - position.abs()).abs()

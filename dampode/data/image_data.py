@@ -1,4 +1,4 @@
-"""A labelled image data set, held whole in memory."""
+"""A labelled image data set that lies in memory as a whole."""
 
 from dataclasses import dataclass, replace
 
@@ -16,19 +16,20 @@ ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 @dataclass(frozen=True)
 class ImageData:
-    """A labelled train and test set, held whole.
+    """A labelled training set and test set.
 
     Args:
-        name: for reports.
+        name: the name in reports.
         x_train, x_test: images (N, C, H, W), uint8 in 0..255 or floating in [0, 1].
         y_train, y_test: labels (N,), int64 in [0, num_classes).
         num_classes: number of classes, at least 2.
-        augmentation: what fits this data in training.
+        augmentation: used in training unless the recipe has one of its own. The default changes nothing.
 
     Raises:
-        ValueError: a shape, a pixel or a label is out of range, a set is empty, or images and labels differ in number.
-        TypeError: images or labels are no tensors or of another dtype, num_classes no int, or augmentation is
-            something else.
+        ValueError: a shape, a pixel or a label is out of range, a set is empty, images and labels differ in number, or
+            the largest pixel of uint8 images is 1.
+        TypeError: images or labels are not tensors or have another dtype, num_classes is not an int, or augmentation
+            is not an `Augmentation`.
     """
 
     name: str
@@ -37,10 +38,10 @@ class ImageData:
     x_test: Tensor
     y_test: Tensor
     num_classes: int
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = Augmentation(pad=0, flip=False)
 
     def __post_init__(self) -> None:
-        """Check every value once, so that nothing later has to."""
+        """Check every value once, so that no later code has to."""
         require_positive_int(self.num_classes, "num_classes")
         if self.num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {self.num_classes}")
@@ -59,12 +60,12 @@ class ImageData:
         return self.x_train.shape[1]
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel over the training pixels in [0, 1]."""
+        """Mean and standard deviation per channel of the training pixels in [0, 1], each (C,)."""
         x = pixels(self.x_train).double().transpose(0, 1).flatten(1)  # (C, N H W)
         return tuple(x.mean(1).tolist()), tuple(x.std(1, correction=0).tolist())
 
     def subset(self, train: int | None = None, test: int | None = None, seed: int = 0) -> "ImageData":
-        """A random draw without replacement of at most ``train`` and ``test`` images; None keeps all."""
+        """At most ``train`` and ``test`` images, drawn at random without replacement; None keeps all."""
         generator = torch.Generator().manual_seed(seed)
         parts = {}
         for part, size in (("train", train), ("test", test)):
@@ -84,7 +85,7 @@ class ImageData:
 
 
 def pixels(x: Tensor) -> Tensor:
-    """Images as floating pixels in [0, 1]: uint8 is divided by 255, floating images pass."""
+    """Images as floating pixels in [0, 1]: uint8 is divided by 255, floating images are returned as they are."""
     return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
@@ -95,13 +96,18 @@ def _check_set(part: str, x: Tensor, y: Tensor, num_classes: int) -> None:
     if x.ndim != 4 or x.numel() == 0:
         raise ValueError(f"{part} images must be (N, C, H, W) and not empty, got shape {tuple(x.shape)}")
     if y.shape != x.shape[:1]:
-        raise ValueError(f"{part} needs one label an image: {len(x)} images, labels of shape {tuple(y.shape)}")
+        raise ValueError(f"{part} needs one label per image: {len(x)} images, labels of shape {tuple(y.shape)}")
     if x.is_floating_point():
         low, high = x.min().item(), x.max().item()
         if not (low >= 0 and high <= 1):
             raise ValueError(f"{part} pixels must lie in [0, 1], got [{low:g}, {high:g}]; divide by 255 or use uint8")
     elif x.dtype != torch.uint8:
         raise TypeError(f"{part} images must be uint8 or floating in [0, 1], got {x.dtype}")
+    elif x.max() == 1:
+        raise ValueError(
+            f"uint8 images must have pixels in 0..255, the largest of the {part} images is 1, which is almost black; "
+            "multiply images of 0 and 1 by 255, or convert them to float32"
+        )
     if y.dtype != torch.int64:
         raise TypeError(f"{part} labels must be int64, got {y.dtype}; convert them with .long()")
     if y.min() < 0 or y.max() >= num_classes:

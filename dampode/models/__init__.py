@@ -1,6 +1,6 @@
 """The paper's networks: pixels in [0, 1] in, logits out."""
 
-from dampode.models.ablation import FourArms, four_arms
+from dampode.models.ablation import AblationNetworks, ablation_networks
 from dampode.models.damping_coefficients import coefficients
 from dampode.models.folding import fold
 from dampode.models.preresnet import PreResNet
@@ -20,14 +20,14 @@ from dampode.models.variants import (
 from dampode.models.weights_file import architecture, load, save
 
 __all__ = [
-    "FourArms",
+    "AblationNetworks",
     "PreResNet",
     "ResNeXt29",
+    "ablation_networks",
     "architecture",
     "cnn",
     "coefficients",
     "fold",
-    "four_arms",
     "in_resnet",
     "in_resnet_gating",
     "in_resnet_gating_sig",

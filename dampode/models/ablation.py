@@ -1,7 +1,7 @@
-"""Four networks of one start, which tell what damping does from what its start does.
+"""Four networks with one start, which separate the effect of damping from the effect of the start.
 
-With batch norm on the state a frozen λ only sets branch gains (`dampode.models.fold`), so a damped network's behavior
-may come from λ being trained, from the gains, from the start alone, or from none of them.
+If batch norm reads the state, a frozen λ only sets branch gains (`dampode.models.fold`). A damped network may therefore
+behave differently because λ is trained, because of the gains, or because of its initial weights alone.
 """
 
 from copy import deepcopy
@@ -14,37 +14,39 @@ from dampode.damping import Constant, Learned
 from dampode.models.folding import fold
 from dampode.models.preresnet import PreResNet, branch_of, layers
 
+__all__ = ["AblationNetworks", "ablation_networks", "frozen", "gains", "plain"]
 
-class FourArms(NamedTuple):
-    """Four networks that share their initial weights and, where they have one, their initial λ_n."""
+
+class AblationNetworks(NamedTuple):
+    """Four networks that share their initial weights and, if they are damped, their initial λ_n."""
 
     learned: PreResNet
-    """λ_n trained: the network given."""
+    """λ_n is trained: the network given."""
     frozen: PreResNet
-    """λ_n fixed at its start."""
+    """λ_n stays at its initial value."""
     gains: PreResNet
     """A plain ResNet whose initial weights give it the same function as ``frozen``."""
     plain: PreResNet
     """The plain ResNet."""
 
 
-def four_arms(model: PreResNet) -> FourArms:
-    """The four arms out of a damped network at its start, such as ``in_resnet(110)``; the model itself is the first.
+def ablation_networks(model: PreResNet) -> AblationNetworks:
+    """Make the four networks of an ablation from a damped network at its start, such as ``in_resnet(110)``.
 
     Args:
-        model: an untrained pre-activation network with learned λ.
+        model: an untrained pre-activation network with learned λ. It becomes ``learned`` itself, not a copy.
 
     Returns:
-        λ learned, λ frozen, gains in the initial weights of a plain ResNet, plain.
+        The networks: λ learned, λ frozen, the gains in the initial weights of a plain ResNet, plain.
 
     Raises:
-        ValueError, TypeError: the model has λ that `frozen` or `fold` does not take.
+        ValueError, TypeError: as `frozen` and `fold`.
     """
-    return FourArms(model, frozen(model), gains(model), plain(model))
+    return AblationNetworks(model, frozen(model), gains(model), plain(model))
 
 
 def frozen(model: PreResNet) -> PreResNet:
-    """A copy whose λ_n stay what they are now: `Learned` becomes `Constant`.
+    """A copy whose λ_n keep their present values: `Learned` becomes `Constant`.
 
     Raises:
         ValueError: a λ depends on the state.
@@ -62,10 +64,10 @@ def frozen(model: PreResNet) -> PreResNet:
 
 
 def gains(model: PreResNet) -> PreResNet:
-    """A plain ResNet that starts with the damped network's gains, ρ(λ_n) / s_{n+1}, in its branches' weights.
+    """A plain ResNet whose branch weights start with the damped network's gains, ρ(λ_n) / s_{n+1} (see `fold`).
 
-    The same function at the start as ``frozen(model)``, but every gain s^-1 also divides that branch's effective
-    learning rate by s^-2. Batch norm's statistics start afresh.
+    It starts as the same function as ``frozen(model)``. Every gain g multiplies a branch's weights, so it divides the
+    branch's effective learning rate by g². Batch norm's statistics start afresh.
 
     Raises:
         ValueError, TypeError: as `fold`.

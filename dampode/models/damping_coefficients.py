@@ -5,15 +5,17 @@ from torch import nn
 
 from dampode.block import DampedBlock
 
+__all__ = ["coefficients"]
+
 
 def coefficients(model: nn.Module) -> list[float]:
-    """The damping coefficients λ_n of a model, one a `DampedBlock` in order, after act.
+    """The damping coefficients λ_n of a model after act, one per `DampedBlock`, in order.
 
     Args:
         model: a model whose damped blocks have one λ each.
 
     Returns:
-        λ_n in the order of the blocks; empty where no block is damped.
+        λ_n in the order of the blocks; empty if the model has no `DampedBlock`.
 
     Raises:
         ValueError: a λ depends on the state or is not a single number.
@@ -31,6 +33,6 @@ def coefficients(model: nn.Module) -> list[float]:
         state = next(block.parameters(), torch.zeros(()))
         lam = damping(state.detach().new_zeros(()))
         if lam.numel() != 1:
-            raise ValueError(f"coefficients needs one λ a block; the λ of {name} has shape {tuple(lam.shape)}")
+            raise ValueError(f"coefficients needs one λ per block; the λ of {name} has shape {tuple(lam.shape)}")
         values.append(lam.item())
     return values

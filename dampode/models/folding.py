@@ -1,12 +1,12 @@
-"""Constant damping folded into batch norm and the branches' last convolutions: a plain network of the same function.
+"""Fold constant damping into batch norm and the branches' last convolutions: the same function as a plain network.
 
-Inside a stage the damped state is x_n = s_n y_n, with y_n the state of a plain pre-activation ResNet, s = 1 behind an
-entry and s_{n+1} = (1 − λ_n) s_n. Whatever reads x_n begins with batch norm, which takes s_n up; the plain branch is
-multiplied by ρ(λ_n) / s_{n+1}:
+Inside a stage the damped state is x_n = s_n y_n, where y_n is the state of a plain pre-activation ResNet, s = 1 after
+the stage's entry and s_{n+1} = (1 − λ_n) s_n. Every layer that reads x_n begins with batch norm, which absorbs s_n. The
+plain branch is multiplied by ρ(λ_n) / s_{n+1}:
 
     (1 − λ_n) x_n + ρ f(x_n) = s_{n+1} (y_n + ρ / s_{n+1} f(s_n y_n))
 
-So in networks with batch norm on the state a constant λ is a choice of branch gains, not of expressivity.
+So if batch norm reads the state, a constant λ chooses branch gains and adds no function.
 """
 
 from collections import Counter
@@ -24,26 +24,29 @@ from dampode.models.preresnet import PreResNet, branch_of, layers
 from dampode.models.resnext import ResNeXt29
 from dampode.models.weights_file import unwrapped
 
+__all__ = ["fold", "step_factors"]
+
 
 def fold(model: PreResNet) -> PreResNet:
-    """The same function, in eval mode, as a plain network x + f(x) without damping; the model stays as it is.
+    """A plain network x + f(x), without damping, that computes the same function in eval mode. The model is unchanged.
 
-    Exact up to rounding for any λ_n but 1, λ_n > 1 (a change of sign) and batch norm's eps included. The copy has the
-    plain ResNet's cost. In training mode it starts as the same function up to eps, with branches that have other gains.
+    The result is exact up to rounding for every λ_n except 1. That includes batch norm's eps and λ_n > 1, which changes
+    a sign. The copy costs as much as the plain ResNet. In training mode it starts as the same function up to eps, but
+    its branches have other gains.
 
     Args:
-        model: a pre-activation network whose λ_n are constant in the state: numbers, or one a channel (C, 1, 1);
-            compiled or of DistributedDataParallel, it is the network that it was made of.
+        model: a pre-activation network whose λ_n do not depend on the state: one number per flow, or one per channel
+            (C, 1, 1). A model wrapped by torch.compile or DistributedDataParallel is unwrapped first.
 
     Returns:
         A copy in eval mode whose flows are ``Transition(f, Identity())``.
 
     Raises:
-        TypeError: the model is no `PreResNet`, or a branch does not begin with batch norm and end in a convolution.
-        ValueError: a λ depends on the state, is 1, or varies over positions; the integrator takes more than one
-            evaluation of f; the model is a ResNeXt; a batch norm has no running statistics, or lacks the weight that
-            takes up a negative scale; a layer to be scaled is shared, or its weight is computed from others (weight
-            norm and other parametrizations); the folded weights exceed the range of their dtype.
+        TypeError: the model is not a `PreResNet`, or a branch does not begin with batch norm and end in a convolution.
+        ValueError: a λ depends on the state, is 1, or varies over positions; the integrator evaluates f more than once;
+            the model is a ResNeXt; a batch norm has no running statistics, or no weight to absorb a negative scale; a
+            layer to be scaled is shared, or its weight is computed from others (weight norm and other
+            parametrizations); the folded weights exceed the range of their dtype.
 
     Source: algebra from Eqs. 13 and 15; Ioffe & Szegedy 2015 for batch norm's invariance to scale.
     """
@@ -75,8 +78,8 @@ def fold(model: PreResNet) -> PreResNet:
     for key, value in plain.state_dict().items():
         if not bool(torch.isfinite(value).all()):
             raise ValueError(
-                f"fold left the range of {value.dtype} in {key}: a product of (1 − λ) in its stage is too near 0; "
-                "use model.double()"
+                f"folded weights must stay in the range of {value.dtype}, {key} does not: a product of (1 − λ) in its "
+                "stage is too near 0; use model.double()"
             )
     return plain
 
@@ -106,7 +109,9 @@ def step_factors(block: DampedBlock, name: str) -> tuple[Tensor, Tensor]:
     lam = damping(torch.zeros((), dtype=torch.float64, device=device)).detach()
     shape = (1, *lam.shape[-3:])
     if lam.numel() != (lam.shape[-3] if lam.ndim >= 3 else 1):
-        raise ValueError(f"fold needs one λ a block or a channel, (C, 1, 1); {name} has shape {tuple(lam.shape)}")
+        raise ValueError(
+            f"fold needs one λ per block, or one per channel, (C, 1, 1); {name} has shape {tuple(lam.shape)}"
+        )
     zeros, ones = (torch.full(shape, value, dtype=torch.float64, device=device) for value in (0.0, 1.0))
     with torch.no_grad():
         silent = DampedODEFunc(Autonomous(torch.zeros_like), damping, block.func.rho)
@@ -119,19 +124,19 @@ def step_factors(block: DampedBlock, name: str) -> tuple[Tensor, Tensor]:
 
 
 def _first_norms(entry: nn.Module) -> list[nn.Module]:
-    """Every batch norm that reads an entry's input: of its branch, and of a projection."""
+    """Every batch norm that reads an entry's input: the branch's first, and the projection's if there is one."""
     if not isinstance(entry, Transition):
         return [next(entry.children())]
     return [next(part.children()) for part in (entry.f, entry.shortcut) if not isinstance(part, nn.Identity)]
 
 
 def _absorb_scale(norm: nn.Module, scale: Tensor, name: str, uses: Counter[int]) -> None:
-    """Let a batch norm that saw s y read y: γ (s y − μ) / sqrt(v + eps) + β stays the same function of y.
+    """Let a batch norm that read s y read y instead: γ (s y − μ) / sqrt(v + eps) + β stays the same function of y.
 
-    The statistics become those of y, so that training from here sees what it saw; where that variance would be
-    negative, the factor goes into γ.
+    The statistics become those of y, so that training can continue from here. If the variance would become negative,
+    the factor goes into γ instead.
     """
-    require_instance(norm, nn.BatchNorm2d, f"what reads the state in {name}", "fold needs batch norm there")
+    require_instance(norm, nn.BatchNorm2d, f"the layer that reads the state in {name}", "fold needs batch norm there")
     assert isinstance(norm, nn.BatchNorm2d)
     _require_own(norm, name, uses)
     mean, var, weight = norm.running_mean, norm.running_var, norm.weight
@@ -146,11 +151,11 @@ def _absorb_scale(norm: nn.Module, scale: Tensor, name: str, uses: Counter[int])
         if weight is not None:
             weight.copy_(weight.double() * left)
         elif bool((left != 1).any()):
-            raise ValueError(f"fold needs batch norm with affine=True in {name}, where γ takes up a negative scale")
+            raise ValueError(f"fold needs batch norm with affine=True in {name}, so that γ can absorb a negative scale")
 
 
 def _multiply_output(convolution: nn.Module, factor: Tensor, name: str, uses: Counter[int]) -> None:
-    """Multiply a convolution's output by a factor, one number or one a channel."""
+    """Multiply a convolution's output by a factor: one number, or one per channel."""
     require_instance(convolution, nn.Conv2d, f"the last layer of {name}", "fold scales a convolution there")
     assert isinstance(convolution, nn.Conv2d)
     _require_own(convolution, name, uses)
@@ -161,7 +166,7 @@ def _multiply_output(convolution: nn.Module, factor: Tensor, name: str, uses: Co
 
 
 def _require_own(layer: nn.BatchNorm2d | nn.Conv2d, name: str, uses: Counter[int]) -> None:
-    """Raise unless changing a layer's tensors changes this layer, and nothing else."""
+    """Raise unless changing a layer's tensors changes only this layer."""
     own = dict(layer.named_parameters(recurse=False)) | dict(layer.named_buffers(recurse=False))
     for key in ("weight", "bias"):
         if getattr(layer, key) is not None and key not in own:
@@ -170,4 +175,4 @@ def _require_own(layer: nn.BatchNorm2d | nn.Conv2d, name: str, uses: Counter[int
                 "remove the parametrization (torch.nn.utils.parametrize.remove_parametrizations)"
             )
     if any(uses[id(tensor)] > 1 for tensor in own.values()):
-        raise ValueError(f"fold scales every layer by itself; a layer of {name} is used twice: give each place a copy")
+        raise ValueError(f"fold scales every layer separately; a layer of {name} is used twice: give each place a copy")

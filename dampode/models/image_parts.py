@@ -1,4 +1,4 @@
-"""What the image networks share: normalization, the three stages, initial weights, and checks of sizes."""
+"""The parts that all image networks share: normalization, three stages, initial weights, and checks of sizes."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,6 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from dampode._checks import require_positive, require_positive_int, require_real
+
+__all__ = [
+    "CIFAR_MEAN",
+    "CIFAR_STD",
+    "MakeFlow",
+    "Normalize",
+    "initialize_convolutions",
+    "require_image_sizes",
+    "three_stages",
+]
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2023, 0.1994, 0.2010)
@@ -15,14 +25,14 @@ MakeFlow = Callable[[nn.Module, int], nn.Module]
 
 
 class Normalize(nn.Module):
-    """Pixels in [0, 1] to (x − mean) / std, a channel at a time: x (N, C, H, W) -> (N, C, H, W).
+    """Pixels in [0, 1] to (x − mean) / std, per channel: x (N, C, H, W) -> (N, C, H, W).
 
     Args:
-        mean, std: one number a channel; std > 0.
+        mean, std: one number per channel; std > 0.
 
     Raises:
-        ValueError: mean and std differ in length, or a number is out of range; in forward, another channel count.
-        TypeError: in forward, pixels that are not floating.
+        ValueError: mean and std differ in length, or a number is out of range; in forward, the channel count differs.
+        TypeError: in forward, the pixels are not floating.
     """
 
     mean: Tensor
@@ -31,7 +41,7 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if len(mean) != len(std):
-            raise ValueError(f"mean and std need one number a channel, got {len(mean)} and {len(std)}")
+            raise ValueError(f"mean and std need one number per channel, got {len(mean)} and {len(std)}")
         for m, s in zip(mean, std, strict=True):
             require_real(m, "mean")
             require_positive(s, "std")
@@ -55,12 +65,12 @@ def three_stages(
     first: Callable[[int, int, int], nn.Module],
     rest: Callable[[int], nn.Module],
 ) -> nn.Sequential:
-    """Three stages of n blocks, of which the second and third halve the image and double the channels.
+    """Three stages of n blocks. The second and the third halve the image and double the channels.
 
     Args:
         in_channels: C before the first stage.
         out_channels: C of the first stage.
-        n: blocks a stage.
+        n: blocks per stage.
         first: makes a stage's first block out of (in_channels, out_channels, stride).
         rest: makes a further block out of its channels.
 
@@ -92,4 +102,4 @@ def require_image_sizes(num_classes: int, width: int, in_channels: int, mean: Se
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
     if len(mean) != in_channels:
-        raise ValueError(f"mean and std need one number a channel: in_channels is {in_channels}, got {len(mean)}")
+        raise ValueError(f"mean and std need one number per channel: in_channels is {in_channels}, got {len(mean)}")

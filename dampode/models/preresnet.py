@@ -1,6 +1,7 @@
-"""The pre-activation CIFAR ResNet as a sequence of transitions and flows; what a flow is, the caller says."""
+"""The pre-activation CIFAR ResNet as a sequence of transitions and flows. The caller says what a flow is."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -18,43 +19,45 @@ from dampode.models.image_parts import (
     three_stages,
 )
 
+__all__ = ["MakeEntry", "NetworkOptions", "PreResNet", "branch_of", "layers"]
+
 MakeEntry = Callable[[nn.Module, nn.Module], nn.Module]
 """Makes a stage's first layer out of its branch and the shortcut that fits it."""
 
 
-def projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """The shortcut of a stage entry: BN, ReLU, conv1x1 (stride); the identity where neither shape nor width changes."""
-    if in_channels == out_channels and stride == 1:
-        return nn.Identity()
-    return nn.Sequential(
-        nn.BatchNorm2d(in_channels),
-        nn.ReLU(),
-        nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
-    )
+class NetworkOptions(TypedDict, total=False):
+    """The keyword arguments that every pre-activation network takes; `PreResNet` documents them."""
+
+    block: Branch | None
+    damp_first: bool
+    width: int
+    in_channels: int
+    mean: Sequence[float]
+    std: Sequence[float]
 
 
 class PreResNet(nn.Module):
     """A stem, three stages of n blocks, a linear classifier: images (N, C, H, W) in [0, 1] -> logits (N, classes).
 
-    Every stage begins with an undamped entry (a projection where width or size changes) and continues with n − 1
-    flows, so of the 3n blocks 3(n − 1) are damped. No normalization or ReLU follows the stem; the tail is BN, ReLU,
-    average pooling, linear. Convolutions start from N(0, 2 / (k² C_out)).
+    Every stage begins with an undamped entry and continues with n − 1 flows, so 3(n − 1) of the 3n blocks are damped.
+    An entry projects its input if the width or the image size changes. No normalization or ReLU follows the stem. The
+    network ends in BN, ReLU, average pooling and a linear layer. Convolutions start from N(0, 2 / (k² C_out)).
 
     Args:
         depth: number of weighted layers: 6n + 2 with basic blocks, 9n + 2 with bottlenecks.
         num_classes: at least 2.
         flow: makes a shape-preserving layer out of a branch and its channels.
         entry: makes a stage's first layer out of its branch and shortcut; `Transition` adds them.
-        block: the branch's class; None takes bottlenecks from depth 164 on and where only they fit, else basic blocks
-            (which are also taken where only they fit, as at depth 1202).
-        damp_first: whether an entry that keeps the shape is a flow as well: the first stage's, with basic blocks. A
-            factor on a projection would only be a factor on its weights, so a projection is never damped.
-        width: channels of the first stage's 3x3 convolutions; the others have 2x and 4x.
+        block: the branch's class. None takes bottlenecks from depth 164 on, else basic blocks; if only one of the two
+            fits the depth, it takes that one.
+        damp_first: whether an entry that keeps the shape is a flow too. Only the first entry of a network of basic
+            blocks keeps the shape. A projection is never damped: a factor on it would only scale its weights.
+        width: channels of the first stage's 3x3 convolutions; the other stages have 2x and 4x.
         in_channels: C of the images.
-        mean, std: normalization, one number a channel.
+        mean, std: normalization, one number per channel.
 
     Raises:
-        ValueError: no n gives the depth (the nearest depths that fit are named), or a size is too small.
+        ValueError: no n gives the depth (the error names the nearest depths that fit), or a size is too small.
 
     Source: He et al. 2016, Identity mappings in deep residual networks; Yang et al. 2020, Sec. 4.1.
     """
@@ -77,10 +80,10 @@ class PreResNet(nn.Module):
         require_positive_int(depth, "depth")
         require_instance(damp_first, bool, "damp_first")
         require_image_sizes(num_classes, width, in_channels, mean)
-        branch, n = branch_and_blocks(depth, block)
+        branch, n = _branch_and_blocks(depth, block)
 
         def first(before: int, after: int, stride: int) -> nn.Module:
-            f, shortcut = branch(before, after, stride), projection(before, after, stride)
+            f, shortcut = branch(before, after, stride), _projection(before, after, stride)
             return flow(f, after) if damp_first and isinstance(shortcut, nn.Identity) else entry(f, shortcut)
 
         def rest(channels: int) -> nn.Module:
@@ -102,19 +105,54 @@ class PreResNet(nn.Module):
         return logits
 
 
-def branch_and_blocks(depth: int, block: Branch | None) -> tuple[Branch, int]:
-    """The branch's class and the n blocks a stage that make up a depth.
+def layers(model: PreResNet) -> Iterator[tuple[str, nn.Sequential, int, nn.Module]]:
+    """Every entry and flow in order, as (name, stage, index in the stage, layer). The caller may replace a layer."""
+    for name, stage in model.stages.named_children():
+        assert isinstance(stage, nn.Sequential)
+        for index, layer in enumerate(list(stage.children())):
+            yield f"stages.{name}.{index}", stage, index, layer
+
+
+def branch_of(block: DampedBlock, name: str) -> nn.Sequential:
+    """The residual branch of a flow.
+
+    Args:
+        block: the flow.
+        name: what an error calls the flow.
+
+    Raises:
+        TypeError: its f depends on time or is not a Sequential.
+    """
+    f = block.func.f.f if isinstance(block.func.f, Autonomous) else block.func.f
+    require_instance(f, nn.Sequential, f"f of {name}", "take a branch from dampode.fields")
+    assert isinstance(f, nn.Sequential)
+    return f
+
+
+def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """The shortcut of a stage entry: BN, ReLU, conv1x1 (stride), or the identity if width and image size stay."""
+    if in_channels == out_channels and stride == 1:
+        return nn.Identity()
+    return nn.Sequential(
+        nn.BatchNorm2d(in_channels),
+        nn.ReLU(),
+        nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
+    )
+
+
+def _branch_and_blocks(depth: int, block: Branch | None) -> tuple[Branch, int]:
+    """The branch's class and the number n of blocks per stage that give a depth.
 
     Args:
         depth: number of weighted layers, 3 n convolutions + 2.
-        block: the class asked for, or None for a choice by depth.
+        block: the class asked for; None chooses by depth.
 
     Returns:
         The class, and n >= 1.
 
     Raises:
         ValueError: no n >= 1 gives the depth.
-        TypeError: block is no class.
+        TypeError: block is not a class.
     """
     if block is not None:
         require_instance(block, type, "block", "pass a class such as fields.PreActBottleneck")
@@ -133,27 +171,3 @@ def branch_and_blocks(depth: int, block: Branch | None) -> tuple[Branch, int]:
 def _fits(depth: int, branch: Branch) -> bool:
     """Whether depth = 3 n convolutions + 2 for an n >= 1."""
     return depth > 2 and (depth - 2) % (3 * branch.convolutions) == 0
-
-
-def layers(model: PreResNet) -> Iterator[tuple[str, nn.Sequential, int, nn.Module]]:
-    """Every entry and flow in order, as (name, stage, index in the stage, layer); a layer may be replaced meanwhile."""
-    for name, stage in model.stages.named_children():
-        assert isinstance(stage, nn.Sequential)
-        for index, layer in enumerate(list(stage.children())):
-            yield f"stages.{name}.{index}", stage, index, layer
-
-
-def branch_of(block: DampedBlock, name: str) -> nn.Sequential:
-    """The residual branch of a flow.
-
-    Args:
-        block: the flow.
-        name: what an error calls it.
-
-    Raises:
-        TypeError: its f depends on time or is no Sequential.
-    """
-    f = block.func.f.f if isinstance(block.func.f, Autonomous) else block.func.f
-    require_instance(f, nn.Sequential, f"f of {name}", "take a branch from dampode.fields")
-    assert isinstance(f, nn.Sequential)
-    return f

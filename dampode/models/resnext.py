@@ -1,6 +1,7 @@
 """The CIFAR ResNeXt-29 as a sequence of transitions and flows, each followed by ReLU."""
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 from torch import Tensor, nn
 
@@ -16,20 +17,32 @@ from dampode.models.image_parts import (
     three_stages,
 )
 
+__all__ = ["ResNeXt29", "ResNeXtOptions"]
+
+
+class ResNeXtOptions(TypedDict, total=False):
+    """The keyword arguments that every ResNeXt takes; `ResNeXt29` documents them."""
+
+    cardinality: int
+    width: int
+    in_channels: int
+    mean: Sequence[float]
+    std: Sequence[float]
+
 
 class ResNeXt29(nn.Module):
     """A stem, three stages of three blocks, a linear classifier: images (N, C, H, W) in [0, 1] -> logits (N, classes).
 
-    A block is a flow and then ReLU. Every stage begins with an undamped projection (conv1x1, BN), so of the nine
-    blocks six are damped. Convolutions start from N(0, 2 / (k² C_out)).
+    A block is a flow followed by ReLU. Every stage begins with an undamped projection (conv1x1, BN), so six of the
+    nine blocks are damped. Convolutions start from N(0, 2 / (k² C_out)).
 
     Args:
         num_classes: at least 2.
         flow: makes a shape-preserving layer out of a branch and its channels.
         cardinality: groups of the 3x3 convolutions.
-        width: channels a group in the first stage; the others have 2x and 4x. Also the stem's channels.
+        width: channels per group in the first stage, and channels of the stem; the other stages have 2x and 4x.
         in_channels: C of the images.
-        mean, std: normalization, one number a channel.
+        mean, std: normalization, one number per channel.
 
     Raises:
         ValueError: a size is too small, or mean does not fit in_channels.

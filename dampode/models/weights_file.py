@@ -1,4 +1,4 @@
-"""Networks on disk: one safetensors file, with the architecture as JSON in its header. Nothing is ever unpickled."""
+"""Networks on disk: one safetensors file with the architecture as JSON in its header. Nothing is ever unpickled."""
 
 import json
 import os
@@ -13,35 +13,37 @@ from dampode._checks import require_instance
 from dampode._files import write_atomically
 from dampode._identity import fingerprint
 
+__all__ = ["architecture", "load", "require_architecture", "save", "unwrapped"]
+
 HEADER = "architecture"
 CHECKSUM = "checksum"
 
 
 def architecture(model: nn.Module) -> dict[str, str]:
-    """What a network is made of: every module's path -> its class and settings, parents first.
+    """The parts of a network: the path of every module -> its class and settings, parents first.
 
     Args:
-        model: any module; its settings are what its ``extra_repr`` tells.
+        model: any module; its ``extra_repr`` gives its settings.
 
     Returns:
-        A dictionary of strings, fit for JSON.
+        A dictionary of strings, which JSON can hold.
 
     Raises:
-        ValueError: a setting has no name that says the same in another process: a lambda, or an object whose repr is
-            its address.
+        ValueError: a setting has no name that another process would understand: a lambda, or an object whose repr
+            shows its address.
     """
     described = {name or "model": f"{type(m).__name__}({m.extra_repr()})" for name, m in model.named_modules()}
     for key, value in described.items():
         if "<lambda>" in value or " at 0x" in value:
             raise ValueError(
-                f"an architecture needs names that say the same in another process, got {value} at {key!r}: define the "
+                f"an architecture needs names that another process understands, got {value} at {key!r}: define the "
                 "function by def, or give its class a __repr__"
             )
     return described
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network itself, where the model is what torch.compile or DistributedDataParallel made of it."""
+    """The network itself, without the wrappers of torch.compile, DataParallel and DistributedDataParallel."""
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return unwrapped(model.module)
     inner = dict(model.named_children()).get("_orig_mod")
@@ -51,20 +53,20 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a network's state and architecture to one safetensors file.
 
-    The file appears whole or not at all, and holds a checksum, by which `load` knows a damaged one.
+    The file appears whole or not at all. It holds a checksum, by which `load` recognizes a damaged file.
 
     Args:
-        model: the network; one compiled or of DistributedDataParallel is saved as the network that it was made of.
-        path: the file to write or replace; its folder is made where it is not there.
+        model: the network. A model wrapped by torch.compile or DistributedDataParallel is unwrapped first.
+        path: the file to write or replace; its folder is made if it is missing.
 
     Raises:
         TypeError: model is not a module.
-        ValueError: a function in it has no name (`architecture`).
+        ValueError: a function in the model has no name (`architecture`).
         OSError: the file cannot be written.
     """
     require_instance(model, nn.Module, "model")
     model, target = unwrapped(model), Path(path)
-    # clones, since a tensor that two modules share stands under two keys
+    # clones, because safetensors refuses a tensor that two keys share
     state = {
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, value in model.state_dict().items()
@@ -75,15 +77,15 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Read a file that `save` wrote into a network of the same architecture; the network changes only if all fits.
+    """Read a file that `save` wrote into a network of the same architecture. If anything differs, nothing changes.
 
     Args:
-        model: the network to fill, of the file's composition, shapes and dtypes, on any device.
+        model: the network to fill, with the file's architecture, shapes and dtypes, on any device.
         path: the file.
 
     Raises:
-        ValueError: the file is pickled, truncated, damaged or no checkpoint, or holds another architecture (the first
-            key that differs is named, with what the file has and what the model expects).
+        ValueError: the file is pickled, truncated, damaged or not written by `save`, or holds another architecture. The
+            error names the first key that differs, with both values.
         FileNotFoundError: there is no such file.
     """
     require_instance(model, nn.Module, "model")
@@ -96,7 +98,7 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def require_architecture(model: nn.Module, described: dict[str, str], path: str | os.PathLike[str]) -> None:
-    """Raise a ValueError unless the `architecture` described in a file is the model's, with the first that differs."""
+    """Raise a ValueError, which names the first difference, unless a file's `architecture` is the model's."""
     _require_same(described, architecture(model), path)
 
 
@@ -107,15 +109,15 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if start == b"PK" or start[:1] == b"\x80":
         raise ValueError(
             f"{path} is pickled, as torch.save writes it; expected a safetensors file of dampode.models.save: "
-            "read it with torch.load(..., weights_only=True), load_state_dict, and save it anew"
+            "read it with torch.load(..., weights_only=True) and load_state_dict, and save it again"
         )
     try:
         with safe_open(path, framework="pt") as file:
             written = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
         raise ValueError(
-            f"{path} is no complete safetensors file ({error}); it may have been cut short: copy or save it again"
+            f"{path} is not a complete safetensors file ({error}); it may have been cut short: copy or save it again"
         ) from error
     if not {HEADER, CHECKSUM} <= set(written):
         raise ValueError(
@@ -138,7 +140,7 @@ def _form(value: Tensor) -> str:
 
 
 def _require_same(found: dict[str, str], expected: dict[str, str], path: str | os.PathLike[str]) -> None:
-    """Raise at the first key that is missing, left over or different."""
+    """Raise at the first key that is missing, superfluous or different."""
     for key in [*expected, *found]:
         here, there = found.get(key, "nothing"), expected.get(key, "nothing")
         if here != there:

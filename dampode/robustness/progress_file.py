@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from dampode._files import write_atomically
-from dampode._identity import fingerprint
+from dampode._identity import checksum
 
 
 class Ledger:
@@ -29,7 +29,7 @@ class Ledger:
         """Enter a finished piece, and write the file, whole or not at all."""
         self.finished[key] = value
         if self.path is not None:
-            content = {"identity": self.identity, "finished": self.finished, "checksum": _checksum(self.finished)}
+            content = {"identity": self.identity, "finished": self.finished, "checksum": checksum(self.finished)}
             write_atomically(self.path, lambda file: file.write(json.dumps(content).encode()))
 
 
@@ -37,8 +37,8 @@ def _read(path: Path, identity: str) -> dict[str, dict[str, str | float]]:
     """The finished pieces of a file, or a worded error."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        found, finished, checksum = content["identity"], dict(content["finished"]), content["checksum"]
-        if checksum != _checksum(finished):
+        found, finished = content["identity"], dict(content["finished"])
+        if content["checksum"] != checksum(finished):
             raise ValueError("its checksum does not fit")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} must be a partial measurement; it is damaged or of another kind ({error})") from None
@@ -48,7 +48,3 @@ def _read(path: Path, identity: str) -> dict[str, dict[str, str | float]]:
             f"{identity[:12]} here); delete it, or name another file"
         )
     return finished
-
-
-def _checksum(finished: dict[str, dict[str, str | float]]) -> str:
-    return fingerprint(json.dumps(finished))

@@ -1,4 +1,4 @@
-"""What damping does to a spectrum, Eq. 18: the shift, the condition under which it stabilizes, the λ that suffices."""
+"""The effect of damping on eigenvalues, Eq. 18: the shift, the condition under which it stabilizes, the smallest λ."""
 
 import math
 from typing import NamedTuple
@@ -11,12 +11,14 @@ from torch import Tensor
 from dampode._checks import require_instance, require_nonnegative
 from dampode.weighting import Weighting, unit, weight_at
 
+__all__ = ["DampingCondition", "critical_damping", "damped_eigenvalues", "damping_condition"]
+
 
 def damped_eigenvalues(nu: Tensor, lam: float, rho: Weighting = unit) -> Tensor:
     """Eigenvalues of the damped field's Jacobian, Eq. 18: ν̂ = ρ(λ) ν − λ, from those of ∂f/∂x at the same state.
 
-    The comparison holds at one state. (16) and (17) share an equilibrium x* only where λ x* = 0, so what it says of
-    the two fields' own equilibria has to be measured there (`find_equilibrium`).
+    Both Jacobians are taken at the same state. Eqs. 16 and 17 share an equilibrium x* only if λ x* = 0, so the
+    eigenvalues at each field's own equilibrium must be computed there (`find_equilibrium`).
 
     Args:
         nu: eigenvalues ν of ∂f/∂x, real or complex, any shape.
@@ -24,11 +26,11 @@ def damped_eigenvalues(nu: Tensor, lam: float, rho: Weighting = unit) -> Tensor:
         rho: the weight function.
 
     Returns:
-        ν̂, shape and order of nu, so by descending real part where nu is; detached and on the CPU.
+        ν̂, with the shape and order of nu; detached and on the CPU.
 
     Raises:
         ValueError: λ is negative or not finite.
-        TypeError: nu is no tensor.
+        TypeError: nu is not a tensor.
 
     Source: Yang et al. 2020, Eq. 18.
     """
@@ -37,10 +39,10 @@ def damped_eigenvalues(nu: Tensor, lam: float, rho: Weighting = unit) -> Tensor:
 
 
 class DampingCondition(NamedTuple):
-    """Eq. 18's condition for Re ν̂ < Re ν, one entry an eigenvalue."""
+    """Eq. 18's condition for Re ν̂ < Re ν, one entry per eigenvalue."""
 
     bound: Tensor
-    """1 + λ / Re ν, which ρ is compared with; where Re ν = 0, infinite, or NaN if λ = 0."""
+    """1 + λ / Re ν, which ρ is compared with. If Re ν = 0 it is infinite, or NaN if λ = 0 too."""
     side: Tensor
     """Sign of Re ν. +1: ρ must be below the bound; −1: above it; 0: λ > 0 is enough."""
     holds: Tensor
@@ -50,8 +52,8 @@ class DampingCondition(NamedTuple):
 def damping_condition(nu: Tensor, lam: float, rho: Weighting = unit) -> DampingCondition:
     """Eq. 18's condition: damping moves ν to the left, Re ν̂ < Re ν, if and only if (ρ(λ) − 1) Re ν < λ.
 
-    That is ρ < 1 + λ / Re ν where Re ν > 0, as the paper prints it; ρ > 1 + λ / Re ν where Re ν < 0, since the division
-    turns the inequality round; and λ > 0 where Re ν = 0.
+    If Re ν > 0 that is ρ < 1 + λ / Re ν, as the paper prints it. If Re ν < 0 it is ρ > 1 + λ / Re ν, because the
+    division reverses the inequality. If Re ν = 0 it is λ > 0.
 
     Args:
         nu: eigenvalues ν of ∂f/∂x, real or complex, any shape.
@@ -59,11 +61,11 @@ def damping_condition(nu: Tensor, lam: float, rho: Weighting = unit) -> DampingC
         rho: the weight function.
 
     Returns:
-        The bound, the side and whether the condition holds, each of nu's shape; detached and on the CPU.
+        The bound, the side and whether the condition holds, each with the shape of nu; detached and on the CPU.
 
     Raises:
         ValueError: λ is negative or not finite.
-        TypeError: nu is no tensor.
+        TypeError: nu is not a tensor.
 
     Source: Yang et al. 2020, Eq. 18 and the equivalence below it, with the sign case the print omits.
     """
@@ -75,12 +77,12 @@ def damping_condition(nu: Tensor, lam: float, rho: Weighting = unit) -> DampingC
 
 
 def critical_damping(nu: Tensor, rho: Weighting = unit) -> float:
-    """The smallest λ at which Eq. 18 turns stable, max Re(ρ(λ) ν − λ) < 0 just above it; inf where there is none.
+    """The smallest λ above which Eq. 18 is stable, max Re(ρ(λ) ν − λ) < 0; inf if there is no such λ.
 
-    With ρ = 1 it is max(0, max Re ν). With ρ = 1 + λ it is a / (1 − a) for 0 < a = max Re ν < 1, and there is none for
-    a >= 1: damping then never stabilizes. At the λ returned itself the abscissa is 0, unless λ = 0 already has it
-    negative. Any ρ is searched on a grid of 400 λ from 1e-12 to 1e12 max(1, max Re ν), at most 1e300. One that outgrows
-    λ may turn Eq. 18 unstable again.
+    With ρ = 1 it is max(0, max Re ν). With ρ = 1 + λ and a = max Re ν it is a / (1 − a) for 0 < a < 1; for a >= 1
+    damping never stabilizes. At the returned λ the abscissa is 0, unless it is already negative at λ = 0. The search
+    takes any ρ: a grid of 400 λ from 1e-12 to 1e12 max(1, max Re ν), at most 1e300, then root finding. If ρ grows
+    faster than λ, Eq. 18 may become unstable again at a larger λ.
 
     Args:
         nu: eigenvalues ν of ∂f/∂x at one state, real or complex, any shape, not empty.
@@ -88,7 +90,7 @@ def critical_damping(nu: Tensor, rho: Weighting = unit) -> float:
 
     Raises:
         ValueError: nu is empty or not finite.
-        TypeError: nu is no tensor.
+        TypeError: nu is not a tensor.
 
     Source: Yang et al. 2020, Eq. 18.
     """

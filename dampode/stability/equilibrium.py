@@ -17,22 +17,24 @@ from dampode.dynamics import DampedODEFunc
 from dampode.stability.jacobian_operator import Field, JacobianOperator, Map, at_time, require_sample
 from dampode.stability.spectrum import spectral_abscissa, spectral_norm
 
+__all__ = ["Equilibrium", "find_equilibrium", "is_asymptotically_stable"]
+
 
 class Equilibrium(NamedTuple):
-    """Where the search for an equilibrium ended."""
+    """The result of a search for an equilibrium."""
 
     x: Tensor
-    """The state with the smallest residual met, (1, *S); detached and on the CPU."""
+    """The state with the smallest residual, (1, *S); detached and on the CPU."""
     converged: bool
     """Whether the residual is below the tolerance."""
     residual: float
-    """‖dx/dt‖ / (1 + ‖x‖) there."""
+    """‖dx/dt‖ / (1 + ‖x‖) at x."""
     iterations: int
-    """Steps of both phases together."""
+    """Number of steps of both phases together."""
 
     @property
     def message(self) -> str:
-        """What to do, where the search did not converge; empty where it did."""
+        """What to do if the search did not converge; empty if it did."""
         if self.converged:
             return ""
         return (
@@ -51,28 +53,28 @@ def find_equilibrium(
     start_steps: int = 100,
     newton_steps: int = 30,
 ) -> Equilibrium:
-    """A zero of dx/dt near x0: Anderson-accelerated fixed-point steps, then Newton with GMRES on Jacobian products.
+    """Find a zero of dx/dt near x0: Anderson-accelerated fixed-point steps, then Newton with GMRES.
 
-    The first phase iterates x + (−λx + ρ f(x)) / s with s = max(λ, 1), which for λ >= 1 is the map ρ f(x) / λ. The
-    second halves a Newton step until it lowers the residual. Not converging is an answer, not an error: the field may
-    have no equilibrium.
+    The first phase iterates x + (−λx + ρ f(x)) / s with s = max(λ, 1); for λ >= 1 that is the map ρ f(x) / λ. The
+    second phase halves each Newton step until it lowers the residual. A search that does not converge is a result, not
+    an error, because the field may have no equilibrium.
 
     Args:
         func: a damped field, a `VectorField`, or a callable of the state alone.
-        x0: where to start, (1, *S).
+        x0: the state to start from, (1, *S).
         t: depth time at which the field is frozen.
-        tol: bound of the residual ‖dx/dt‖ / (1 + ‖x‖); None: 1e-10 in float64, 1e-5 in float32.
-        window: differences that Anderson's method combines; 0 for plain fixed-point steps.
-        start_steps: bound of the first phase.
-        newton_steps: bound of the second phase.
+        tol: largest residual ‖dx/dt‖ / (1 + ‖x‖); None: 1e-10 in float64, 1e-5 in float32.
+        window: number of differences that Anderson's method combines; 0 for plain fixed-point steps.
+        start_steps: largest number of steps of the first phase.
+        newton_steps: largest number of steps of the second phase.
 
     Returns:
-        The best state met, with whether it converged, its residual and the iterations.
+        The best state, whether the search converged, the residual and the number of iterations.
 
     Raises:
-        ValueError: x0 is a batch or not finite, func changes its shape, batch norm or dropout trains, or a setting is
-            out of range.
-        TypeError: func is not callable, or x0 is no floating tensor.
+        ValueError: x0 is a batch or not finite, func changes its shape, batch norm or dropout is in train mode, or a
+            setting is out of range.
+        TypeError: func is not callable, or x0 is not a floating tensor.
 
     Source: Walker & Ni 2011, Anderson acceleration; Knoll & Keyes 2004, Jacobian-free Newton-Krylov methods.
     """
@@ -96,9 +98,9 @@ def find_equilibrium(
 def is_asymptotically_stable(func: Field, x_star: Tensor, t: float = 0.0, *, tol: float = 1e-6) -> bool | None:
     """Whether an equilibrium is locally asymptotically stable by its linearization, Prop. 3.3.
 
-    max Re ν < 0 is sufficient, max Re ν > 0 excludes it, and max Re ν = 0 is not decided by the linearization, where
-    Prop. 3.3 as printed says "only if". Pass the damped field's own equilibrium: the undamped field's is none of the
-    damped one unless λ x* = 0.
+    max Re ν < 0 is sufficient, and max Re ν > 0 excludes stability. The linearization does not decide max Re ν = 0,
+    although Prop. 3.3 as printed says "only if". Pass an equilibrium of the damped field itself: an equilibrium of the
+    undamped field is not one of the damped field, unless λ x* = 0.
 
     Args:
         func: a damped field, a `VectorField`, or a callable of the state alone.
@@ -107,10 +109,10 @@ def is_asymptotically_stable(func: Field, x_star: Tensor, t: float = 0.0, *, tol
         tol: max Re ν within tol ‖J‖ of 0 counts as undecided.
 
     Returns:
-        True, False, or None where the linearization does not decide.
+        True, False, or None if the linearization does not decide.
 
     Raises:
-        ValueError: x_star is no equilibrium of this field, or what `eigenvalues` refuses.
+        ValueError: x_star is not an equilibrium of this field; as `eigenvalues`.
         ConvergenceError: the eigenvalues did not converge.
 
     Source: Yang et al. 2020, Prop. 3.3; Chen 2001.
@@ -123,7 +125,7 @@ def is_asymptotically_stable(func: Field, x_star: Tensor, t: float = 0.0, *, tol
     if residual > allowed:
         raise ValueError(
             f"x_star must be an equilibrium of this field: ‖dx/dt‖ / (1 + ‖x‖) must be below {allowed:g}, got "
-            f"{residual:.2g}; use find_equilibrium(func, x).x, of this field and no other"
+            f"{residual:.2g}; use find_equilibrium(func, x).x of the same field"
         )
     abscissa = spectral_abscissa(func, x_star, t)
     if abs(abscissa) <= tol * spectral_norm(func, x_star, t):
@@ -132,7 +134,7 @@ def is_asymptotically_stable(func: Field, x_star: Tensor, t: float = 0.0, *, tol
 
 
 def _residual(fn: Map, x: Tensor) -> float:
-    """‖dx/dt‖ / (1 + ‖x‖), infinite where it is not finite; an error where dx/dt is not of x's shape or dtype."""
+    """‖dx/dt‖ / (1 + ‖x‖), infinite if it is not finite; an error if dx/dt has another shape or dtype than x."""
     with torch.no_grad():
         dx = fn(x)
         require_field_value(x, dx)
@@ -141,7 +143,7 @@ def _residual(fn: Map, x: Tensor) -> float:
 
 
 def _anderson(fn: Map, x: Tensor, scale: float, tol: float, window: int, steps: int) -> tuple[Tensor, int]:
-    """Fixed-point steps x + dx/dt / scale, combined over a window to make the residual small; the best state met."""
+    """The best state of fixed-point steps x + dx/dt / scale, combined over a window to make the residual small."""
     best, least = x, _residual(fn, x)
     states: list[Tensor] = []
     defects: list[Tensor] = []
@@ -161,7 +163,7 @@ def _anderson(fn: Map, x: Tensor, scale: float, tol: float, window: int, steps: 
         if residual < least:
             best, least = x, residual
         elif not residual < 1e3 * max(least, 1.0):
-            return best, n + 1  # it runs away: Newton goes on from the best
+            return best, n + 1  # the iteration diverges: Newton continues from the best state
     return best, steps
 
 

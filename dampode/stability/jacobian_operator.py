@@ -14,16 +14,28 @@ from dampode._checks import in_train_mode, require_field_value, require_real, re
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import VectorField
 
+__all__ = [
+    "AGREE",
+    "ConvergenceError",
+    "Field",
+    "JacobianOperator",
+    "Map",
+    "at_time",
+    "jacobian",
+    "require_eval",
+    "require_sample",
+]
+
 Field = DampedODEFunc | VectorField | Callable[[Tensor], Tensor]
-"""What this room analyses: a damped field, a `VectorField`, or any callable of the state alone, a block included."""
+"""A field to analyze: a damped field, a `VectorField`, or any callable of the state alone, such as a block."""
 
 Map = Callable[[Tensor], Tensor]
 AGREE = 1e-3
-"""Relative difference of ⟨w, Jv⟩ and ⟨Jᵀw, v⟩ that rounding and a solver's tolerance may make."""
+"""Allowed relative difference of ⟨w, Jv⟩ and ⟨Jᵀw, v⟩, for rounding and the tolerance of a solver."""
 
 
 class ConvergenceError(RuntimeError):
-    """An iteration that ended early: what happened and what to do; ``best`` is the best result so far, or None."""
+    """An iteration ended early. The message says what happened and what to do; ``best`` is the best result, or None."""
 
     def __init__(self, message: str, best: Tensor | None = None) -> None:
         super().__init__(message)
@@ -34,8 +46,8 @@ def at_time(func: Field, t: float) -> Map:
     """The field at a fixed time, as a function of the state alone.
 
     Raises:
-        TypeError: func is not callable, or t is no number.
-        ValueError: t is not finite, or func holds batch norm or dropout in train mode, whose value changes by the call.
+        TypeError: func is not callable, or t is not a number.
+        ValueError: t is not finite, or func contains batch norm or dropout in train mode.
     """
     if not callable(func):
         raise TypeError(f"func must be a field or a callable of the state, got {type(func).__name__}")
@@ -56,7 +68,7 @@ def at_time(func: Field, t: float) -> Map:
 def require_eval(module: nn.Module) -> None:
     """Raise unless every batch norm and dropout of a module is in eval mode."""
     why = {
-        "dropout": "its draws would pass for the field's own behavior",
+        "dropout": "its random draws would look like the behavior of the field",
         "batch norm": "its value at one sample would depend on the batch",
     }
     for kind, name in in_train_mode(module):
@@ -77,19 +89,20 @@ def require_sample(x: Any, name: str = "x") -> None:
 class JacobianOperator(LinearOperator):  # type: ignore[misc]
     """∂fn/∂x at one sample as a SciPy LinearOperator (D, D): products Jᵀu by vjp, and Jv by the vjp of u -> Jᵀu.
 
-    The matrix is never formed. fn is evaluated once, here; a product then costs one or two backward passes, and memory
-    is that of one evaluation with its graph. (torch.func.linearize is about as fast a product, but takes a second to
-    trace; torch.func.jvp runs fn anew each time, several times slower with batch norm.) Before the first J v, one
-    product of each kind is compared: where the backward pass of fn is no function of u to autograd, J v would be 0.
+    The matrix is never formed. The constructor evaluates fn once. A product then costs one or two backward passes, and
+    the memory is that of one evaluation with its graph. (torch.func.linearize makes products of about the same speed,
+    but takes a second to trace. torch.func.jvp evaluates fn for every product; with batch norm that is several times
+    slower.) Before the first J v, one product of each kind is compared, because J v would silently be 0 if autograd
+    could not differentiate the backward pass of fn.
 
     Args:
-        fn: a callable of the state alone that keeps its shape; for J v autograd must be able to differentiate it twice.
+        fn: a callable of the state alone that keeps its shape. J v needs a fn that autograd can differentiate twice.
         x: one sample, (1, *S), float32 or float64.
 
     Raises:
-        ValueError: x is a batch or not finite, fn changes its shape, fn or its Jacobian is not finite there, or batch
-            norm or dropout trains; at the first J v, the backward pass of fn cannot be differentiated.
-        TypeError: fn is not callable, or x is no floating tensor.
+        ValueError: x is a batch or not finite; fn changes its shape; fn or its Jacobian is not finite at x; batch norm
+            or dropout is in train mode; at the first J v, the backward pass of fn cannot be differentiated.
+        TypeError: fn is not callable, or x is not a floating tensor.
 
     Source: `scipy.sparse.linalg.LinearOperator`; the double-vjp trick: J. Townsend 2017, "A new trick for calculating
     Jacobian vector products".
@@ -119,7 +132,7 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
 
     @cached_property
     def _differentiable(self) -> Tensor:
-        """Jᵀu with its graph in u, once ⟨w, J Jᵀw⟩ is ‖Jᵀw‖² for a random w."""
+        """Jᵀu with its graph in u, after a check that ⟨w, J Jᵀw⟩ is ‖Jᵀw‖² for a random w."""
         w = self._tensor(np.random.default_rng(0).standard_normal(self.shape[0]))
         v = self._pull(self._fx, self._x, w)
         jv = self._pull(self._transposed, self._u, v)
@@ -127,13 +140,13 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
         if not abs(got - expected) <= AGREE * expected:
             raise ValueError(
                 f"f's backward pass must be differentiable for products J v: ⟨w, J v⟩ must be ⟨Jᵀw, v⟩ = "
-                f"{expected:.3g}, got {got:.3g}; of TorchDiffEq(adjoint=True) take adjoint=False, of a "
-                "torch.autograd.Function write the backward in tensor operations, without detach and no_grad"
+                f"{expected:.3g}, got {got:.3g}; use adjoint=False in TorchDiffEq, and tensor operations without "
+                "detach and no_grad in the backward of a torch.autograd.Function"
             )
         return self._transposed
 
     def _pull(self, y: Tensor, x: Tensor, v: Tensor, create_graph: bool = False) -> Tensor:
-        """(∂y/∂x)ᵀ v; zero where y does not depend on x."""
+        """(∂y/∂x)ᵀ v; zero if y does not depend on x."""
         if not y.requires_grad:
             return torch.zeros_like(x)
         (pulled,) = torch.autograd.grad(
@@ -142,7 +155,7 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
         return pulled
 
     def _tensor(self, v: NDArray[Any]) -> Tensor:
-        """A vector (D,) or (D, 1) in the state's shape, dtype and place."""
+        """A vector (D,) or (D, 1) with the state's shape and dtype, on its device."""
         return torch.as_tensor(np.array(v, dtype=self.dtype)).to(self._x.device).view(self._x.shape)
 
     def _array(self, v: Tensor) -> NDArray[Any]:
@@ -152,7 +165,7 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
 
 
 def jacobian(func: Field, x: Tensor, t: float = 0.0) -> Tensor:
-    """The Jacobian ∂func/∂x at one sample, formed whole, one backward pass a row: for small D only.
+    """The Jacobian ∂func/∂x at one sample as a matrix, with one backward pass per row: for small D only.
 
     Args:
         func: a damped field, a `VectorField`, or a callable of the state alone.
@@ -163,9 +176,9 @@ def jacobian(func: Field, x: Tensor, t: float = 0.0) -> Tensor:
         (D, D), row i the gradient of component i; detached and on the CPU.
 
     Raises:
-        ValueError: x is a batch or not finite, func changes its shape, the Jacobian is not finite there, or batch norm
-            or dropout trains.
-        TypeError: func is not callable, or x is no floating tensor.
+        ValueError: x is a batch or not finite, func changes its shape, the Jacobian is not finite at x, or batch norm
+            or dropout is in train mode.
+        TypeError: func is not callable, or x is not a floating tensor.
     """
     require_sample(x)
     operator = JacobianOperator(at_time(func, t), x)
@@ -174,7 +187,7 @@ def jacobian(func: Field, x: Tensor, t: float = 0.0) -> Tensor:
     return torch.from_numpy(rows)
 
 
-def _require_finite(values: Tensor, what: str) -> None:
-    """Raise unless every value is finite: LAPACK may not return from NaN."""
+def _require_finite(values: Tensor, name: str) -> None:
+    """Raise unless every value is finite; LAPACK may never return if it is given NaN."""
     if not bool(torch.isfinite(values).all()):
-        raise ValueError(f"the field must be finite at x, got NaN or infinite entries of {what}; check x and f there")
+        raise ValueError(f"the field must be finite at x, got NaN or infinite entries of {name}; check x and f")

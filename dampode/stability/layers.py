@@ -1,4 +1,4 @@
-"""How a network's flows treat perturbations: measured propagation of an error, and a report with a row a flow."""
+"""How the flows of a network change perturbations: the measured growth of an error, and a report by flow."""
 
 import json
 from collections.abc import Iterator
@@ -20,13 +20,15 @@ from dampode.block import DampedBlock, Transition
 from dampode.stability.jacobian_operator import require_eval, require_sample
 from dampode.stability.spectrum import log_norm, spectral_abscissa, spectral_norm
 
+__all__ = ["ErrorPropagation", "LayerReport", "LayerRow", "error_propagation", "layer_report"]
+
 
 @dataclass(frozen=True)
 class ErrorPropagation:
     """An error's norms before and after each of L blocks, for N samples; detached and on the CPU.
 
     Args:
-        names: the blocks, flows and transitions, in the order they run.
+        names: the blocks (flows and transitions) in the order in which they run.
         before, after: ‖δx_n‖ and ‖δx_{n+1}‖, (L, N).
         state_before, state_after: ‖x_n‖ and ‖x_{n+1}‖ of the undisturbed run, (L, N).
     """
@@ -39,12 +41,12 @@ class ErrorPropagation:
 
     @property
     def growth(self) -> Tensor:
-        """‖δx_{n+1}‖ / ‖δx_n‖, (L, N). It depends on the state's scale, which batch norm downstream ignores."""
+        """‖δx_{n+1}‖ / ‖δx_n‖, (L, N). It depends on the scale of the state, which a batch norm behind it ignores."""
         return self.after / self.before
 
     @property
     def relative_error(self) -> Tensor:
-        """‖δx_{n+1}‖ / ‖x_{n+1}‖, (L, N), which no rescaling of the state changes."""
+        """‖δx_{n+1}‖ / ‖x_{n+1}‖, (L, N). Rescaling the state does not change it."""
         return self.after / self.state_after
 
     @property
@@ -54,16 +56,16 @@ class ErrorPropagation:
 
 
 def error_propagation(model: nn.Module, x: Tensor, delta: Tensor) -> ErrorPropagation:
-    """Run a network on x and on x + δ, and measure the difference at every block, flow or transition.
+    """Run a network on x and on x + δ, and measure the difference at every block (flow or transition).
 
     Args:
-        model: a network with `DampedBlock` or `Transition` layers, in eval mode; a plain ResNet is one too.
+        model: a network with `DampedBlock` or `Transition` layers, such as a plain ResNet, in eval mode.
         x: inputs, (N, *S).
-        delta: perturbations, (N, *S), none of them 0.
+        delta: perturbations, (N, *S); none may be 0.
 
     Raises:
-        ValueError: shapes differ, a value is not finite, a δ is 0, batch norm or dropout trains, or no layer is a
-            block.
+        ValueError: the shapes differ, a value is not finite, a δ is 0, batch norm or dropout is in train mode, or no
+            layer is a block.
     """
     require_state(x)
     require_instance(delta, Tensor, "delta")
@@ -72,7 +74,7 @@ def error_propagation(model: nn.Module, x: Tensor, delta: Tensor) -> ErrorPropag
     if not bool(torch.isfinite(x).all() & torch.isfinite(delta).all()):
         raise ValueError("x and delta must be finite, got NaN or infinite entries")
     if bool((delta.flatten(1).abs().amax(1) == 0).any()):
-        raise ValueError("no delta may be 0, got one without an entry other than 0; growth is a ratio to its norm")
+        raise ValueError("no delta may be 0, got a delta whose entries are all 0; growth is a ratio to its norm")
     clean, moved = _blocks(model, x), _blocks(model, x + delta)
 
     def norms(pairs: Iterator[Tensor]) -> Tensor:
@@ -94,11 +96,12 @@ class LayerRow:
     Args:
         name: the flow's name in the model.
         dimension: D of its state.
-        lam: λ_n, its mean where it has many values.
-        abscissa, abscissa_undamped: α of −λx + ρ f(x) and of f(x), at the state that enters.
-        log_norm, log_norm_undamped: μ₂ of the two.
-        gain: the largest singular value of the block's map: the most it can stretch a small perturbation.
-        growth_random, growth_adversarial: ‖δx_{n+1}‖ / ‖δx_n‖ for errors that start at the input.
+        lam: λ_n, or its mean if it has several values.
+        abscissa, abscissa_undamped: α of −λx + ρ f(x) and of f(x), at the flow's input.
+        log_norm, log_norm_undamped: μ₂ of the same two fields.
+        gain: the largest singular value of the block's map, the largest factor by which it can stretch a small
+            perturbation.
+        growth_random, growth_adversarial: ‖δx_{n+1}‖ / ‖δx_n‖ for errors that start at the input of the network.
         relative_error_adversarial: ‖δx_{n+1}‖ / ‖x_{n+1}‖ of the adversarial error.
     """
 
@@ -117,12 +120,12 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """The rows of `layer_report`, in the order the flows run."""
+    """The rows of `layer_report`, in the order in which the flows run."""
 
     rows: tuple[LayerRow, ...]
 
     def table(self) -> str:
-        """A Markdown table, one line a flow."""
+        """A Markdown table with one line per flow."""
         heads = (
             "| flow | D | λ | α | α undamped | μ₂ | μ₂ undamped | σ_max "
             "| growth, random | growth, adversarial | ‖δx_{n+1}‖/‖x_{n+1}‖, adversarial |"
@@ -139,27 +142,28 @@ class LayerReport:
 
 
 def layer_report(model: nn.Module, x: Tensor, *, eps: float = 2 / 255, draws: int = 8, seed: int = 0) -> LayerReport:
-    """One row a flow: λ, abscissa and log-norm with and without damping, gain, measured growth of errors.
+    """One row per flow: λ, abscissa and log-norm with and without damping, gain, measured growth of errors.
 
-    The random errors are ±ε an entry; the adversarial one is ε times the sign of the gradient that brings the runner-up
-    class nearer, as FGSM (Eq. 19) with the margin in place of a loss that may have no gradient left.
+    The entries of the random errors are ±ε. The adversarial error is ε times the sign of the gradient of the margin
+    between the runner-up class and the top class. That is FGSM (Eq. 19) with the margin in place of the loss, whose
+    gradient may vanish.
 
     Args:
         model: a classifier with `DampedBlock` layers, in eval mode: (N, *S) -> (N, classes).
         x: one input, (1, *S).
         eps: size of the errors at the input, > 0.
-        draws: random errors; growth_random is their root mean square.
+        draws: number of random errors; growth_random is their root mean square.
         seed: seed of the random errors.
 
     Returns:
-        The report; its cost is a few hundred to a thousand Jacobian products a flow.
+        The report. It costs a few hundred to a thousand Jacobian products per flow.
 
     Raises:
-        ValueError: x is a batch or not finite, batch norm or dropout trains, or no layer is a `DampedBlock`.
-        TypeError: model is no module, x no floating tensor, or seed no int.
+        ValueError: x is a batch or not finite, batch norm or dropout is in train mode, or no layer is a `DampedBlock`.
+        TypeError: model is not a module, x not a floating tensor, or seed not an int.
         ConvergenceError: an eigenvalue did not converge.
 
-    Source: Yang et al. 2020, Sec. 3.4, which argues what this measures.
+    Source: Yang et al. 2020, Sec. 3.4, whose argument this measures.
     """
     require_sample(x)
     require_positive(eps, "eps")
@@ -190,7 +194,7 @@ def layer_report(model: nn.Module, x: Tensor, *, eps: float = 2 / 255, draws: in
 
 @dataclass(frozen=True)
 class _Ran:
-    """A block as it ran: its name and module, the state that entered and the one that left."""
+    """One block of a run: its name, module, input state and output state."""
 
     name: str
     block: nn.Module
@@ -199,7 +203,7 @@ class _Ran:
 
 
 def _blocks(model: nn.Module, x: Tensor) -> list[_Ran]:
-    """Every `DampedBlock` and `Transition` of a model in the order they run on x."""
+    """Every `DampedBlock` and `Transition` of a model, in the order in which they run on x."""
     require_instance(model, nn.Module, "model")
     require_eval(model)
     ran: list[_Ran] = []
@@ -212,7 +216,7 @@ def _blocks(model: nn.Module, x: Tensor) -> list[_Ran]:
 
 @contextmanager
 def _watching(model: nn.Module, ran: list[_Ran]) -> Iterator[None]:
-    """Note every block that runs."""
+    """Record every block that runs."""
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, DampedBlock | Transition):
@@ -231,7 +235,7 @@ def _watching(model: nn.Module, ran: list[_Ran]) -> Iterator[None]:
 def _row(
     name: str, block: DampedBlock, x: Tensor, random: float, adversarial: float, relative_error: float
 ) -> LayerRow:
-    """One flow's numbers, at the state x that enters it."""
+    """The numbers of one flow, at its input state x."""
     func, t0 = block.func, block.t_span[0]
     lam = func.damping(x).detach()
     weight = torch.as_tensor(func.weight(lam, x), dtype=torch.float64).detach()
@@ -257,7 +261,7 @@ def _row(
 
 
 def _towards_runner_up(model: nn.Module, x: Tensor) -> Tensor:
-    """Signs of the gradient of (runner-up − top logit), (1, *S)."""
+    """Signs of the gradient of the runner-up's logit minus the top logit, (1, *S)."""
     with torch.inference_mode(False), torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         logits = model(leaf).flatten(1)

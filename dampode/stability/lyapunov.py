@@ -1,4 +1,4 @@
-"""How fast perturbations grow along a trajectory: Lyapunov exponents in time, and finite-time ones through layers."""
+"""How fast perturbations grow: Lyapunov exponents along a trajectory, and finite-time exponents through layers."""
 
 import math
 from collections.abc import Callable
@@ -22,8 +22,10 @@ from dampode.dynamics import DampedODEFunc
 from dampode.integrators import IntegrationError, Integrator, TorchDiffEq
 from dampode.stability.jacobian_operator import ConvergenceError, Field, require_eval, require_sample
 
+__all__ = ["LayerExponents", "layer_exponents", "lyapunov_exponents"]
 
-@torch.inference_mode(False)  # where a tangent would be 0
+
+@torch.inference_mode(False)  # in inference mode every tangent would be 0
 def lyapunov_exponents(
     func: Field,
     x0: Tensor,
@@ -38,20 +40,20 @@ def lyapunov_exponents(
 ) -> Tensor:
     """The k largest Lyapunov exponents of the trajectory from x0, by Benettin's method.
 
-    k tangent vectors go along by jvp through the integrator's own step, as one batch; after every dt they are made
-    orthonormal by QR, and an exponent is the mean of log |R_ii| / dt. What is measured is the discrete flow's exponent,
-    which is the differential equation's up to the step's error. The mean converges like (t1 − t0)^-1/2 on a chaotic
-    trajectory.
+    The integrator's own steps carry k tangent vectors along by jvp, as one batch. After every dt a QR decomposition
+    makes the tangents orthonormal again. An exponent is the mean of log |R_ii| / dt. It belongs to the discrete flow,
+    and equals that of the differential equation up to the error of the steps. On a chaotic trajectory the mean
+    converges like (t1 − t0)^-1/2.
 
     Args:
         func: a damped field, a `VectorField`, or a callable of the state alone.
         x0: one sample, (1, *S), D numbers.
         t1: time at the end.
-        k: how many, at most D.
-        dt: time between two QR decompositions, and the integrator's interval.
+        k: number of exponents, at most D.
+        dt: time between two QR decompositions; the integrator is called once for each interval.
         t0: time at the start.
-        settle: time after t0 that is left out of the mean, for the trajectory and the tangents to settle.
-        integrator: what a step is.
+        settle: time after t0 that the mean leaves out, so that the trajectory and the tangents can settle.
+        integrator: takes the steps.
         seed: seed of the first tangents.
 
     Returns:
@@ -59,9 +61,9 @@ def lyapunov_exponents(
 
     Raises:
         ValueError: x0 is a batch or not finite, k > D, t1 <= t0 + settle, or batch norm or dropout trains.
-        TypeError: integrator is no `Integrator`, x0 no floating tensor, or seed no int.
+        TypeError: integrator is not an `Integrator`, x0 not a floating tensor, or seed not an int.
         ConvergenceError: the trajectory leaves the finite numbers, a step of the integrator fails, or a tangent
-            becomes 0; ``best`` holds the exponents up to there, None where no step counted yet.
+            becomes 0. ``best`` holds the exponents up to that time, or None if no step counted yet.
 
     Source: Benettin, Galgani, Giorgilli & Strelcyn 1980.
     """
@@ -79,7 +81,7 @@ def lyapunov_exponents(
     require_eval(damped)
 
     steps = max(round((t1 - t0) / dt), 1)
-    h, unused = (t1 - t0) / steps, min(round(settle * steps / (t1 - t0)), steps - 1)  # one step counts at least
+    h, unused = (t1 - t0) / steps, min(round(settle * steps / (t1 - t0)), steps - 1)  # at least one step counts
     x, tangents = x0.detach().clone(), _orthonormal(k, x0, seed)
     total, counted = torch.zeros(k, dtype=torch.float64), 0
 
@@ -87,66 +89,77 @@ def lyapunov_exponents(
         return (total / (counted * h)).sort(descending=True).values
 
     for n in range(steps):
-        now = t0 + n * h
-
-        def advance(y: Tensor, now: float = now) -> Tensor:
-            return integrator(damped, y, now, now + h)
-
-        states = x.repeat(k, *[1] * (x.ndim - 1))
         best = mean() if counted else None
-        try:
-            moved, carried = torch.autograd.functional.jvp(advance, states, tangents)
-        except IntegrationError as error:
-            raise ConvergenceError(
-                f"every step must end, the one from t = {now:g} to {now + h:g} did not: {error}; take a smaller dt or "
-                "another integrator (the exponents up to there are in this error's best)",
-                best,
-            ) from error
-        tangents, stretched = _orthonormalize(carried)
-        x = moved[:1]
-        if bool(torch.isfinite(x).all()) and bool((stretched == -torch.inf).any()):
-            raise ConvergenceError(
-                f"a tangent's growth must be above 0 to have a logarithm, a step makes it 0 at t = {now + h:g}: the "
-                "step maps a direction to one point, or its backward pass is not differentiable; take another dt, and "
-                "TorchDiffEq with adjoint=False (the exponents up to there are in this error's best)",
-                best,
-            )
-        if not bool(torch.isfinite(x).all() & torch.isfinite(stretched).all()):
-            raise ConvergenceError(
-                f"the trajectory must stay finite, it left the finite numbers at t = {now + h:g}; take a smaller dt or "
-                "another integrator (the exponents up to there are in this error's best)",
-                best,
-            )
+        x, tangents, stretched = _advance(damped, integrator, x, tangents, t0 + n * h, h, best)
         if n >= unused:
             total, counted = total + stretched, counted + 1
     return mean()
 
 
+def _advance(
+    func: DampedODEFunc, integrator: Integrator, x: Tensor, tangents: Tensor, t: float, h: float, best: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One interval of Benettin's method: the state and orthonormal tangents at t + h, and log |R_ii|, (k,).
+
+    Raises:
+        ConvergenceError: the integrator fails, a tangent becomes 0, or the state is not finite; it brings ``best``.
+    """
+
+    def advance(y: Tensor) -> Tensor:
+        return integrator(func, y, t, t + h)
+
+    states = x.repeat(len(tangents), *[1] * (x.ndim - 1))
+    try:
+        moved, carried = torch.autograd.functional.jvp(advance, states, tangents)
+    except IntegrationError as error:
+        raise ConvergenceError(
+            f"every step must succeed, the step from t = {t:g} to {t + h:g} did not: {error}; take a smaller dt or "
+            "another integrator (the exponents up to there are in this error's best)",
+            best,
+        ) from error
+    tangents, stretched = _orthonormalize(carried)
+    x = moved[:1]
+    if bool(torch.isfinite(x).all()) and bool((stretched == -torch.inf).any()):
+        raise ConvergenceError(
+            f"a tangent's growth must be above 0 to have a logarithm, a step makes it 0 at t = {t + h:g}: the step "
+            "maps a direction to one point, or its backward pass is not differentiable; take another dt, and "
+            "TorchDiffEq with adjoint=False (the exponents up to there are in this error's best)",
+            best,
+        )
+    if not bool(torch.isfinite(x).all() & torch.isfinite(stretched).all()):
+        raise ConvergenceError(
+            f"the trajectory must stay finite, it left the finite numbers at t = {t + h:g}; take a smaller dt or "
+            "another integrator (the exponents up to there are in this error's best)",
+            best,
+        )
+    return x, tangents, stretched
+
+
 class LayerExponents(NamedTuple):
-    """Finite-time exponents of a network at one input, of k perturbations that start there, orthonormal."""
+    """Finite-time exponents of a network at one input, for k perturbations that start orthonormal at the input."""
 
     names: tuple[str, ...]
     """The flows, in the order they end."""
     exponents: Tensor
-    """log |R_ii| of each flow over its whole t_span, (L, k): the first j add up to the log of the factor by which the
-    flow multiplies the volume that the first j perturbations span."""
+    """log |R_ii| of each flow over its whole t_span, (L, k). The sum of the first j is the log of the factor by which
+    the flow multiplies the volume that the first j perturbations span."""
     through: Tensor
-    """log |R_ii| from the input to the output of the last flow to end, (k,): along a chain of flows, what lies between
-    them included."""
+    """log |R_ii| from the input to the output of the flow that ends last, (k,). It includes all layers in between."""
 
 
 @torch.inference_mode(False)
 def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -> LayerExponents:
-    """Finite-time Lyapunov exponents along a network's flows: k tangents go from the input through the model by jvp.
+    """Finite-time Lyapunov exponents of a network's flows: a jvp carries k tangents from the input through the model.
 
-    Before and after a flow the tangents have QR decompositions, T = QR and J T = Q'R'; the flow's R' R⁻¹ is that of
-    J Q. The tangents themselves stay as they are, so that flows may lie on parallel paths, under skips or inside one
-    another. They align as they go: one that differs from those before it by less than a thousand roundings is refused.
+    Let T = QR and J T = Q'R' be the QR decompositions of the tangents before and after a flow. Then R' R⁻¹ is the R
+    factor of J Q, and gives the flow's exponents. The tangents themselves are not changed, so flows may lie on parallel
+    paths, under skips or inside one another. The tangents align on their way; a tangent that differs from the tangents
+    before it by less than a thousand roundings is refused.
 
     Args:
         model: a network with `DampedBlock` layers, in eval mode.
         x: one input, (1, *S).
-        k: how many perturbations, at most the size of the input and of every flow's state.
+        k: number of perturbations, at most the size of the input and of every flow's state.
         seed: seed of the first perturbations.
 
     Returns:
@@ -154,10 +167,10 @@ def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -
 
     Raises:
         ValueError: x is a batch or not finite, k is too large, batch norm or dropout trains, no layer is a
-            `DampedBlock`, a flow's state is of another batch than the input, or a layer has no forward-mode
+            `DampedBlock`, a flow's state has another batch size than the input, or a layer has no forward-mode
             derivative, as with an adaptive `TorchDiffEq`.
-        TypeError: model is no module, x no floating tensor, or seed no int.
-        ConvergenceError: the perturbations at a flow are not finite, or linearly dependent but for rounding.
+        TypeError: model is not a module, x not a floating tensor, or seed not an int.
+        ConvergenceError: the perturbations at a flow are not finite, or linearly dependent up to rounding.
 
     Source: Benettin et al. 1980, with layers for time steps.
     """
@@ -188,8 +201,8 @@ def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -
             model(forward_ad.make_dual(x.detach().expand(k, *x.shape[1:]).clone(), tangents))
     except NotImplementedError as error:
         raise ValueError(
-            f"every layer must pass forward-mode derivatives on, got one that does not ({error}); for an adaptive "
-            'TorchDiffEq take AdaptiveExponential, KenCarp4, or a fixed step as of TorchDiffEq("rk4")'
+            f"every layer must have a forward-mode derivative, a layer has none ({error}); in place of an adaptive "
+            'TorchDiffEq take AdaptiveExponential, KenCarp4, or fixed steps as in TorchDiffEq("rk4")'
         ) from error
     finally:
         for handle in handles:
@@ -198,7 +211,7 @@ def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -
 
 
 def _extents(state: Tensor, k: int, name: str) -> Tensor:
-    """The log |R_ii| of the k tangents that a state carries, (k,)."""
+    """Log |R_ii| of the k tangents that a state carries, (k,)."""
     primal, tangent = forward_ad.unpack_dual(state)
     if len(primal) != k:
         raise ValueError(f"every flow must keep the batch, got {len(primal)} samples for {k} at flow {name!r}")
@@ -208,8 +221,8 @@ def _extents(state: Tensor, k: int, name: str) -> Tensor:
     lengths = tangents.flatten(1).norm(dim=1).double().log().cpu()
     if not bool((extents > lengths + math.log(1e3 * torch.finfo(primal.dtype).eps)).all()):
         raise ConvergenceError(
-            f"the k = {k} perturbations must stay finite and linearly independent, at flow {name!r} they do not, but "
-            "for rounding: take a smaller k, or model and x in float64"
+            f"the k = {k} perturbations must stay finite and linearly independent, at flow {name!r} they do not, up to "
+            "rounding: take a smaller k, or model and x in float64"
         )
     return extents
 
@@ -229,7 +242,7 @@ def _orthonormal(k: int, x: Tensor, seed: int) -> Tensor:
 
 
 def _orthonormalize(tangents: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormal tangents of the same spans, (k, *S), and log |R_ii|, (k,) in float64 on the CPU."""
+    """Orthonormal tangents with the same spans, (k, *S), and log |R_ii|, (k,) in float64 on the CPU."""
     q, r = torch.linalg.qr(tangents.flatten(1).T)
     renewed: Tensor = q.T.reshape(tangents.shape)
     return renewed, r.diagonal().abs().double().log().cpu()

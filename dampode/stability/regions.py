@@ -12,30 +12,32 @@ from dampode.dynamics import DampedODEFunc
 from dampode.integrators import Integrator
 from dampode.weighting import Weighting, unit, weight_at
 
+__all__ = ["StabilityRegion", "largest_stable_step", "stability_function", "stability_region"]
+
 MARGIN = 1e-11
-"""How far |R| may lie above 1 and count as 1: rounding of the steps."""
+"""|R| up to 1 + MARGIN counts as 1, because the steps round."""
 FIRST_STEP = 1e-6
 """The shortest step that `largest_stable_step` tries."""
 
 
 def stability_function(integrator: Integrator, z: float | Tensor, mu: complex | Tensor) -> Tensor:
-    """R(z, μ): the factor by which one call multiplies x on x' = −λx + λμx, with z = hλ.
+    """R(z, μ): the factor by which one call of the integrator multiplies x on x' = −λx + λμx, with z = hλ.
 
-    The integrator is run, in float64, on the real 2x2 form of the complex equation, with λ = z, ρ f = zμx over [0, 1].
-    The exact factor is e^{z(μ − 1)}. An adaptive integrator gives that to its tolerance, one that shares a step over
-    the batch with all points at once; a fixed step gives its own rational or exponential function.
+    The integrator runs in float64 on the real 2x2 form of the complex equation, with λ = z and ρ f = zμx over [0, 1].
+    The exact factor is e^{z(μ − 1)}. An adaptive integrator gives it up to its tolerance; if it shares its steps over
+    the batch, all points share them. A fixed step gives its own rational or exponential function.
 
     Args:
-        integrator: any; a `FixedStep` with ``steps=1`` for one step.
+        integrator: any integrator; a `FixedStep` with ``steps=1`` for one step.
         z: hλ >= 0, a number or a real tensor.
         mu: μ, a complex number or a tensor that broadcasts with z.
 
     Returns:
-        R, complex128, the broadcast shape of z and mu; detached and on the CPU.
+        R, complex128, in the broadcast shape of z and mu; detached and on the CPU.
 
     Raises:
         ValueError: a z is negative or not finite, or z and mu do not broadcast.
-        TypeError: integrator is no `Integrator`.
+        TypeError: integrator is not an `Integrator`.
 
     Source: Cox & Matthews 2002, Sec. 4 (stability of exponential integrators on a linear part and a linearized rest).
     """
@@ -47,7 +49,7 @@ def stability_function(integrator: Integrator, z: float | Tensor, mu: complex | 
 
 @dataclass(frozen=True)
 class StabilityRegion:
-    """|R| over the plane of w = h ρ ν, at one z = hλ: where a damped network's layer keeps perturbations bounded.
+    """R over the plane of w = h ρ ν at one z = hλ. Where |R| <= 1, a damped layer keeps perturbations bounded.
 
     Args:
         z: hλ.
@@ -76,15 +78,15 @@ def stability_region(
     """The amplification over a grid of w = h ρ ν at z = hλ; z = 0 is the classical stability region.
 
     Args:
-        integrator: any; a `FixedStep` with ``steps=1`` for one step.
+        integrator: any integrator; a `FixedStep` with ``steps=1`` for one step.
         z: hλ >= 0.
         re: bounds of the real axis, increasing.
         im: bounds of the imaginary axis, increasing.
-        points: grid points an axis.
+        points: number of grid points per axis.
 
     Raises:
         ValueError: z is negative, an axis is not finite or does not increase, or points is below 1.
-        TypeError: integrator is no `Integrator`.
+        TypeError: integrator is not an `Integrator`.
     """
     require_nonnegative(z, "z")
     require_positive_int(points, "points")
@@ -101,23 +103,23 @@ def largest_stable_step(
 ) -> float:
     """The largest h up to which one call over [0, h] keeps |R| <= 1 for every eigenvalue ν of ∂f/∂x.
 
-    Steps are tried from 1e-6 upwards, 5 % apart, and the first that fails is refined by bisection; |R| up to 1 + 1e-11
-    counts as 1. Of a ν with Re ρν = λ, where the equation keeps |x|, |R| is followed from h = 0 on to where it leaves
-    1: a method that leaves it upwards, as 1 + h⁴/8, is unstable at every h.
+    The search tries steps from 1e-6 upwards, 5 % apart, and refines the first that fails by bisection. |R| up to
+    1 + 1e-11 counts as 1. If Re ρν = λ, the equation keeps |x|. The search then follows |R| from h = 0 until it leaves
+    1: a method for which |R| rises, for instance as 1 + h⁴/8, is unstable at every h.
 
     Args:
-        integrator: any; for an adaptive one, which chooses its own steps, the answer says little.
+        integrator: any integrator. For an adaptive one the result means little, because it chooses its own steps.
         nu: eigenvalues ν of ∂f/∂x, a number or a tensor.
         lam: damping λ >= 0.
         rho: the weight function.
-        h_max: where to stop looking, above 1e-6.
+        h_max: the largest h that is tried, above 1e-6.
 
     Returns:
-        h; inf where every h up to h_max is stable; 0 where none is, or the equation itself is unstable.
+        h; inf if every h up to h_max is stable; 0 if no h is stable or the equation itself is unstable.
 
     Raises:
         ValueError: λ is negative, h_max too small, or nu empty or not finite.
-        TypeError: integrator is no `Integrator`.
+        TypeError: integrator is not an `Integrator`.
     """
     require_nonnegative(lam, "λ")
     require_positive(h_max, "h_max")
@@ -149,7 +151,7 @@ def largest_stable_step(
 
 
 def _grows_from_the_start(integrator: Integrator, w: Tensor, lam: float) -> bool:
-    """Whether |R| > 1 at every small h for a w on the axis Re w = λ, but for rounding."""
+    """Whether |R| > 1, beyond rounding, at every small h for a w on the axis Re w = λ."""
     scale = w.abs() + lam
     axis = ((w.real - lam).abs() <= 1e-12 * scale) & (scale > 0)
     if not bool(axis.any()):
@@ -157,7 +159,8 @@ def _grows_from_the_start(integrator: Integrator, w: Tensor, lam: float) -> bool
     w, scale = w[axis], scale[axis]
     h = torch.logspace(-6, 0, 61, dtype=torch.float64)[:, None] / scale
     excess = _amplification(integrator, h * lam, h * w).abs() - 1
-    first = (excess.abs() > MARGIN).int().argmax(dim=0, keepdim=True)  # where |R| leaves 1; 0 where it never does
+    # the index at which |R| leaves 1; 0 if it never does
+    first = (excess.abs() > MARGIN).int().argmax(dim=0, keepdim=True)
     return bool((excess.gather(0, first) > MARGIN).any())
 
 

@@ -1,4 +1,4 @@
-"""Numbers read off a field's Jacobian: eigenvalues, abscissa, radius, log-norm, norm; matrix-free where it is large."""
+"""Numbers of a field's Jacobian: eigenvalues, abscissa, radius, log-norm, norm. A large Jacobian is never formed."""
 
 import math
 import warnings
@@ -22,13 +22,22 @@ from dampode.stability.jacobian_operator import (
     require_sample,
 )
 
+__all__ = [
+    "MissedEigenvalueWarning",
+    "eigenvalues",
+    "log_norm",
+    "spectral_abscissa",
+    "spectral_norm",
+    "spectral_radius",
+]
+
 Which = Literal["LR", "SR", "LM", "LI"]
 DENSE = 256
-"""Up to this D the numbers of one matrix are computed from the matrix itself, which is faster and exact."""
+"""Up to this D the numbers are computed from the matrix itself, which is faster and exact."""
 
 
 class MissedEigenvalueWarning(UserWarning):
-    """A first search missed the extreme eigenvalue; the result given is that of the larger search that found it."""
+    """The first search missed the extreme eigenvalue; the result is that of the larger search that found it."""
 
 
 def eigenvalues(
@@ -44,31 +53,31 @@ def eigenvalues(
 ) -> Tensor:
     """The k extreme eigenvalues of ∂func/∂x at one sample, matrix-free by Arnoldi's method with implicit restarts.
 
-    The searches run on M = Jᵀ, whose eigenvalues are those of J and whose products, one backward pass each, cost less
-    than half. Every pair is checked: ‖Mv − νv‖ / ‖v‖ must be small against ‖M‖, as far as the products made show it; ν
-    is then an eigenvalue of a matrix that close to J, which for a J far from normal can lie far from those of J. A
-    Krylov space can miss the rightmost eigenvalue, so the extreme one is searched again in a subspace twice as large
-    from another start; where that finds one further out, the whole search is repeated there and a
-    `MissedEigenvalueWarning` says so.
+    The searches use M = Jᵀ. It has the same eigenvalues as J, and a product with it takes one backward pass, less than
+    half the cost of a product with J. Every pair is checked: ‖Mv − νv‖ / ‖v‖ must be small against ‖M‖, estimated from
+    the products made. Then ν is an eigenvalue of a matrix that close to J. If J is far from normal, ν can still be far
+    from every eigenvalue of J. A Krylov space can miss the rightmost eigenvalue. Therefore a second search looks for
+    the extreme eigenvalue in a subspace twice as large, from another start. If it finds one further out, the whole
+    search is repeated in the larger subspace, with a `MissedEigenvalueWarning`.
 
     Args:
         func: a damped field, a `VectorField`, or a callable of the state alone.
         x: one sample, (1, *S), D numbers.
         t: depth time.
-        k: how many, below D; None gives all D from the dense matrix.
-        which: "LR" the rightmost, "SR" the leftmost, "LM" the largest in modulus, "LI" in imaginary part.
-        tol: relative accuracy asked of ARPACK; None: 1e-10 in float64, 1e-5 in float32.
-        subspace: dimension of the Krylov space, at least k + 2; None: max(2k + 1, 60). Where that is all of D or more,
-            the eigenvalues are those of the dense matrix.
-        max_restarts: how often a search may restart.
+        k: number of eigenvalues, below D; None gives all D from the dense matrix.
+        which: "LR" the rightmost, "SR" the leftmost, "LM" the largest modulus, "LI" the largest imaginary part.
+        tol: relative accuracy of ARPACK; None: 1e-10 in float64, 1e-5 in float32.
+        subspace: dimension of the Krylov space, at least k + 2; None: max(2k + 1, 60). If it reaches D, the eigenvalues
+            are computed from the dense matrix.
+        max_restarts: largest number of restarts of a search.
 
     Returns:
         (k,) complex, by descending real part; detached and on the CPU.
 
     Raises:
-        ValueError: k or subspace does not fit D, ``which`` is another word; what `JacobianOperator` refuses.
-        ConvergenceError: not all k converged (those that did are in ``best``), the second search did not, or a
-            residual is too large.
+        ValueError: k or subspace does not fit D, ``which`` is another word; as `JacobianOperator`.
+        ConvergenceError: not all k eigenvalues converged (``best`` holds those that did), the second search did not
+            converge, or a residual is too large.
 
     Source: Lehoucq, Sorensen & Yang 1998, ARPACK users' guide.
     """
@@ -130,10 +139,10 @@ def spectral_radius(func: Field, x: Tensor, t: float = 0.0) -> float:
 
 
 def log_norm(func: Field, x: Tensor, t: float = 0.0) -> float:
-    """The logarithmic norm μ₂(J) = λ_max((J + Jᵀ)/2) of J = ∂func/∂x: the fastest growth at once, in any direction.
+    """The logarithmic norm μ₂(J) = λ_max((J + Jᵀ)/2) of J = ∂func/∂x: the fastest initial growth in any direction.
 
-    Two trajectories separate by no more than ‖x − y‖ <= e^{μt} ‖x₀ − y₀‖, μ the maximum over the segments between
-    them. μ₂ >= α; where μ₂ > 0 > α a perturbation first grows and then decays.
+    Two trajectories satisfy ‖x − y‖ <= e^{μt} ‖x₀ − y₀‖, where μ is the maximum of μ₂ over the segments between them.
+    μ₂ >= α. If μ₂ > 0 > α, some perturbations first grow and then decay.
 
     Args:
         func: a damped field, a `VectorField`, or a callable of the state alone.
@@ -141,7 +150,7 @@ def log_norm(func: Field, x: Tensor, t: float = 0.0) -> float:
         t: depth time.
 
     Raises:
-        ValueError: what `JacobianOperator` refuses.
+        ValueError: as `JacobianOperator`.
         ConvergenceError: the Lanczos iteration did not converge.
 
     Source: Dahlquist 1958; Söderlind 2006, The logarithmic norm.
@@ -155,7 +164,7 @@ def log_norm(func: Field, x: Tensor, t: float = 0.0) -> float:
 
 
 def spectral_norm(func: Field, x: Tensor, t: float = 0.0) -> float:
-    """The largest singular value of ∂func/∂x: of a block, the most by which its map can stretch a perturbation.
+    """The largest singular value of ∂func/∂x: the largest factor by which a block can stretch a small perturbation.
 
     Arguments and errors as in `log_norm`.
     """
@@ -169,7 +178,7 @@ def spectral_norm(func: Field, x: Tensor, t: float = 0.0) -> float:
 def _search(
     operator: LinearOperator, k: int, which: str, subspace: int, tol: float, max_restarts: int, seed: int
 ) -> NDArray[Any]:
-    """The k extreme eigenvalues by ARPACK with their residuals checked; a seeded start makes the result repeatable."""
+    """The k extreme eigenvalues by ARPACK, with checked residuals; the seeded start makes the result repeatable."""
     start = np.random.default_rng(seed).standard_normal(operator.shape[0]).astype(operator.dtype)
     scale = float(np.linalg.norm(operator.matvec(start)))
     if scale == 0.0:  # J = 0, which ARPACK refuses
@@ -185,16 +194,17 @@ def _search(
             best,
         ) from None
     found: NDArray[Any] = np.asarray(values, dtype=np.complex128)
-    with np.errstate(invalid="ignore", divide="ignore"):  # a vector of zeros gives NaN, which is no small residual
-        vectors = vectors / np.linalg.norm(vectors, axis=0)  # of a matrix far from normal they come as short as 1e-15
+    with np.errstate(invalid="ignore", divide="ignore"):  # a vector of zeros gives NaN, which fails the residual check
+        # if M is far from normal, ARPACK returns vectors as short as 1e-15
+        vectors = vectors / np.linalg.norm(vectors, axis=0)
     products = np.stack([operator.matvec(v.real) + 1j * operator.matvec(v.imag) for v in vectors.T], axis=1)
     residuals = np.linalg.norm(products - vectors * values, axis=0)
-    norm = max(float(np.linalg.norm(products, axis=0).max()), scale / math.sqrt(len(start)))  # of M, from below
+    norm = max(float(np.linalg.norm(products, axis=0).max()), scale / math.sqrt(len(start)))  # a lower bound of ‖M‖
     floor = max(1e3 * tol, 1e-8) * norm
     if not (residuals <= floor).all():
         raise ConvergenceError(
             f"an eigenpair's residual must be at most {floor:.1e}, got {residuals.max():.1e}; the Jacobian may be too "
-            "far from normal (eigenvalues(..., k=None) takes the dense matrix), the field not smooth at x, or tol too "
+            "far from normal (eigenvalues(..., k=None) uses the dense matrix), the field not smooth at x, or tol too "
             "loose (the eigenvalues that pass are in this error's best)",
             _sorted(torch.from_numpy(found[residuals <= floor])),
         )
@@ -202,7 +212,7 @@ def _search(
 
 
 def _symmetric(operator: JacobianOperator, product: Callable[[NDArray[Any]], NDArray[Any]], x: Tensor) -> float:
-    """The largest eigenvalue of a symmetric product by Lanczos' method."""
+    """The largest eigenvalue of a symmetric operator by Lanczos' method."""
     d = operator.shape[0]
     symmetric = LinearOperator((d, d), matvec=product, dtype=operator.dtype)
     start = np.random.default_rng(0).standard_normal(d).astype(operator.dtype)
@@ -221,22 +231,22 @@ def _symmetric(operator: JacobianOperator, product: Callable[[NDArray[Any]], NDA
 
 
 def _one_blas_thread() -> Any:
-    """A context in which SciPy's BLAS has one thread: between products its threads would spin against torch's."""
+    """A context in which SciPy's BLAS has one thread; between products its threads would compete with torch's."""
     return threadpool_limits(1, user_api="blas")
 
 
 def _few(x: Tensor) -> int | None:
-    """How many eigenvalues to ask for where one is wanted: all of a small matrix."""
+    """How many eigenvalues to compute if one is needed: all of a small matrix, else 4."""
     return None if isinstance(x, Tensor) and x.numel() <= DENSE else 4
 
 
 def _tolerance(x: Tensor) -> float:
-    """The relative accuracy asked of ARPACK in x's dtype."""
+    """The relative accuracy of ARPACK in x's dtype."""
     return 1e-10 if x.dtype == torch.float64 else 1e-5
 
 
 def _extent(which: str) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """How far out an eigenvalue lies, for each of the four searches."""
+    """How far out an eigenvalue lies, for each kind of search."""
     extents: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
         "LR": np.real,
         "SR": lambda nu: -np.real(nu),
@@ -247,7 +257,7 @@ def _extent(which: str) -> Callable[[NDArray[Any]], NDArray[Any]]:
 
 
 def _sorted(nu: Tensor) -> Tensor:
-    """Complex eigenvalues by descending real part; of a pair, the one above the axis first."""
+    """Complex eigenvalues by descending real part; of a conjugate pair, first the one above the axis."""
     nu = nu.to(torch.complex128)
     order = np.lexsort((-nu.imag.numpy(), -nu.real.numpy()))
     return nu[torch.from_numpy(order)]

@@ -1,16 +1,14 @@
-"""Training: a recipe, an engine that can be interrupted at any step and resumed, checkpoints that are always whole."""
+"""Training: a recipe, a run that can be interrupted at any step and resumed, checkpoints that are always whole."""
 
 from importlib.util import find_spec
 
 if missing := [name for name in ("accelerate", "tqdm") if find_spec(name) is None]:
     raise ImportError(f"training needs {' and '.join(missing)}: install dampode[train]")
 
-from dampode._files import only_writer, require_writable
-from dampode.training.checkpoint import load_checkpoint, save_checkpoint
+from dampode.training.checkpoint import load_checkpoint
 from dampode.training.execution import Execution
 from dampode.training.history import History
 from dampode.training.loop import fit
-from dampode.training.processes import is_main, local_device
 from dampode.training.recipe import Recipe
 
 __all__ = [
@@ -18,10 +16,5 @@ __all__ = [
     "History",
     "Recipe",
     "fit",
-    "is_main",
     "load_checkpoint",
-    "local_device",
-    "only_writer",
-    "require_writable",
-    "save_checkpoint",
 ]

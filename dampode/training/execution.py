@@ -1,4 +1,4 @@
-"""How the arithmetic is done: precision, compilation, memory layout, launches."""
+"""How a training step is computed: precision, compilation, memory layout, CUDA graphs."""
 
 import copy
 from collections.abc import Iterator
@@ -12,28 +12,31 @@ from torch import nn
 from dampode._checks import require_instance
 from dampode.block import DampedBlock, Transition
 
+__all__ = ["Compile", "Execution", "Precision"]
+
 Precision = Literal["fp32", "bf16", "fp16"]
 Compile = Literal["off", "blocks", "default", "reduce-overhead", "max-autotune"]
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How the arithmetic of a recipe is done. The defaults are sound everywhere; the rest is speed.
+    """How the steps of a recipe are computed. The defaults work everywhere; the other settings are faster.
 
     Args:
-        precision: "fp32", or what autocast computes convolutions and products in, "bf16" or "fp16" (with a loss scale);
-            parameters, their updates and the loss stay in fp32. A CPU without bf16 instructions emulates them, slowly.
-        compile: "off"; "blocks", which compiles every `DampedBlock` and `Transition` by itself, those alike once:
-            seconds where a deep network as a whole takes minutes; or the whole network in a mode of `torch.compile`, of
-            which "reduce-overhead" records CUDA graphs of the forward and the backward pass. The first steps compile.
-        channels_last: whether images and convolution weights lie channels-last in memory; None where it pays: on a CPU,
-            unless a convolution has 4 to 7 channels, and on other devices below fp32.
-        step_graph: whether whole steps are recorded as CUDA graphs and replayed (`StepGraph`), which a deep network of
-            small kernels needs: launching them costs more than computing them.
+        precision: "fp32", or the type in which autocast computes convolutions and products: "bf16", or "fp16" with a
+            loss scale. Parameters, their updates and the loss stay in fp32. A CPU without bf16 instructions emulates
+            them slowly.
+        compile: "off", "blocks", or a mode of `torch.compile` for the whole network. "blocks" compiles every
+            `DampedBlock` and `Transition` separately, and equal blocks once. That takes seconds; a deep network as a
+            whole takes minutes. "reduce-overhead" records CUDA graphs of the forward and the backward pass.
+        channels_last: whether images and convolution weights lie channels-last in memory. None chooses it where it is
+            faster: on a CPU unless a convolution has 4 to 7 channels, and on other devices below fp32.
+        step_graph: whether whole steps are recorded as CUDA graphs and replayed (`StepGraph`). A deep network of small
+            kernels needs it, because launching them takes longer than computing them.
 
     Raises:
-        ValueError: no such precision or mode, or step_graph with one that cannot be recorded.
-        TypeError: channels_last or step_graph is no bool.
+        ValueError: the precision or mode does not exist, or step_graph cannot record it.
+        TypeError: channels_last or step_graph is not a bool.
     """
 
     precision: Precision = "fp32"
@@ -54,7 +57,7 @@ class Execution:
         require_instance(self.step_graph, bool, "step_graph")
         if self.step_graph and (self.precision == "fp16" or self.compile in ("reduce-overhead", "max-autotune")):
             raise ValueError(
-                "step_graph takes bf16 or fp32, which need no loss scale, and no mode that records graphs of its own, "
+                "step_graph takes bf16 or fp32, which need no loss scale, and no mode that records graphs itself, "
                 f"got {self.precision} and {self.compile}; use bf16 and 'blocks'"
             )
 
@@ -62,23 +65,23 @@ class Execution:
     def forward(self, device: torch.device) -> Iterator[None]:
         """The context of a forward pass."""
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        # a graph's copies of the weights must be made inside it
+        # a CUDA graph must make its own copies of the weights
         autocast = torch.autocast(device.type, dtype, self.precision != "fp32", cache_enabled=not self.step_graph)
-        # torch.compile gives up on a function at its 8th kind of input: three networks' blocks have more
+        # torch.compile gives up on a function at its 8th kind of input, and the blocks of three networks have more
         blocks = self.compile == "blocks"
         with autocast, torch._dynamo.config.patch(recompile_limit=100) if blocks else nullcontext():
             yield
 
     def compiled(self, model: nn.Module, layout: torch.memory_format) -> nn.Module:
-        """The model, or its compiled twin, which shares its parameters. Each batch size is compiled by itself.
+        """The model, or a compiled copy that shares its parameters. Each batch size is compiled separately.
 
         Args:
-            model: in its layout.
-            layout: the `layout` in use, which compiled code keeps: left to itself, torch.compile makes every
-                convolution on a CPU channels-last, also those where torch's kernels are wrong.
+            model: the model, in its memory layout.
+            layout: that memory layout, which the compiled code keeps. By default torch.compile makes every convolution
+                on a CPU channels-last, even those for which torch's kernels are wrong.
 
         Raises:
-            ValueError: "blocks" for a model that has none.
+            ValueError: compile is "blocks", and the model has none.
         """
         if self.compile == "off":
             return model
@@ -93,10 +96,10 @@ class Execution:
 
     @contextmanager
     def layout(self, model: nn.Module, device: torch.device) -> Iterator[torch.memory_format]:
-        """The model in its layout, which is also that of its images; afterwards it is contiguous again.
+        """Give the model the memory layout that its images will have too; afterwards the model is contiguous again.
 
         Raises:
-            ValueError: channels-last asked for on a CPU with convolutions of 4 to 7 channels.
+            ValueError: channels_last is True on a CPU, and a convolution has 4 to 7 channels.
         """
         convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
         # torch 2.14's CPU kernels write out of bounds there
@@ -122,7 +125,7 @@ class Execution:
 
 
 def _compiled_by_blocks(model: nn.Module, options: dict[str, Any]) -> nn.Module:
-    """A twin whose blocks are compiled, on the model's own parameters and buffers."""
+    """A copy whose blocks are compiled; it shares the model's parameters and buffers."""
     kept = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, kept)
     blocks = [module for module in twin.modules() if isinstance(module, DampedBlock | Transition)]

@@ -1,4 +1,4 @@
-"""What a run left behind, epoch by epoch, and whether it failed."""
+"""The history of a training run, epoch by epoch, and whether the run failed."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,18 +8,20 @@ from torch import Tensor, nn
 
 from dampode.damping import Learned
 
+__all__ = ["History", "chance_accuracy", "lam_range"]
+
 
 @dataclass
 class History:
-    """One entry an epoch.
+    """One entry per epoch.
 
     Args:
         loss: mean loss over the epoch's augmented images.
-        accuracy: share of them that was classified rightly, in train mode, while the weights moved.
-        seconds: time that the epoch took.
-        lam: smallest, mean and largest learned λ at its end; empty where none is learned.
+        accuracy: share of these images that was classified correctly in train mode, while the weights changed.
+        seconds: duration of the epoch.
+        lam: smallest, mean and largest learned λ at the end of the epoch; empty if no λ is learned.
         diverged: whether the last loss is not finite.
-        at_chance: whether the last accuracy is no better than naming the commonest class every time.
+        at_chance: whether the last accuracy is no better than always naming the most frequent class.
     """
 
     loss: list[float]
@@ -35,7 +37,7 @@ class History:
         return self.diverged or self.at_chance
 
     def add(self, loss: float, accuracy: float, seconds: float, lam: list[float], chance: float) -> None:
-        """Append an epoch; ``chance`` is the accuracy that it must exceed."""
+        """Append an epoch; ``chance`` is the accuracy that the epoch must exceed."""
         self.loss.append(loss)
         self.accuracy.append(accuracy)
         self.seconds.append(seconds)
@@ -45,7 +47,7 @@ class History:
 
 
 def chance_accuracy(labels: Tensor) -> float:
-    """What guessing reaches on labels (N,): the commonest class's share p + 3 standard errors, √(p (1 − p) / N)."""
+    """The accuracy of guessing labels (N,): p + 3 √(p (1 − p) / N), where p is the share of the most frequent class."""
     n = len(labels)
     share = labels.bincount().max().item() / n
     return share + 3 * math.sqrt(share * (1 - share) / n)
@@ -53,7 +55,7 @@ def chance_accuracy(labels: Tensor) -> float:
 
 @torch.no_grad()
 def lam_range(model: nn.Module) -> list[float]:
-    """Smallest, mean and largest learned λ of a model; empty where it learns none."""
+    """Smallest, mean and largest learned λ of a model; empty if the model learns no λ."""
     dampings = [module for module in model.modules() if isinstance(module, Learned)]
     if not dampings:
         return []

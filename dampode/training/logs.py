@@ -1,4 +1,4 @@
-"""An epoch's numbers where people look for them: log.csv and TensorBoard."""
+"""The logs of a training run: log.csv and TensorBoard events."""
 
 import csv
 import io
@@ -9,11 +9,13 @@ from dampode._files import require_writable, write_atomically
 from dampode.training.history import History
 from dampode.training.recipe import Recipe
 
+__all__ = ["Log"]
+
 COLUMNS = ("epoch", "lr", "loss", "accuracy", "seconds", "images_per_s", "lam_min", "lam_mean", "lam_max")
 
 
-def rows(history: History, recipe: Recipe, images: int) -> list[dict[str, float]]:
-    """One row an epoch, counted from 1."""
+def _rows(history: History, recipe: Recipe, images: int) -> list[dict[str, float]]:
+    """One row per epoch, counted from 1."""
     table = []
     for epoch, (loss, accuracy, seconds, lam) in enumerate(
         zip(history.loss, history.accuracy, history.seconds, history.lam, strict=True)
@@ -24,15 +26,16 @@ def rows(history: History, recipe: Recipe, images: int) -> list[dict[str, float]
 
 
 class Log:
-    """The log of a run, in a folder of its own. Resumed epochs stand in it once.
+    """The log of a run, in a folder of its own. It holds resumed epochs once.
 
-    log.csv is written whole from the history every time; TensorBoard is told to forget what it has from the first
-    epoch that is yet to come.
+    Every epoch writes log.csv anew from the whole history. TensorBoard is told to forget the events of all epochs that
+    the run has yet to do.
 
     Args:
-        folder: where log.csv and, if asked for, the TensorBoard events go.
-        recipe, images: of the run.
-        history: epochs done before; they stand in log.csv from the start.
+        folder: the folder of log.csv and of the TensorBoard events.
+        recipe: the run's recipe.
+        images: number of training images.
+        history: the epochs done before; log.csv holds them from the start.
         tensorboard: whether TensorBoard events are written.
 
     Raises:
@@ -54,7 +57,7 @@ class Log:
             self._write_table(history)
 
     def write(self, history: History) -> None:
-        """Log the history, whose last epoch is new."""
+        """Log a history whose last epoch is new."""
         last = self._write_table(history)[-1]
         if self.writer is not None:
             for name, value in last.items():
@@ -64,7 +67,7 @@ class Log:
 
     def _write_table(self, history: History) -> list[dict[str, float]]:
         """Write log.csv and return its rows."""
-        table = rows(history, self.recipe, self.images)
+        table = _rows(history, self.recipe, self.images)
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()

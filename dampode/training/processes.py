@@ -1,27 +1,29 @@
-"""Several processes, as `accelerate launch` or `torchrun` start them; one process where neither did."""
+"""The processes that train together: those that `accelerate launch` or `torchrun` started, or just this one."""
 
 import os
 
 import torch
 from accelerate import Accelerator
 
+__all__ = ["is_main", "local_device", "processes"]
+
 
 def processes(device: torch.device) -> Accelerator:
-    """The processes that train together, each on its own device. Precision and placement stay with the engine."""
+    """The processes that train together, each on its own device. `fit` handles precision and placement itself."""
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     return Accelerator(mixed_precision="no", device_placement=False, cpu=device.type == "cpu" and not alone)
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this process is the first one, which writes all files."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def local_device(device: str) -> torch.device:
-    """This process's device of a kind: "cuda" is the GPU of the process's own number.
+    """The device of this process: for "cuda", the GPU with the local number of the process.
 
     Raises:
-        ValueError: there is no such device here.
+        ValueError: the device does not exist here.
     """
     own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
     try:

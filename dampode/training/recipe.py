@@ -1,4 +1,4 @@
-"""What defines the weights that training arrives at: optimizer, schedule, batches, augmentation."""
+"""The recipe of a training run: optimizer, learning rates, batches, augmentation."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,26 +10,30 @@ from dampode._checks import require_instance, require_nonnegative, require_posit
 from dampode.damping import Damping
 from dampode.data import Augmentation
 
+__all__ = ["Recipe", "optimizer"]
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD with momentum and a learning rate that is divided by 10 at two milestones. Defaults: the paper's CIFAR-10.
+    """SGD with momentum and a learning rate that is divided by 10 at milestones.
 
-    The paper's three recipes have names, `cifar10`, `cifar100` and `resnext`; `dataclasses.replace` varies them.
+    The defaults are the paper's for CIFAR-10. The paper's three recipes are `cifar10`, `cifar100` and `resnext`;
+    `dataclasses.replace` varies them.
 
     Args:
         epochs: passes over the training images.
-        batch_size: images a step, over all processes.
+        batch_size: images per step, over all processes.
         lr: learning rate at the start.
-        momentum: of SGD, without Nesterov.
-        weight_decay: L2 decay, on all parameters.
-        decay_damping: whether weight decay acts on damping parameters too, as it does in the authors' code.
-        milestones: shares of the epochs, in [0, 1], after which, to the nearest whole epoch but at the earliest
-            after the first, the learning rate is divided by 10.
-        augmentation: None for what fits the data (CIFAR: pad 4 with zeros, crop, flip, the paper's);
-            ``Augmentation(2, mode="reflect")`` is the authors' code.
-        parts: pieces that a batch is computed in, one after another or on as many processes, each with its own batch
-            norm statistics; their gradients are averaged. A multiple of the number of processes.
+        momentum: momentum of SGD, without Nesterov.
+        weight_decay: L2 decay of all parameters.
+        decay_damping: whether weight decay acts on damping parameters too, as in the authors' code.
+        milestones: shares of the epochs, in [0, 1], after which the learning rate is divided by 10. A milestone is
+            rounded to whole epochs, and is at least one epoch.
+        augmentation: None for the data set's own (`ImageData.augmentation`). ``Augmentation()`` is the paper's for
+            CIFAR: pad 4 with zeros, crop, flip. ``Augmentation(2, mode="reflect")`` is the authors' code.
+        micro_batches: the number of pieces of a batch that are computed separately, in sequence or on several
+            processes. Each piece has its own batch norm statistics; the gradients are averaged. It must be a multiple
+            of the number of processes.
 
     Raises:
         ValueError, TypeError: a setting is out of range.
@@ -45,7 +49,7 @@ class Recipe:
     decay_damping: bool = True
     milestones: tuple[float, ...] = (0.5, 0.75)
     augmentation: Augmentation | None = None
-    parts: int = 1
+    micro_batches: int = 1
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -62,14 +66,16 @@ class Recipe:
             require_nonnegative(share, "a milestone")
             if share > 1:
                 raise ValueError(f"a milestone must be a share of the epochs, at most 1, got {share}; divide by epochs")
-        for name in ("lr", "momentum", "weight_decay"):  # of NumPy's type no checkpoint would give them back
+        for name in ("lr", "momentum", "weight_decay"):  # a checkpoint cannot hold NumPy's numbers
             object.__setattr__(self, name, float(getattr(self, name)))
         object.__setattr__(self, "milestones", tuple(float(share) for share in self.milestones))
         if self.augmentation is not None:
             require_instance(self.augmentation, Augmentation, "augmentation")
-        require_positive_int(self.parts, "parts")
-        if self.parts > self.batch_size:
-            raise ValueError(f"parts must not exceed batch_size, got {self.parts} parts of {self.batch_size} images")
+        require_positive_int(self.micro_batches, "micro_batches")
+        if self.micro_batches > self.batch_size:
+            raise ValueError(
+                f"micro_batches must not exceed batch_size, got {self.micro_batches} for {self.batch_size} images"
+            )
 
     @classmethod
     def cifar10(cls) -> "Recipe":
@@ -92,8 +98,8 @@ class Recipe:
 
 
 def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD; damping parameters form their own group, with decay or without."""
-    # each once: a λ that two modules share, or one within another, would be stepped twice
+    """SGD in which the damping parameters form their own group, with or without weight decay."""
+    # each parameter once: two modules may share a λ, or contain each other, and it would be stepped twice
     damping = dict.fromkeys(p for module in model.modules() if isinstance(module, Damping) for p in module.parameters())
     groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if p not in damping], "weight_decay": recipe.weight_decay},

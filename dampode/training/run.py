@@ -1,4 +1,4 @@
-"""One training run: all that moves during it, how it takes a step, and its state as plain values."""
+"""One training run: everything that changes during it, how it takes a step, and its state as plain values."""
 
 import time
 from collections.abc import Iterator
@@ -19,19 +19,22 @@ from dampode.training.history import History, chance_accuracy, lam_range
 from dampode.training.recipe import Recipe, optimizer
 from dampode.training.step_graph import StepGraph
 
+__all__ = ["Run", "batches"]
+
 
 class Run:
-    """A model on its way through a recipe.
+    """A model that is being trained by a recipe.
 
-    ``epoch`` and ``step`` say where it stands: whole epochs done, and steps of the epoch under way.
+    ``epoch`` counts the epochs done, and ``step`` the steps done of the present epoch.
 
     Args:
-        model: the classifier, in the layout of its images; it is set to training mode.
-        data: images on the model's device; every process holds all of them and draws the same order and augmentation.
-        recipe, execution: how to train.
-        seed: of shuffling and augmentation.
+        model: the classifier, in the memory layout of its images; it is put in train mode.
+        data: images on the model's device. Every process holds all images and draws the same order and augmentation.
+        recipe: how to train.
+        execution: how to compute the steps.
+        seed: seed of shuffling and augmentation.
         layout: memory format of the images.
-        processes: who trains together.
+        processes: the processes that train together.
     """
 
     def __init__(
@@ -58,15 +61,15 @@ class Run:
         self.history = History([])
         self.step, self.seconds = 0, 0.0
         self.order = torch.empty(0, dtype=torch.int64, device=self.device)
-        self.sums = torch.zeros(2, device=self.device)  # of losses and of right answers, over this epoch's images
+        self.sums = torch.zeros(2, device=self.device)  # losses and correct answers over this epoch's images
 
     @property
     def epoch(self) -> int:
-        """Whole epochs done."""
+        """Number of epochs done."""
         return len(self.history.loss)
 
     def steps(self) -> Iterator[Tensor]:
-        """Take the steps of this epoch that are left, giving each one's last loss, (); then enter it in the history."""
+        """Take the steps left in this epoch and yield their losses, (); then enter the epoch in the history."""
         if self.step == 0:
             self.order = torch.randperm(len(self.data.x_train), generator=self.generator, device=self.device)
         self._set_lr(self.recipe.lr_at(self.epoch))
@@ -78,15 +81,15 @@ class Run:
             self.seconds, start = self.seconds + now - start, now
             yield loss
         self._gather()
-        loss_sum, right = self.sums.tolist()
-        seconds = self.seconds + time.perf_counter() - start  # a GPU's queue has now run empty
+        loss_sum, correct = self.sums.tolist()
+        seconds = self.seconds + time.perf_counter() - start  # by now a GPU has finished all its work
         n = len(self.order)
-        self.history.add(loss_sum / n, right / n, seconds, lam_range(self.model), self.chance)
+        self.history.add(loss_sum / n, correct / n, seconds, lam_range(self.model), self.chance)
         self.step, self.seconds = 0, 0.0
         self.sums.zero_()
 
     def _set_lr(self, lr: float) -> None:
-        """The learning rate from here on."""
+        """Set the learning rate of the next steps."""
         if self.recorded is not None and any(group["lr"] != lr for group in self.optimizer.param_groups):
             self.recorded.forget()
         for group in self.optimizer.param_groups:
@@ -98,23 +101,23 @@ class Run:
         return step(batch, self.augmentation.draw(len(batch), self.generator))
 
     def _step(self, batch: Tensor, drawn: Tensor) -> Tensor:
-        """The step with given draws, (3, B); returns the loss of the last part computed here, ()."""
-        everyone, rank = self.processes.num_processes, self.processes.process_index
-        parts = self.recipe.parts
-        mine = list(zip(batch.tensor_split(parts), drawn.tensor_split(parts, 1), strict=True))[rank::everyone]
+        """A step with given draws, (3, B); returns the loss of this process's last micro-batch, ()."""
+        count, rank = self.processes.num_processes, self.processes.process_index
+        pieces = self.recipe.micro_batches
+        mine = list(zip(batch.tensor_split(pieces), drawn.tensor_split(pieces, 1), strict=True))[rank::count]
         self.optimizer.zero_grad()
         for k, (chosen, draws) in enumerate(mine):
             last = k == len(mine) - 1
             with nullcontext() if last else self.processes.no_sync(self.network):
                 loss = self._loss(chosen, draws)
-                # processes average their gradients: the factor makes that the mean over the batch
-                self.scaler.scale(loss * (len(chosen) * everyone / len(batch))).backward()
+                # the processes average their gradients; the factor turns that into the mean over the batch
+                self.scaler.scale(loss * (len(chosen) * count / len(batch))).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach()
 
     def _loss(self, chosen: Tensor, drawn: Tensor) -> Tensor:
-        """Mean loss of some training images, (), entered in the epoch's sums."""
+        """Mean loss of some training images, (), which is added to the epoch's sums."""
         images = pixels(self.augmentation.apply(self.data.x_train[chosen], drawn))
         x = images.to(self.dtype).contiguous(memory_format=self.layout)
         y = self.data.y_train[chosen]
@@ -128,13 +131,13 @@ class Run:
         return loss
 
     def _gather(self) -> None:
-        """Sum what the processes have counted, into the first one's counters."""
+        """Add the counts of all processes to those of the first."""
         if self.processes.num_processes > 1:
             total = self.processes.reduce(self.sums.clone(), "sum")
             self.sums = total if self.processes.is_main_process else torch.zeros_like(total)
 
     def state(self) -> dict[str, Any]:
-        """All that a checkpoint needs to go on to the same weights."""
+        """Everything that a checkpoint needs so that a resumed run ends with the same weights."""
         self._gather()
         position = {"step": self.step, "order": self.order, "sums": self.sums, "seconds": self.seconds}
         return {
@@ -147,10 +150,10 @@ class Run:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a state.
+        """Continue from a state.
 
         Raises:
-            ValueError: it is of another architecture.
+            ValueError: the state is of another architecture.
         """
         try:
             self.model.load_state_dict(state["model"])
@@ -160,7 +163,7 @@ class Run:
         self.scaler.load_state_dict(state["scaler"])
         self.generator.set_state(state["random"]["own"])
         rank, drawn = self.processes.process_index, state["random"]["torch"]
-        if rank < len(drawn):  # a process more than there were draws on as it is
+        if rank < len(drawn):  # an additional process keeps its own random state
             _set_torch_random(self.device, drawn[rank])
         position = state["position"]
         self.step, self.seconds = position["step"], position["seconds"]
@@ -170,21 +173,21 @@ class Run:
 
 
 def batches(order: Tensor, recipe: Recipe) -> list[Tensor]:
-    """The images of each step. Batch norm cannot train on one, so a last batch with fewer than two a part joins."""
+    """The images of each step. Batch norm cannot train on one image, so a short last batch joins the one before."""
     split = list(order.split(recipe.batch_size))
-    if len(split) > 1 and len(split[-1]) < 2 * recipe.parts:
+    if len(split) > 1 and len(split[-1]) < 2 * recipe.micro_batches:
         split[-2:] = [torch.cat(split[-2:])]
     return split
 
 
 def _torch_random(device: torch.device) -> list[Tensor]:
-    """States of torch's own generators, for layers that draw, such as dropout: the CPU's and the device's."""
+    """States of torch's own generators, which layers such as dropout use: the CPU's and the device's."""
     states = [torch.get_rng_state()]
     return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
 
 
 def _set_torch_random(device: torch.device, states: list[Tensor]) -> None:
-    """Restore what `_torch_random` gave."""
+    """Restore the states that `_torch_random` returned."""
     torch.set_rng_state(states[0])
     if device.type == "cuda":
         torch.cuda.set_rng_state(states[1], device)

@@ -1,4 +1,4 @@
-"""A training step as one CUDA graph: recorded once, then replayed, so that its thousand kernels cost one launch."""
+"""A training step as one CUDA graph: it is recorded once and then replayed, so a thousand kernels cost one launch."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -7,8 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+__all__ = ["StepGraph"]
+
 Step = Callable[[Tensor, Tensor], Tensor]
-_BEFORE = 3  # steps of a batch size that are taken kernel by kernel first: they compile, choose kernels, make buffers
+_WARM_UP = 3  # first steps of each batch size, kernel by kernel: they compile, choose kernels and allocate buffers
 
 
 class _Recorded(NamedTuple):
@@ -19,11 +21,11 @@ class _Recorded(NamedTuple):
 
 
 class StepGraph:
-    """A step on CUDA that is recorded for each size of batch, and replayed from then on.
+    """A step on CUDA that is recorded for each batch size and replayed from then on.
 
-    What the step reads and changes, weights, momenta, statistics and counters, must stay in place; what it reads on
-    the host, such as the learning rate, is frozen until `forget`. The steps before a recording are steps of the run
-    like any other.
+    The tensors that the step reads and changes (weights, momenta, statistics, counters) must stay at their addresses.
+    Values that the step reads on the host, such as the learning rate, are frozen until `forget`. The steps before a
+    recording are ordinary steps of the run.
 
     Args:
         step: takes the indices of a batch, (B,), and the draws of its augmentation, (3, B); returns the loss, ().
@@ -38,13 +40,13 @@ class StepGraph:
         self._stream = torch.cuda.Stream()
 
     def forget(self) -> None:
-        """Record anew from here on."""
+        """Drop all recordings; the next steps are recorded anew."""
         self._recorded.clear()
 
     def __call__(self, chosen: Tensor, drawn: Tensor) -> Tensor:
-        """Take the step; the loss, (), is overwritten by the next one."""
+        """Take the step and return its loss, (), which the next step overwrites."""
         size = len(chosen)
-        if self._taken[size] < _BEFORE:
+        if self._taken[size] < _WARM_UP:
             self._taken[size] += 1
             return self._unrecorded(chosen, drawn)
         if size not in self._recorded:
@@ -56,7 +58,7 @@ class StepGraph:
         return recorded.loss
 
     def _unrecorded(self, chosen: Tensor, drawn: Tensor) -> Tensor:
-        """A step on the stream that will record: autograd's nodes remember the stream that they were made on."""
+        """A step on the stream that will record, because autograd's nodes remember the stream that made them."""
         here = torch.cuda.current_stream()
         self._stream.wait_stream(here)
         with torch.cuda.stream(self._stream):
@@ -65,7 +67,7 @@ class StepGraph:
         return loss
 
     def _record(self, chosen: Tensor, drawn: Tensor) -> _Recorded:
-        """The step as a graph; nothing is computed."""
+        """Record the step as a graph, without computing anything."""
         inputs = chosen.clone(), drawn.clone()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream):

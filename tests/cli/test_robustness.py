@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dampode import data, models, plots, training
+from dampode._files import only_writer
 from dampode.cli.robustness import main
 from dampode.robustness import Column, Law, Report
 
@@ -76,7 +77,7 @@ def test_a_checkpoint_says_which_network_it_is_of(saved, tmp_path):
 def test_two_runs_do_not_write_one_folder(saved, tmp_path):
     flags = [*SMALL, "--model", str(saved / "net.safetensors"), "--network", "in_resnet", "--out", str(tmp_path)]
     with (
-        training.only_writer(tmp_path / "report.json"),
+        only_writer(tmp_path / "report.json"),
         pytest.raises(SystemExit, match=r"only one run may write .*report\.json; another does so now"),
     ):
         main(flags)

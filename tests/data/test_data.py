@@ -46,6 +46,45 @@ def test_npz_is_channels_first(tmp_path):
     assert (images.channels, images.num_classes) == (3, 4)
 
 
+def test_npz_gets_no_augmentation_and_digits_come_back(tmp_path):
+    """The labels of digits that are mirrored, or shifted as far as CIFAR's images, are wrong."""
+    digits = data.load("digits")
+    path = tmp_path / "again.npz"
+    np.savez(path, **{key: getattr(digits, key).numpy() for key in ("x_train", "y_train", "x_test", "y_test")})
+    again = data.load(path)
+    assert torch.equal(again.x_train, digits.x_train)
+    assert torch.equal(again.y_test, digits.y_test)
+    assert again.augmentation == data.Augmentation(pad=0, flip=False)
+    assert torch.equal(again.augmentation(again.x_train, torch.Generator()), again.x_train)
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4), (4, 8, 8), (2, 2, 3), (3, 5, 3)])
+def test_the_layout_says_where_the_channels_lie(tmp_path, shape):
+    x = np.random.default_rng(0).integers(0, 256, (20, *shape), dtype=np.uint8)
+    path = saved(tmp_path, x_train=x, x_test=x[:8])
+    assert np.array_equal(data.load(path, layout="NCHW").x_train.numpy(), x)
+    last = data.load(path, layout="NHWC").x_train
+    assert np.array_equal(last.numpy(), x.transpose(0, 3, 1, 2))
+    assert last.is_contiguous()
+    with pytest.raises(ValueError, match="must show which axis holds the channels"):
+        data.load(path)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_clear_layout_is_recognized(tmp_path, channels):
+    x = np.random.default_rng(0).integers(0, 256, (20, channels, 6, 5), dtype=np.uint8)
+    for stored in (x, x.transpose(0, 2, 3, 1)):
+        images = data.load(saved(tmp_path, x_train=stored, x_test=stored[:8]))
+        assert np.array_equal(images.x_train.numpy(), x)
+
+
+def test_a_layout_is_refused_where_it_means_nothing(tmp_path):
+    with pytest.raises(ValueError, match=r"layout is about the arrays of an \.npz file"):
+        data.load("digits", layout="NHWC")
+    with pytest.raises(ValueError, match='layout must be "NHWC", "NCHW" or None'):
+        data.load(saved(tmp_path), layout="HWC")
+
+
 def test_npz_grey_and_floating(tmp_path):
     grey = np.random.default_rng(0).random((20, 6, 5))
     images = data.load(saved(tmp_path, x_train=grey, x_test=grey[:8]))
@@ -136,10 +175,14 @@ def test_files_are_refused_in_words(tmp_path):
         ),
         ({"x_test": np.zeros((0, 6, 5, 3), np.uint8), "y_test": np.zeros(0, int)}, "not empty"),
         ({"x_test": np.zeros((8, 7, 5, 3), np.uint8)}, "must have one shape"),
-        ({"y_train": np.arange(19)}, "one label an image"),
+        ({"y_train": np.arange(19)}, "one label per image"),
         ({"y_train": np.arange(20) - 1}, r"train labels must lie in \[0, 19\), got \[-1"),
         ({"y_train": np.arange(20) * 10**6}, "every label from 0 to its largest, 19000000"),
-        ({"x_train": np.zeros((20, 3, 32, 32), np.uint8)}, r"looks like \(N, C, H, W\)"),
+        ({"x_train": np.zeros((20, 4, 8, 8), np.uint8)}, r"which axis holds the channels, got shape \(20, 4, 8, 8\)"),
+        ({"x_train": np.zeros((20, 3, 8, 3), np.uint8)}, 'pass layout="NHWC" or layout="NCHW"'),
+        ({"x_test": np.zeros((8, 6, 5, 4), np.uint8)}, "x_test must show which axis holds the channels"),
+        ({"x_train": np.ones((20, 6, 5, 3), np.uint8)}, r"pixels in 0\.\.255, the largest of the train images is 1"),
+        ({"x_test": np.eye(30, dtype=np.uint8).reshape(10, 6, 5, 3)[:8]}, "largest of the test images is 1.*by 255"),
         ({"x_train": np.full((20, 6, 5, 3), "a")}, "uint8 or floating"),
         ({"y_test": np.full(8, 4)}, r"test labels must lie in \[0, 4\), got \[4, 4\]"),
         ({"y_train": np.zeros(20)}, "int labels, got float64"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tyro
 
+from dampode.training import load_checkpoint
 from tests.helpers import ROOT
 
 SCRIPT = ROOT / "examples" / "cifar_train.py"
@@ -57,7 +58,18 @@ def test_npz_and_coefficients(tmp_path):
     y = np.arange(30) % 3
     np.savez(tmp_path / "set.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     flags = ["--data", str(tmp_path / "set.npz"), "--depth", "14", "--width", "4", "--batch-size", "30"]
-    flags += ["--recipe", "cifar100", "--epochs", "1", "--reflect", "--precision", "bf16", "--checkpoint-every", "1"]
+    flags += [
+        "--recipe",
+        "cifar100",
+        "--epochs",
+        "1",
+        "--augmentation",
+        "reflect",
+        "--precision",
+        "bf16",
+        "--checkpoint-every",
+        "1",
+    ]
     done = run(tmp_path / "out", *flags, "--models", "lambda_in_resnet")
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -65,6 +77,24 @@ def test_npz_and_coefficients(tmp_path):
     assert report["recipe"]["augmentation"] == {"pad": 2, "flip": True, "mode": "reflect"}
     assert (report["recipe"]["epochs"], report["settings"]["precision"]) == (1, "bf16")
     assert (tmp_path / "out" / "coefficients.png").exists()
+
+
+def test_an_npz_is_only_augmented_on_request(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (30, 4, 8, 8), dtype=np.uint8), np.arange(30) % 3
+    np.savez(tmp_path / "set.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    flags = ["--data", str(tmp_path / "set.npz"), "--device", "cpu", "--models", "resnet", "--depth", "8"]
+    flags += ["--width", "4", "--epochs", "1", "--batch-size", "30", "--out", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match='pass layout="NHWC" or layout="NCHW"'):
+        example.main(tyro.cli(example.Args, args=flags))
+    used = {}
+    for chosen in ("data", "none", "zero"):
+        args = [*flags, "--layout", "NCHW", "--augmentation", chosen, "--out", str(tmp_path / chosen)]
+        example.main(tyro.cli(example.Args, args=args))
+        settings = load_checkpoint(tmp_path / chosen / "checkpoints" / "resnet-seed0.pt")["settings"]
+        used[chosen] = settings["augmentation"]
+    none = {"pad": 0, "flip": False, "mode": "zero"}
+    assert used == {"data": none, "none": none, "zero": {"pad": 4, "flip": True, "mode": "zero"}}
 
 
 @pytest.mark.parametrize(

@@ -111,11 +111,26 @@ def test_lambda_starts_in_the_range_given():
 
 
 def test_anchors_are_the_lambda_that_decay_pulls_to():
-    for build, anchor in ((models.in_resnet, 1.0), (models.lambda_in_resnet, 0.0), (models.in_resnet_sig, 0.5)):
-        model = build(14, width=2)
+    for build, chosen, anchor in (
+        (models.in_resnet, {}, 0.0),
+        (models.in_resnet, {"anchor": 1.0}, 1.0),  # the authors' code
+        (models.lambda_in_resnet, {}, 0.0),
+        (models.in_resnet_sig, {}, 0.5),
+        (models.in_resnet_sig, {"anchor": 0.75}, 0.75),
+    ):
+        model = build(14, width=2, **chosen)
         for block in flows(model):
             nn.init.zeros_(block.func.damping.raw)
         assert models.coefficients(model) == pytest.approx([anchor] * 3)
+
+
+def test_a_block_and_every_network_have_one_default_anchor():
+    dampings = [DampedBlock(nn.Identity()).func.damping]
+    for build in (models.in_resnet, models.lambda_in_resnet):
+        dampings += [block.func.damping for block in flows(build(14, width=2))]
+    for build in (models.in_resnext29, models.lambda_in_resnext29):
+        dampings += [block.func.damping for block in flows(build(width=2))]
+    assert {d.anchor for d in dampings} == {0.0}
 
 
 @pytest.mark.parametrize("pooled", [False, True])
@@ -219,7 +234,7 @@ def test_images_of_another_channel_count(model):
         ({"low": 0.3}, ValueError, "both low and high"),
         ({"low": 0.3, "high": 0.2}, ValueError, "low must not exceed high"),
         ({"width": 0}, ValueError, "width must be a positive int"),
-        ({"in_channels": 1}, ValueError, "one number a channel: in_channels is 1, got 3"),
+        ({"in_channels": 1}, ValueError, "one number per channel: in_channels is 1, got 3"),
         ({"block": "basic"}, TypeError, "block must be of type type, got str; pass a class"),
         ({"damp_first": 1}, TypeError, "damp_first must be of type bool"),
     ],

@@ -127,7 +127,7 @@ def test_fold_refuses_blocks_of_another_form():
 
     with pytest.raises(ValueError, match="one step of LinearizedEuler or ExponentialEuler"):
         models.fold(PreResNet(14, 10, two_steps, width=2))
-    with pytest.raises(ValueError, match="one λ a block or a channel"):
+    with pytest.raises(ValueError, match="one λ per block, or one per channel"):
         models.fold(PreResNet(14, 10, positions, width=2))
 
 
@@ -182,7 +182,7 @@ def _share_statistics(stage):
 def test_fold_refuses_layers_that_are_shared(share):
     model = models.in_resnet(20, width=2)
     share(model.stages[0])
-    for call in (models.fold, models.four_arms):
+    for call in (models.fold, models.ablation_networks):
         with pytest.raises(ValueError, match=r"a layer of stages\.0\.[12] is used twice"):
             call(model)
 
@@ -222,29 +222,29 @@ def test_fold_scales_a_last_bias():
 
 def test_fold_names_an_overflow():
     model = models.in_resnet(38, width=2, low=0.9999999, high=0.9999999)
-    with pytest.raises(ValueError, match=r"range of torch.float32 in stages\.0.*use model\.double\(\)"):
+    with pytest.raises(ValueError, match=r"range of torch.float32, stages\.0.*use model\.double\(\)"):
         models.fold(model)
 
 
 @pytest.mark.parametrize("build", BUILDERS)
-def test_four_arms_share_their_start(build):
+def test_the_networks_of_an_ablation_share_their_start(build):
     torch.manual_seed(0)
     model = build(32, width=4).double()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = 1e-30
-    arms = models.four_arms(model)
-    assert arms.learned is model
+    networks = models.ablation_networks(model)
+    assert networks.learned is model
     x = torch.rand(4, 3, 16, 16, dtype=torch.float64)
-    logits = {name: arm(x) for name, arm in arms._asdict().items()}
+    logits = {name: network(x) for name, network in networks._asdict().items()}
     for name in ("frozen", "gains"):
         torch.testing.assert_close(logits[name], logits["learned"], rtol=1e-9, atol=1e-9)
     assert (logits["plain"] - logits["learned"]).abs().max() > 1e-3
-    counts = [sum(p.numel() for p in arm.parameters()) for arm in arms]
+    counts = [sum(p.numel() for p in network.parameters()) for network in networks]
     damped = len(models.coefficients(model))
     assert counts == [counts[3] + damped, counts[3], counts[3], counts[3]]
-    assert all(torch.equal(a.weight, b.weight) for a, b in zip(leaves(model), leaves(arms.plain), strict=True))
-    assert models.coefficients(arms.frozen) == models.coefficients(model)
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(leaves(model), leaves(networks.plain), strict=True))
+    assert models.coefficients(networks.frozen) == models.coefficients(model)
 
 
 def test_gains_divide_the_effective_learning_rate_by_their_square():
@@ -263,24 +263,24 @@ def test_gains_divide_the_effective_learning_rate_by_their_square():
         torch.testing.assert_close(b.grad, a.grad * scale, rtol=1e-6, atol=1e-12)
 
 
-def test_arms_do_not_train_what_they_freeze():
+def test_frozen_damping_is_not_trained():
     model = models.in_resnet(14, width=4)
-    arm = frozen(model)
-    optimizer = torch.optim.SGD(arm.parameters(), lr=0.1, weight_decay=0.1)
-    before = models.coefficients(arm)
-    F.cross_entropy(arm(torch.rand(4, 3, 8, 8)), torch.arange(4)).backward()
+    network = frozen(model)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, weight_decay=0.1)
+    before = models.coefficients(network)
+    F.cross_entropy(network(torch.rand(4, 3, 8, 8)), torch.arange(4)).backward()
     optimizer.step()
-    assert models.coefficients(arm) == before == models.coefficients(model)
+    assert models.coefficients(network) == before == models.coefficients(model)
 
 
 def test_gains_start_with_fresh_statistics_and_the_mode_of_the_model():
     model = drawn(models.in_resnet, 14, 0.2, 0.25)
-    arm = gains(model)
-    assert arm.training
-    assert all((m.running_mean == 0).all() for m in arm.modules() if isinstance(m, nn.BatchNorm2d))
+    network = gains(model)
+    assert network.training
+    assert all((m.running_mean == 0).all() for m in network.modules() if isinstance(m, nn.BatchNorm2d))
     assert plain(model).training
 
 
-def test_arms_refuse_gates_in_words():
+def test_frozen_refuses_gates_in_words():
     with pytest.raises(ValueError, match="gated"):
         frozen(models.in_resnet_gating(14, width=2))

@@ -1,4 +1,4 @@
-"""Spectra: against dense linear algebra, Eq. 18's condition with its sign case, bad input."""
+"""Spectra against dense linear algebra, growth that the log-norm bounds, bad input."""
 
 import math
 
@@ -10,11 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dampode import DampedBlock, DampedODEFunc, stability
-from dampode.damping import Constant, Gated
-from dampode.fields import PreActBasic
-from dampode.integrators import ExponentialEuler, KenCarp4, TorchDiffEq
+from dampode.damping import Constant
+from dampode.integrators import TorchDiffEq
 from dampode.stability import (
-    JacobianOperator,
     critical_damping,
     damped_eigenvalues,
     damping_condition,
@@ -27,33 +25,8 @@ from dampode.stability import (
     spectrum,
 )
 from dampode.weighting import one_plus, unit
+from tests.helpers.fields import both_rho, conv_field, linear, matrix, rightmost
 from tests.helpers.oracles import Forced
-
-both_rho = pytest.mark.parametrize("rho", [unit, one_plus])
-
-
-def matrix(d, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(d, d, generator=generator, dtype=torch.float64) / math.sqrt(d)
-
-
-def linear(a, lam=0.0, rho=unit):
-    """A damped linear field and the matrix of its right-hand side."""
-    weight = float(rho(lam))
-    return DampedODEFunc(lambda x: x @ a.T, Constant(lam), rho), weight * a - lam * torch.eye(len(a), dtype=a.dtype)
-
-
-def rightmost(a, k):
-    nu = torch.linalg.eigvals(a)
-    return nu[torch.from_numpy(np.lexsort((-nu.imag.numpy(), -nu.real.numpy())))][:k]
-
-
-def conv_field(size=4):
-    torch.manual_seed(1)
-    return PreActBasic(8, 8).double().eval(), torch.randn(1, 8, size, size, dtype=torch.float64)
-
-
-# against dense linear algebra ----------------------------------------------------------------------------------
 
 
 @both_rho
@@ -110,38 +83,6 @@ def test_all_eigenvalues_but_one():
         assert eigenvalues(func, x, k=2, which=which).real.tolist() == expected
 
 
-def test_operator_products_are_the_jacobians(dtype):
-    f, x = conv_field(3)
-    f, x = f.to(dtype), x.to(dtype)
-    operator, j = JacobianOperator(f, x), jacobian(f, x).numpy()
-    v = np.random.default_rng(0).standard_normal(len(j)).astype(j.dtype)
-    tight = 1e-5 if dtype == torch.float32 else 1e-12
-    np.testing.assert_allclose(operator.matvec(v), j @ v, rtol=tight, atol=tight)
-    np.testing.assert_allclose(operator.rmatvec(v), j.T @ v, rtol=tight, atol=tight)
-    assert operator.dtype == j.dtype
-
-
-def test_a_gated_damping_is_part_of_the_jacobian():
-    func = DampedODEFunc(Forced(4), Gated(4).double())
-    x = torch.randn(1, 4, dtype=torch.float64)
-    h, eye = 1e-6, torch.eye(4, dtype=torch.float64)
-    columns = [(func(0.3, x + h * e) - func(0.3, x - h * e))[0] / (2 * h) for e in eye]
-    torch.testing.assert_close(jacobian(func, x, 0.3), torch.stack(columns, dim=1).detach(), rtol=0, atol=1e-8)
-    frozen = DampedODEFunc(func.f, Constant(func.damping(x).detach()))
-    assert (jacobian(func, x, 0.3) - jacobian(frozen, x, 0.3)).abs().max() > 1e-3
-
-
-def test_a_constant_field_has_a_zero_jacobian():
-    x = torch.randn(1, 300, dtype=torch.float64)
-    c = torch.ones_like(x)
-    assert eigenvalues(lambda x: c.expand_as(x), x, k=2).tolist() == [0, 0]
-    assert spectral_norm(lambda x: c.expand_as(x), x) == 0
-    torch.testing.assert_close(
-        eigenvalues(DampedODEFunc(lambda x: c.expand_as(x), Constant(2.0)), x, k=2).real,
-        torch.full((2,), -2.0, dtype=torch.float64),
-    )
-
-
 def test_results_are_detached_and_repeatable():
     block, x = DampedBlock(conv_field()[0]).double().eval(), conv_field()[1].requires_grad_()
     first, second = eigenvalues(block, x, k=3), eigenvalues(block, x, k=3)
@@ -168,101 +109,6 @@ def test_a_missed_eigenvalue_is_found_and_said(monkeypatch):
         found = eigenvalues(func, x, k=2)
     torch.testing.assert_close(found, rightmost(a, 2), rtol=0, atol=1e-7)
     assert calls == [60, 120, 120]
-
-
-# Eq. 18 --------------------------------------------------------------------------------------------------------
-
-
-@both_rho
-@pytest.mark.parametrize("lam", [0.0, 0.6, 40.0])
-def test_eq18_is_the_spectrum_of_the_damped_jacobian(lam, rho):
-    f, x = Forced(5), torch.randn(1, 5, dtype=torch.float64)
-    expected = eigenvalues(DampedODEFunc(f, Constant(lam), rho), x, 0.2, k=None)
-    got = damped_eigenvalues(eigenvalues(f, x, 0.2, k=None), lam, rho)
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-10 * (1 + lam))
-
-
-def test_eq18_defaults_to_the_unit_weight_and_takes_a_weight_function_of_tensors():
-    nu = torch.tensor([0.5 + 1j, -1.0], dtype=torch.complex128)
-    assert torch.equal(damped_eigenvalues(nu, 0.3), nu - 0.3)
-    assert damping_condition(nu, 0.3).bound.tolist() == damping_condition(nu, 0.3, unit).bound.tolist()
-    assert critical_damping(nu) == pytest.approx(0.5)
-    root = lambda lam: torch.sqrt(1 + lam)  # noqa: E731
-    assert torch.equal(damped_eigenvalues(nu, 3.0, root), 2 * nu - 3)
-    assert critical_damping(nu, root) == pytest.approx((1 + math.sqrt(17)) / 8)  # λ² = (1 + λ) / 4
-    with pytest.raises(ValueError, match=r"ρ must give one number for one λ, got shape \(2,\) at λ = 0\.3"):
-        damped_eigenvalues(nu, 0.3, lambda lam: torch.ones(2))
-
-
-def test_eq18_of_eigenvalues_with_a_graph_is_detached():
-    nu = torch.tensor([0.5, -1.0], requires_grad=True)
-    for got in (damped_eigenvalues(nu, 0.5, one_plus), *damping_condition(nu, 0.5, one_plus)):
-        assert not got.requires_grad
-    assert damped_eigenvalues(nu, 0.5, one_plus).tolist() == [0.25, -2.0]  # each in its place
-    assert critical_damping(nu, one_plus) == pytest.approx(1)
-
-
-@pytest.mark.gpu
-def test_eq18_of_eigenvalues_on_cuda_is_on_the_cpu():
-    nu = torch.tensor([0.5, -1.0], device="cuda")
-    for got in (damped_eigenvalues(nu, 0.5, unit), *damping_condition(nu, 0.5, unit)):
-        assert got.device.type == "cpu"
-
-
-def test_eq18_sign_case():
-    """With ρ = 1 + λ, damping moves an eigenvalue to the left exactly where Re ν < 1: also where Re ν < 0."""
-    nu = torch.tensor([-2.0, -0.1, 0.5, 0.999, 1.001, 3.0])
-    moved_left = damped_eigenvalues(nu, 0.7, one_plus) < nu
-    assert moved_left.tolist() == [True, True, True, True, False, False]
-    with pytest.raises(ValueError, match="λ must be at least 0"):
-        damped_eigenvalues(nu, -1.0, unit)
-
-
-@given(st.floats(-5, 5), st.floats(0.01, 10), st.sampled_from([unit, one_plus, lambda lam: 0.3, lambda lam: lam**2]))
-def test_the_condition_is_its_printed_form_for_positive_and_turned_round_for_negative_real_parts(real, lam, rho):
-    nu = torch.tensor([complex(real, 0.7)], dtype=torch.complex128)
-    bound, side, holds = damping_condition(nu, lam, rho)
-    shifted = damped_eigenvalues(nu, lam, rho)
-    if abs(real) < 1e-6 or abs(shifted.real - nu.real).item() < 1e-9:
-        return
-    assert holds.item() == (shifted.real < nu.real).item()
-    weight = float(rho(lam))
-    assert holds.item() == (weight < bound.item() if side.item() > 0 else weight > bound.item())
-
-
-def test_the_condition_on_the_axis_is_any_damping():
-    bound, side, holds = damping_condition(torch.tensor([2j, 0j]), 0.4, one_plus)
-    assert bound.isinf().all()
-    assert side.tolist() == [0, 0]
-    assert holds.all()
-    assert not damping_condition(torch.tensor([2j]), 0.0, unit).holds.any()
-
-
-@given(st.floats(-3, 3))
-def test_critical_damping_of_both_weight_functions(a):
-    nu = torch.tensor([complex(a, 1), complex(a - 1, 0)], dtype=torch.complex128)
-    assert critical_damping(nu, unit) == pytest.approx(max(a, 0.0), abs=1e-9)
-    expected = math.inf if a >= 1 else max(a, 0.0) / (1 - a)
-    if abs(a - 1) > 1e-3:
-        assert critical_damping(nu, one_plus) == pytest.approx(expected, rel=1e-9, abs=1e-9)
-
-
-@pytest.mark.parametrize("a", [1e13, 1e150, 1e290])
-def test_critical_damping_of_a_huge_eigenvalue(a):
-    assert critical_damping(torch.tensor([a], dtype=torch.float64), unit) == pytest.approx(a, rel=1e-12)
-    assert critical_damping(torch.tensor([a], dtype=torch.float64), one_plus) == math.inf
-
-
-@both_rho
-def test_critical_damping_is_where_the_measured_abscissa_changes_sign(rho):
-    a = matrix(8, seed=2) * 0.5
-    x = torch.zeros(1, 8, dtype=torch.float64)
-    lam = critical_damping(eigenvalues(linear(a)[0], x, k=None), rho)
-    assert 0 < lam < math.inf
-    assert spectral_abscissa(linear(a, 0.99 * lam, rho)[0], x) > 0 > spectral_abscissa(linear(a, 1.01 * lam, rho)[0], x)
-
-
-# what the log-norm bounds --------------------------------------------------------------------------------------
 
 
 def test_a_non_normal_field_grows_before_it_decays():
@@ -308,8 +154,6 @@ def test_nonlinear_trajectories_separate_no_faster_than_the_log_norm_of_their_se
             # the maximum is sampled: over a step and a quarter segment it may rise by what the slack allows
             assert (pair[0] - pair[1]).norm().item() <= math.exp((mu + 0.05 * gain) * (now + h)) * start * (1 + 1e-6)
 
-
-# bad input -----------------------------------------------------------------------------------------------------
 
 EVERY = [jacobian, eigenvalues, spectral_abscissa, spectral_radius, log_norm, spectral_norm]
 
@@ -397,57 +241,3 @@ def test_ritz_values_of_vanishing_vectors_are_refused():
     with pytest.raises(stability.ConvergenceError, match=r"residual must be at most .* far from normal") as caught:
         spectral_abscissa(func, torch.zeros(1, 260, dtype=torch.float64))
     assert (caught.value.best.abs() < 3.3).all()
-
-
-class Once(torch.autograd.Function):
-    """tanh with a backward pass that is a constant to autograd."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.tanh()
-
-    @staticmethod
-    def backward(ctx, grad):
-        return (grad * (1 - ctx.saved_tensors[0].tanh().square())).detach()
-
-
-def test_a_backward_pass_without_a_derivative_is_refused_where_it_matters():
-    a, x = matrix(300), torch.randn(1, 300, dtype=torch.float64)
-    once, twice = (lambda x: Once.apply(x @ a.T)), (lambda x: (x @ a.T).tanh())
-    block = DampedBlock(Forced(300), integrator=TorchDiffEq("rk4", adjoint=True)).double().eval()
-    for func in (once, block):
-        for ask in (spectral_norm, log_norm):
-            with pytest.raises(ValueError, match=r"backward pass must be differentiable .* adjoint=False"):
-                ask(func, x)
-    assert spectral_abscissa(once, x) == pytest.approx(spectral_abscissa(twice, x), abs=1e-9)  # needs Jᵀu alone
-    torch.testing.assert_close(jacobian(once, x), jacobian(twice, x))
-
-
-@pytest.mark.parametrize("integrator", [TorchDiffEq("dopri5"), KenCarp4(), ExponentialEuler(4, checkpoint=2)], ids=repr)
-def test_the_whole_jacobian_of_any_block(integrator):
-    block, x = DampedBlock(Forced(4), Constant(0.5), integrator=integrator).double().eval(), torch.randn(1, 4).double()
-    with torch.no_grad():
-        h = 1e-5
-        columns = [(block(x + h * e) - block(x - h * e))[0] / (2 * h) for e in torch.eye(4, dtype=torch.float64)]
-    torch.testing.assert_close(jacobian(block, x), torch.stack(columns, dim=1), rtol=0, atol=1e-3)
-
-
-def test_inference_mode_does_not_hide_the_jacobian():
-    func, a = linear(matrix(8))
-    x = torch.zeros(1, 8, dtype=torch.float64)
-    with torch.inference_mode():
-        nu = eigenvalues(func, x, k=2)
-    torch.testing.assert_close(nu.real.max(), torch.linalg.eigvals(a).real.max())
-
-
-def test_a_jacobian_that_is_not_finite_is_refused_in_words():
-    """LAPACK crashes the process on some of them; the slope of sqrt at 0 is infinite."""
-    for f in (torch.sqrt, lambda x: x * torch.nan):
-        for d in (6, spectrum.DENSE + 1):
-            with pytest.raises(ValueError, match="must be finite at x, got NaN or infinite entries of"):
-                spectral_abscissa(f, torch.zeros(1, d))
-
-
-def test_the_condition_of_whole_numbers_keeps_a_fractional_damping():
-    assert damping_condition(torch.tensor([1, 2]), 0.5, one_plus).bound.tolist() == [1.5, 1.25]

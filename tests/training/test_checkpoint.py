@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from dampode import DampedBlock, training
-from dampode.training import Recipe, fit
+from dampode import DampedBlock
+from dampode._files import require_writable
+from dampode.training import Recipe, fit, load_checkpoint
+from dampode.training.checkpoint import save_checkpoint
 from tests.helpers import ROOT
-from tests.training.test_training import net, tiny
+from tests.helpers.training import net, tiny
 
 ONE = Recipe(epochs=1, batch_size=16)
 
@@ -21,26 +23,26 @@ ONE = Recipe(epochs=1, batch_size=16)
 def test_checkpoints_are_refused_in_words(tmp_path):
     path = tmp_path / "run.pt"
     with pytest.raises(FileNotFoundError, match="must exist"):
-        training.load_checkpoint(path)
+        load_checkpoint(path)
     fit(net(), tiny(), ONE, checkpoint=path)
     whole = path.read_bytes()
     for size in (0, 10, len(whole) // 2):
         path.write_bytes(whole[:size])
         with pytest.raises(ValueError, match="damaged or of another kind"):
-            training.load_checkpoint(path)
+            load_checkpoint(path)
     for place in range(whole.index(b"data/0"), len(whole) - 2000, 4001):  # one bit of a number, which torch reads
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(ValueError, match="damaged or of another kind"):
-            training.load_checkpoint(path)
+            load_checkpoint(path)
     torch.save({"a": 1}, path)
     with pytest.raises(ValueError, match=r"must be a checkpoint of dampode\.training"):
-        training.load_checkpoint(path)
+        load_checkpoint(path)
 
 
 FULL = """
 import resource, signal, sys, tempfile; sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from tests.training.test_training import net, tiny
+from tests.helpers.training import net, tiny
 from dampode.training import Recipe, fit
 path = Path(sys.argv[1])
 before = path.read_bytes()
@@ -52,7 +54,7 @@ for limit in (0, 1000, len(before) // 2):
         fit(net(), tiny(), Recipe(epochs=2, batch_size=16), checkpoint=path, resume=True)
     except OSError as error:
         assert f"{path} could not be written" in str(error), error
-        assert "the one before it is untouched" in str(error), error
+        assert "an existing file is untouched" in str(error), error
     else:
         raise AssertionError("nothing was refused")
     assert path.read_bytes() == before
@@ -63,14 +65,14 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path):
     """The system's own refusal to write more bytes, at several places in the file."""
     path = tmp_path / "run.pt"
     fit(net(), tiny(), Recipe(epochs=2, batch_size=16), checkpoint=path)
-    state = training.load_checkpoint(path)
+    state = load_checkpoint(path)
     for name in ("loss", "accuracy", "seconds", "lam"):  # as it was after the first epoch
         state["history"][name].pop()
-    training.save_checkpoint(path, state)
+    save_checkpoint(path, state)
     command = [sys.executable, "-c", FULL, path, str(ROOT)]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    training.load_checkpoint(path)
+    load_checkpoint(path)
 
 
 def test_a_folder_that_turns_unwritable_keeps_the_checkpoint_before(tmp_path, monkeypatch):
@@ -90,7 +92,7 @@ def test_a_folder_that_turns_unwritable_keeps_the_checkpoint_before(tmp_path, mo
 def test_an_unwritable_folder_is_refused_at_once(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="output folder must be writable"):
-        training.require_writable(tmp_path / "file" / "out")
+        require_writable(tmp_path / "file" / "out")
     with pytest.raises(OSError, match="output folder must be writable"):
         fit(net(), tiny(), ONE, checkpoint=tmp_path / "file" / "out" / "run.pt")
     with pytest.raises(OSError, match="output folder must be writable"):
@@ -133,4 +135,4 @@ def test_a_folder_in_the_place_of_the_file_is_refused_at_once(tmp_path):
 def test_a_file_of_any_bytes_is_refused_in_words(tmp_path, content):
     (tmp_path / "run.pt").write_bytes(content)
     with pytest.raises(ValueError, match=r"must be a (whole )?checkpoint"):
-        training.load_checkpoint(tmp_path / "run.pt")
+        load_checkpoint(tmp_path / "run.pt")

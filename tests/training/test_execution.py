@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from dampode import DampedBlock, data, models, training
-from dampode.training import Execution, Recipe, fit
+from dampode import DampedBlock, data, models
+from dampode.training import Execution, Recipe, fit, load_checkpoint
 from dampode.training.run import Run
-from tests.training.test_training import net, tiny, weights
+from tests.helpers.training import net, tiny, weights
 
 
 def convolutional(width=8):
     torch.manual_seed(0)
-    return models.in_resnet(14, width=width, in_channels=1, mean=(0.3,), std=(0.4,))
+    return models.in_resnet(14, width=width, in_channels=1, mean=(0.3,), std=(0.4,), anchor=1.0)
 
 
 def test_the_same_tensors_in_another_network_are_no_checkpoint_of_it(digits, tmp_path):
@@ -56,7 +56,7 @@ def test_fp16_scales_its_loss_and_resumes(tmp_path):
     recipe, path = Recipe(epochs=2, batch_size=16), tmp_path / "run.pt"
     model = net()
     history = fit(model, tiny(), recipe, execution=Execution("fp16"), checkpoint=path)
-    assert training.load_checkpoint(path)["scaler"]["scale"] > 1
+    assert load_checkpoint(path)["scaler"]["scale"] > 1
     assert history.loss[-1] == pytest.approx(fit(net(), tiny(), recipe).loss[-1], rel=0.05)
     resumed = net()
     fit(resumed, tiny(), recipe, execution=Execution("fp16"), checkpoint=path, resume=True)
@@ -109,7 +109,7 @@ def test_compiled_is_the_same_run(tmp_path):
     fit(plain, tiny(), recipe)
     fit(compiled, tiny(), recipe, execution=Execution(compile="default"), checkpoint=path)
     torch.testing.assert_close(weights(compiled), weights(plain), rtol=1e-4, atol=1e-5)
-    assert set(training.load_checkpoint(path)["model"]) == set(plain.state_dict())
+    assert set(load_checkpoint(path)["model"]) == set(plain.state_dict())
 
 
 def compiled_graphs(model, images):
@@ -179,7 +179,7 @@ def test_executions_are_checked():
             Execution(**wrong)
     with pytest.raises(TypeError, match="channels_last must be True, False or None"):
         Execution(channels_last=1)
-    with pytest.raises(ValueError, match="step_graph records CUDA graphs of one process alone, got cpu"):
+    with pytest.raises(ValueError, match="step_graph needs one process on a CUDA device, got 1 on cpu"):
         fit(net(), tiny(), Recipe(epochs=1, batch_size=16), execution=Execution(step_graph=True))
     with pytest.raises(ValueError, match="takes a model of DampedBlock or Transition, got none"):
         Execution(compile="blocks").compiled(nn.Linear(2, 2), torch.contiguous_format)

@@ -8,25 +8,26 @@ from torch import nn
 
 from dampode.training import Recipe, fit, load_checkpoint
 from tests.helpers import ROOT
-from tests.training.test_training import Interrupt, net, tiny
+from tests.helpers.training import Interrupt, net, tiny
 
-RECIPE = Recipe(epochs=3, batch_size=16, parts=2)
+RECIPE = Recipe(epochs=3, batch_size=16, micro_batches=2)
 RUN = """
 import sys; sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 import torch
 from tests.training.test_processes import RECIPE, drawing, model
-from tests.training.test_training import tiny, weights
+from tests.helpers.training import tiny, weights
 from dampode import training
+from dampode.training.processes import is_main
 network, out = model(), Path(sys.argv[1])
 history = training.fit(network, tiny(), RECIPE, seed=3, checkpoint=out / "run.pt", checkpoint_every=2, logs=out)
-name = "main.pt" if training.is_main() else "other.pt"
+name = "main.pt" if is_main() else "other.pt"
 torch.save([network.state_dict(), history.loss, history.accuracy], out / name)
 
 whole, stopped, resumed = drawing(-1), drawing(5), drawing(-1)  # three steps an epoch
-torch.manual_seed(training.is_main())
+torch.manual_seed(is_main())
 training.fit(whole, tiny(), RECIPE, checkpoint=out / "whole.pt")
-torch.manual_seed(training.is_main())
+torch.manual_seed(is_main())
 try:
     training.fit(stopped, tiny(), RECIPE, checkpoint=out / "stopped.pt")
 except KeyboardInterrupt:
