@@ -12,7 +12,7 @@ from benchmarks.paper.jobs import Job
 from benchmarks.paper.rows import FIGURES, ROWS
 from dampode import plots
 from dampode.data import ImageData, pixels
-from dampode.robustness import Drawn, Landscape, landscape
+from dampode.robustness import DrawnNoise, Landscape, landscape
 
 IMAGES = (("shot", 2), ("speckle", 13))
 """Noise at severity 1, and the image's index. The paper's are the 3rd, a ship, and the 8th, which it calls a horse; the
@@ -30,7 +30,7 @@ def shown(job: Job) -> bool:
 
 def around(model: nn.Module, images: ImageData) -> list[dict[str, Any]]:
     """The landscape around each of ``IMAGES``, as plain values."""
-    noise, found = Drawn(pixels(images.x_test)), []
+    noise, found = DrawnNoise(pixels(images.x_test)), []
     for kind, index in IMAGES:
         x, y = noise.block(f"{kind}_noise", 1, 0)[index : index + 1], images.y_test[index : index + 1]
         found.append(json.loads(landscape(model, x, y, along=AXIS, across=AXIS).to_json()))

@@ -8,8 +8,9 @@ from torch import nn
 from benchmarks.paper.settings import Protocol
 from dampode.data import ImageData, pixels
 from dampode.models.image_parts import CIFAR_MEAN, CIFAR_STD
-from dampode.robustness import FGSM, Attack, Drawn, NoiseSource, NormalizedPerFile, accuracy, evaluating
-from dampode.robustness.noise.sources import blocks, stream
+from dampode.robustness import FGSM, Attack, DrawnNoise, NoiseSource, NormalizedPerFile, accuracy
+from dampode.robustness.classifier import eval_mode
+from dampode.robustness.random_blocks import block_generator, blocks
 
 NOISES = ("impulse", "speckle", "gaussian", "shot")
 ATTACKS = ("fgsm", "ifgsm", "pgd")
@@ -47,9 +48,9 @@ def measure(
     x, y = pixels(images.x_test), images.y_test
     x_attacked, y_attacked = x[:attacked], y[:attacked]
     batch_size = 2500 if x.device.type == "cuda" else 500
-    noise = noise_source(Drawn(x), protocol)
+    noise = noise_source(DrawnNoise(x), protocol)
     attacks: dict[str, Attack] = {"fgsm": FGSM(), "ifgsm": protocol.ifgsm, "pgd": protocol.pgd}
-    with evaluating(model):
+    with eval_mode(model):
         for key in (key for key in KEYS if key not in done):
             if key == "acc":
                 yield key, accuracy(model, x, y, batch_size)
@@ -60,12 +61,12 @@ def measure(
                 yield key, [accuracy(model, noisy, y, batch_size) for noisy in files]
             else:
                 name, radius = key.removesuffix("/255").split()
-                draws = stream(x.device, seed, key)
+                draws = block_generator(x.device, seed, key)
                 moved = attacks[name](model, x_attacked, y_attacked, int(radius) / 255, draws, batch_size)
                 yield key, accuracy(model, moved, y_attacked, batch_size)
 
 
-def noise_source(drawn: Drawn, protocol: Protocol) -> NoiseSource:
+def noise_source(drawn: DrawnNoise, protocol: Protocol) -> NoiseSource:
     """Noisy images as the protocol has the networks see them."""
     return NormalizedPerFile(drawn, CIFAR_MEAN, CIFAR_STD) if protocol.normalized_per_file else drawn
 

@@ -17,7 +17,7 @@ from benchmarks.paper.rows import ROWS
 from benchmarks.paper.settings import SCALES, Scale
 from dampode import training
 from dampode.data import ImageData, pixels
-from dampode.robustness import IFGSM, PGD, Drawn, RecenteredPGD
+from dampode.robustness import IFGSM, PGD, DrawnNoise, RecenteredPGD
 from dampode.training import Execution
 
 TEXT = replace(settings.TEXT, ifgsm=IFGSM(2 / 255, 2, "last"), pgd=PGD(2 / 255, 2, keep="last"))
@@ -277,7 +277,7 @@ def test_a_run_that_diverges_is_a_failed_result(images, tmp_path, monkeypatch):
 def test_the_protocols_part_where_they_say(images):
     x, y = pixels(images.x_test), images.y_test
     model = ROW.build(10, TEXT, TOY).eval()
-    plain, code = (measure.noise_source(Drawn(x), protocol) for protocol in (TEXT, CODE))
+    plain, code = (measure.noise_source(DrawnNoise(x), protocol) for protocol in (TEXT, CODE))
     seen = torch.cat([model.normalize(measure.noise_file(code, "gaussian", severity)) for severity in range(1, 6)])
     torch.testing.assert_close(seen.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(seen.std((0, 2, 3), correction=0), torch.ones(3))
