@@ -74,7 +74,7 @@ class Column:
     @property
     def label(self) -> str:
         """The name, and for a probe its group."""
-        return self.name if self.group in MEASURED else f"{self.name}, {self.group}"
+        return self.name if self.group in MEASURED else f"{self.name} ({self.group})"
 
     @property
     def accuracy(self) -> float:

@@ -23,11 +23,12 @@ ALLOWED_SHARE = 0.01
 
 STRENGTH_ORDER: dict[str, Callable[[AttackTraits], bool]] = {
     "random noise": lambda t: not t.gradient_based and not t.iterated,
-    "one gradient step": lambda t: t.gradient_based and not t.iterated,
-    "iterated gradient steps": lambda t: t.iterates_own_gradient and not t.random_start,
-    "iterated gradient steps from a random start": lambda t: t.iterates_own_gradient and t.random_start,
+    "a gradient step": lambda t: t.gradient_based and not t.iterated,
+    "an iterated attack": lambda t: t.iterates_own_gradient and not t.random_start,
+    "an iterated attack from a random start": lambda t: t.iterates_own_gradient and t.random_start,
 }
-"""Kinds of attack on the model itself, weakest first, and the traits that define each kind."""
+"""Kinds of attack on the model itself, weakest first, and the traits that define each kind. The last two follow the
+gradient."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _order(attacks: Sequence[Column]) -> Iterable[SanityCheck]:
     kinds = {name: [c for c in attacks if _has(c, condition)] for name, condition in STRENGTH_ORDER.items()}
     pairs = dict.fromkeys([*pairwise(kinds), *pairwise(name for name, found in kinds.items() if found)])
     return [
-        _not_weaker(f"{strong}: at least as strong as {weak}", kinds[strong], kinds[weak]) for weak, strong in pairs
+        _not_weaker(f"{strong} is at least as strong as {weak}", kinds[strong], kinds[weak]) for weak, strong in pairs
     ]
 
 
@@ -158,7 +159,7 @@ def _falls_with_eps(columns: Sequence[Column]) -> SanityCheck:
                 f"at {format_eps(far.strength)}, margin {100 * margin:.1f} points"
             )
             cases.append(_Case(rise - margin, detail))
-    return _result("under iterated gradient steps accuracy falls as ε grows", cases)
+    return _result("under an iterated attack accuracy falls as ε grows", cases)
 
 
 def _share_at_most(name: str, shares: Sequence[tuple[Column, float]], words: str, required: bool) -> SanityCheck:
