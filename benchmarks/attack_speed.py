@@ -1,14 +1,15 @@
-"""PGD-20 against foolbox's and torchattacks' on a trained ResNet-20: images a second and robust accuracy.
+"""The speed of PGD-20 compared with foolbox and torchattacks, on a trained ResNet-20.
 
-Everybody attacks the same network, unchanged, with the same images, ε, α = ε/4, steps and batches, one way after
-another in every round, so that a machine that slows down slows all of them; the table shows medians, the spread (median
-absolute deviation) and the ratio of rates to each rival's. Ours runs twice: keep="strongest" works on every image to
-the last step, as the others do, and keep="first" leaves an image once it is broken, which gives the same robust
-accuracy. How much that saves depends on how much the attack breaks, so two radii are measured.
+All libraries attack the same network with the same images, ε, α = ε/4, steps and batches. They take turns in each
+round, so a machine that slows down slows all of them. The table shows the median, the spread (median absolute
+deviation) and the ratio of rates to each other library. Two settings of dampode's PGD are measured. keep="strongest"
+works on every image to the last step, as the other libraries do. keep="first" stops working on an image once it is
+broken, which gives the same robust accuracy. The time this saves depends on how many images break, so two radii are
+measured.
 
-The network is read from --checkpoint (a file of dampode.models.save), or trained for a minute or two on
-scikit-learn's digits enlarged to 3 x 32 x 32, so that it costs what it costs on CIFAR. --quick takes a shallow network,
-few images and one round: it shows that the benchmark runs, and writes nothing.
+The network is read from --checkpoint (a file of dampode.models.save). By default it is trained for a minute or two on
+scikit-learn's digits, enlarged to 3 x 32 x 32 so that it costs as much as on CIFAR. With --quick, few
+images of a shallow network are attacked for one round, and nothing is written.
 """
 
 import statistics
@@ -28,8 +29,9 @@ from torch import Tensor, nn
 
 from benchmarks.common import record
 from dampode import data, models, training
-from dampode.robustness import correct, pgd
+from dampode.robustness import pgd
 from dampode.robustness.attacks.gradient import Keep
+from dampode.robustness.classifier import correct
 
 STEPS = 20
 Attack = Callable[[Tensor, Tensor], Tensor]
@@ -37,10 +39,10 @@ Attack = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Args:
-    """What to attack, and how often."""
+    """Compare the speed of attacks."""
 
     depth: int = 20
-    """weighted layers, 6n + 2"""
+    """number of weighted layers, 6n + 2"""
     width: int = 16
     """channels of the first stage"""
     checkpoint: Path | None = None
@@ -50,15 +52,15 @@ class Args:
     root: Path = Path("data")
     """folder of the CIFAR files"""
     images: int = 360
-    """test images, a random subset"""
+    """number of test images, drawn at random"""
     epochs: int = 15
-    """of training, without a checkpoint"""
+    """epochs of training, without a checkpoint"""
     eps: tuple[float, ...] = (4, 16)
     """radii, in 1/255"""
     batch: int = 120
-    """images a forward pass"""
+    """images per forward pass"""
     rounds: int = 3
-    """timed runs of every way"""
+    """timed runs of each attack"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """cpu, cuda, ..."""
     threads: int = torch.get_num_threads()
@@ -66,17 +68,17 @@ class Args:
     seed: int = 0
     """seed of weights and starts"""
     quick: bool = False
-    """a shallow network, few images, nothing written"""
+    """run a shallow network on few images, and write nothing"""
 
 
-def ways(model: nn.Module, eps: float, seed: int) -> dict[str, Attack]:
-    """Every attack by name, each (x, y) -> x'."""
+def attacks_by_name(model: nn.Module, eps: float, seed: int) -> dict[str, Attack]:
+    """The attacks by name, each (x, y) -> x'."""
     device = next(model.parameters()).device
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=device)
     theirs = foolbox.attacks.LinfPGD(abs_stepsize=eps / 4, steps=STEPS, random_start=True)
     others = torchattacks.PGD(model, eps=eps, alpha=eps / 4, steps=STEPS, random_start=True)
 
-    def ours(keep: Keep) -> Attack:  # from the same starts, whichever iterate is kept
+    def ours(keep: Keep) -> Attack:  # the same starts for both values of keep
         generator = torch.Generator(device).manual_seed(seed)
         return lambda x, y: pgd(model, x, y, eps, alpha=eps / 4, steps=STEPS, keep=keep, generator=generator)
 
@@ -89,26 +91,26 @@ def ways(model: nn.Module, eps: float, seed: int) -> dict[str, Attack]:
 
 
 def in_batches(attack: Attack, x: Tensor, y: Tensor, batch: int) -> Tensor:
-    """The attack on all images."""
-    moved = torch.cat([attack(*part) for part in zip(x.split(batch), y.split(batch), strict=True)])
+    """The perturbed images of all batches."""
+    perturbed = torch.cat([attack(*part) for part in zip(x.split(batch), y.split(batch), strict=True)])
     if x.is_cuda:
         torch.cuda.synchronize()
-    return moved
+    return perturbed
 
 
 def measure(model: nn.Module, x: Tensor, y: Tensor, eps: float, args: Args) -> list[dict[str, Any]]:
-    """A row a way: seconds of every round, the ways taking turns, after one batch each to warm up."""
-    attacks = ways(model, eps, args.seed)
+    """One row per attack. The attacks take turns in each round, after a first batch each to warm up."""
+    attacks = attacks_by_name(model, eps, args.seed)
     seconds: dict[str, list[float]] = {name: [] for name in attacks}
-    right: dict[str, Tensor] = {}
+    flags: dict[str, Tensor] = {}
     for attack in attacks.values():
         in_batches(attack, x[: args.batch], y[: args.batch], args.batch)
     for _ in range(args.rounds):
         for name, attack in attacks.items():
             start = time.perf_counter()
-            moved = in_batches(attack, x, y, args.batch)
+            perturbed = in_batches(attack, x, y, args.batch)
             seconds[name].append(time.perf_counter() - start)
-            right[name] = correct(model, moved, y)
+            flags[name] = correct(model, perturbed, y)
     rows = []
     for name, times in seconds.items():
         median = statistics.median(times)
@@ -125,7 +127,7 @@ def measure(model: nn.Module, x: Tensor, y: Tensor, eps: float, args: Args) -> l
                 "spread_s": statistics.median(abs(t - median) for t in times),
                 "images_per_s": len(x) / median,
                 **ratios,
-                "robust_accuracy": right[name].double().mean().item(),
+                "robust_accuracy": flags[name].double().mean().item(),
             }
         )
     return rows

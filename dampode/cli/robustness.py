@@ -1,8 +1,8 @@
-"""Measure the robustness of a saved network: python -m dampode.cli.robustness --model FILE --network NAME --data NAME.
+"""Measure the robustness of a saved network.
 
-The network is built by name, depth and width, and filled from a file of dampode.models.save, or from a training
-checkpoint (.pt). report.json, report.md and robustness.png are written under --out; an interrupted run goes on where
-it was when the same command is given again.
+The network is built from its name, depth and width, and its tensors are read from a file that dampode.models.save
+wrote, or from a training checkpoint (.pt). The command writes report.json, report.md and robustness.png into the
+folder --out. If it is interrupted, the same command resumes the measurement.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from dampode import data, models, robustness
-from dampode._files import only_writer
+from dampode._files import only_writer, write_atomically
 from dampode.models.weights_file import require_architecture
-from dampode.training import load_checkpoint
-from dampode.training.processes import local_device
+
+__all__ = ["Args", "main"]
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Args:
     """Measure the robustness of a saved network."""
 
     model: Path
-    """file of dampode.models.save, or a checkpoint (.pt)"""
+    """file of dampode.models.save, or a training checkpoint (.pt)"""
     network: Literal["resnet", "in_resnet", "lambda_in_resnet", "cnn"]
-    """which network the file is of"""
+    """network in the file"""
     out: Path
     """folder of the report"""
     depth: int = 110
-    """weighted layers"""
+    """number of weighted layers"""
     width: int = 16
     """channels of the first stage"""
     data: str = "cifar10"
@@ -39,63 +39,67 @@ class Args:
     root: Path = Path("data")
     """folder of the CIFAR files"""
     images: int | None = None
-    """measure on a random subset of the test images of this size"""
+    """number of test images, drawn at random; by default all"""
     eps: tuple[float, ...] = (1, 2, 4, 8)
-    """radii, in 1/255"""
+    """radii of the attacks, in 1/255"""
     steps: int = 20
     """steps of IFGSM and PGD"""
     alpha: float = 2
-    """step of IFGSM and PGD, in 1/255"""
+    """step length of IFGSM and PGD, in 1/255"""
     restarts: int = 1
     """random starts of PGD"""
     cifar_c: Path | None = None
-    """folder of the official CIFAR-C files; else noise is drawn"""
+    """folder of the official CIFAR-C files; by default noise is drawn"""
     seed: int = 0
     """seed of all draws"""
     batch_size: int = 500
-    """images a forward pass"""
+    """images per forward pass"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """cpu, cuda, ..."""
 
 
-def arguments(command: Sequence[str] | None) -> Args:
-    """The command line, or a list of flags."""
+def parse(command: Sequence[str] | None) -> Args:
+    """The arguments in a list of flags, or in this process's command line."""
     try:
         import tyro
     except ImportError:
         raise ImportError("the command line is tyro's: install dampode[train]") from None
-    return tyro.cli(Args, prog="python -m dampode.cli.robustness", description=__doc__, args=command)
+    return tyro.cli(Args, prog="dampode-robustness", description=__doc__, args=command)
 
 
-def load(args: Args, images: data.ImageData) -> nn.Module:
-    """The network, filled from its file."""
+def load_network(args: Args, images: data.ImageData) -> nn.Module:
+    """The network with the tensors of its file, in eval mode, on the images' device."""
     mean, std = images.statistics()
     build: Callable[..., nn.Module] = getattr(models, args.network)
     model = build(args.depth, images.num_classes, width=args.width, in_channels=images.channels, mean=mean, std=std)
     if args.model.suffix == ".pt":
+        from dampode.training import load_checkpoint
+
         state = load_checkpoint(args.model)
         require_architecture(model, state["architecture"], args.model)
         try:
             model.load_state_dict(state["model"])
         except RuntimeError as error:
-            raise ValueError(f"{args.model} must be of the network named: {error}") from None
+            raise ValueError(f"{args.model} must hold the network {args.network}: {error}") from None
     else:
         models.load(model, args.model)
     return model.to(images.x_test.device).eval()
 
 
 def measure(args: Args) -> None:
-    """Measure and write."""
+    """Measure the network, then write and print the report."""
+    from dampode.training.processes import local_device
+
     device = local_device(args.device)
     images = data.load(args.data, root=args.root).subset(test=args.images).to(device)
-    model = load(args, images)
+    model = load_network(args, images)
     x, y = data.pixels(images.x_test), images.y_test
     alpha = args.alpha / 255
-    attacks = {
+    attacks: dict[str, robustness.Attack] = {
         "uniform noise": robustness.UniformNoise(),
         "FGSM": robustness.FGSM(),
-        "IFGSM": robustness.IFGSM(alpha, args.steps),
-        "PGD": robustness.PGD(alpha, args.steps, args.restarts),
+        "IFGSM": robustness.IFGSM(alpha, args.steps, keep="first"),
+        "PGD": robustness.PGD(alpha, args.steps, args.restarts, keep="first"),
     }
     partial = args.out / "report.part.json"
     report = robustness.evaluate(
@@ -111,34 +115,38 @@ def measure(args: Args) -> None:
         progress=True,
     )
     report.save(args.out)
-    figure(report, args.out / "robustness.png")
+    draw(report, args.out / "robustness.png")
     partial.unlink()
     print(report.markdown())
-    print(f"written under {args.out}")
+    print(f"written to {args.out}")
 
 
-def figure(report: robustness.Report, path: Path) -> None:
-    """Accuracy against severity and against ε, side by side."""
+def draw(report: robustness.Report, path: Path) -> None:
+    """Write a figure of the accuracy against severity and against ε, side by side."""
     import matplotlib.pyplot as plt
 
     from dampode import plots
 
-    drawn, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
     plots.accuracy_by_severity(left, report)
     plots.accuracy_by_radius(right, report)
     right.set_ylabel("")
-    drawn.savefig(path, dpi=150)
-    plt.close(drawn)
+    write_atomically(path, lambda file: figure.savefig(file, dpi=150, format="png"))
+    plt.close(figure)
 
 
 def main(command: Sequence[str] | None = None) -> None:
-    """Run the command line; what is wrong with the input ends it in words."""
+    """Run the command line. Invalid input ends the process with a message.
+
+    Args:
+        command: flags; by default those of this process.
+    """
     try:
-        args = arguments(command)
+        args = parse(command)
         with only_writer(args.out / "report.json"):
             measure(args)
     except KeyboardInterrupt:
-        raise SystemExit("\ninterrupted; give the same command again to go on") from None
+        raise SystemExit("\ninterrupted; give the same command again to resume") from None
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from None
 

@@ -1,21 +1,13 @@
-"""Matplotlib figures: functions that take data and an Axes, draw, and return the Axes."""
+"""Figures with matplotlib. Each function takes an Axes and data, draws, and returns the Axes."""
 
+from dampode.plots.accuracy import accuracy_by_radius, accuracy_by_severity, accuracy_curves
 from dampode.plots.ensembles import ensemble_gains
 from dampode.plots.files import save
 from dampode.plots.landscapes import loss_along_attack, predictions_around
-from dampode.plots.networks import (
-    MARKERS,
-    accuracy_by_radius,
-    accuracy_by_severity,
-    accuracy_curves,
-    coefficients_by_layer,
-    growth_by_layer,
-    spectrum_shift,
-    stability_region,
-)
+from dampode.plots.layers import coefficients_by_layer, growth_by_layer
+from dampode.plots.spectra import spectrum_shift, stability_region
 
 __all__ = [
-    "MARKERS",
     "accuracy_by_radius",
     "accuracy_by_severity",
     "accuracy_curves",

@@ -1,4 +1,4 @@
-"""Figures of ensembles."""
+"""The figure of what ensembles gain."""
 
 from collections.abc import Mapping
 from itertools import cycle
@@ -7,33 +7,38 @@ from matplotlib.axes import Axes
 
 from dampode.robustness import EnsembleGain
 
+__all__ = ["ensemble_gains"]
+
 HATCHES = ("", "//", "..", "xx", "--", "oo")
-"""One a model, so that bars are legible without color."""
+"""One per model, so that bars can be told apart without color."""
 
 
 def ensemble_gains(ax: Axes, gains: Mapping[str, EnsembleGain]) -> Axes:
-    """What ensembles gain over their mean member, in percentage points, as the paper's Figs. 3, 7 and 8.
+    """The gain of ensembles over their mean member, in percentage points, as in the paper's Figs. 3, 7 and 8.
 
-    A line at a bar's end is one standard error to either side.
+    An error bar is one standard error to either side.
 
     Args:
         ax: where to draw.
-        gains: per model name, all of the same kinds of images.
+        gains: model name -> gain. All gains must have the same rows.
+
+    Returns:
+        The same Axes.
 
     Raises:
-        ValueError: no gains, or gains of different kinds of images.
+        ValueError: there are no gains, or their rows differ.
     """
-    kinds = {tuple(row.name for row in gain.rows) for gain in gains.values()}
-    if len(kinds) != 1:
-        raise ValueError(f"gains must be of the same kinds of images, at least one, got {sorted(kinds)}")
-    (names,) = kinds
+    row_names = {tuple(row.name for row in gain.rows) for gain in gains.values()}
+    if len(row_names) != 1:
+        raise ValueError(f"gains must be of the same kinds of images, at least one gain, got {sorted(row_names)}")
+    (names,) = row_names
     width = 0.8 / len(gains)
     for k, (hatch, (model, gain)) in enumerate(zip(cycle(HATCHES), gains.items(), strict=False)):
         ax.bar(
             [i + (k - (len(gains) - 1) / 2) * width for i in range(len(names))],
             [100 * row.gain for row in gain.rows],
             width,
-            yerr=[100 * row.error for row in gain.rows],
+            yerr=[100 * row.standard_error for row in gain.rows],
             label=model,
             hatch=hatch,
             edgecolor="black",

@@ -1,4 +1,4 @@
-"""A figure on disk, with the data behind it."""
+"""A figure on disk, and the data it shows beside it."""
 
 import json
 import os
@@ -11,34 +11,39 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dampode._files import write_atomically
+
+__all__ = ["save"]
+
 
 def save(figure: Figure, data: Mapping[str, Any], path: str | os.PathLike[str], dpi: int = 150) -> Path:
-    """Write a figure, and beside it, as .json, the data that it shows.
+    """Write a figure, and the data it shows as JSON beside it.
 
     Args:
         figure: the figure.
-        data: by name; numbers, texts, lists, tensors, arrays and dataclasses of these.
-        path: the figure's file, such as runs/gain.png; the data go to runs/gain.json. Folders are made.
-        dpi: dots an inch.
+        data: name -> data: numbers, texts, lists, tensors, arrays, and dataclasses of these.
+        path: the figure's file, such as runs/gain.png. The data are written to runs/gain.json. The folder is made if it
+            does not exist.
+        dpi: dots per inch.
 
     Returns:
-        The data's file.
+        The path of the JSON file.
 
     Raises:
-        TypeError: a kind of data that JSON cannot hold.
-        ValueError: a number that is not finite.
+        TypeError: the data are of a type that JSON cannot hold.
+        ValueError: a number is not finite.
+        OSError: a file cannot be written.
     """
-    file = Path(path)
-    text = json.dumps(data, default=_plain, allow_nan=False)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=dpi)
-    beside = file.with_suffix(".json")
-    beside.write_text(text + "\n", encoding="utf-8")
-    return beside
+    path = Path(path)
+    text = json.dumps(data, default=_plain, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: figure.savefig(file, dpi=dpi, format=path.suffix.lstrip(".") or None))
+    data_path = path.with_suffix(".json")
+    write_atomically(data_path, lambda file: file.write(text.encode()))
+    return data_path
 
 
 def _plain(value: Any) -> Any:
-    """What json cannot write by itself."""
+    """A value that the json module cannot write, as plain lists and dictionaries."""
     if isinstance(value, Tensor | np.ndarray | np.generic):
         return value.tolist()
     if is_dataclass(value) and not isinstance(value, type):

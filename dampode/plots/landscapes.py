@@ -1,4 +1,4 @@
-"""Figures of landscapes around images."""
+"""Figures of loss landscapes around images."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,23 +9,28 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from scipy import ndimage
 
-from dampode.plots.networks import MARKERS
+from dampode.plots.styles import MARKERS
 from dampode.robustness import Landscape
+
+__all__ = ["loss_along_attack", "predictions_around"]
 
 ALONG, ACROSS = "FGSM direction, in 1/255", "orthogonal direction, in 1/255"
 
 
 def loss_along_attack(ax: Axes, landscapes: Mapping[str, Landscape]) -> Axes:
-    """The loss along each model's own FGSM direction, as the paper's Figs. 2 (a) and (d).
+    """The loss along each model's own FGSM direction, as in the paper's Figs. 2 (a) and (d).
 
-    Of several images the mean is drawn, with a band of one standard error.
+    For several images, the mean is drawn with a band of one standard error.
 
     Args:
         ax: where to draw.
-        landscapes: per model name.
+        landscapes: model name -> landscape.
+
+    Returns:
+        The same Axes.
 
     Raises:
-        ValueError: no landscapes.
+        ValueError: there are no landscapes.
     """
     if not landscapes:
         raise ValueError("a figure needs the landscape of at least one model, got none")
@@ -44,25 +49,28 @@ def loss_along_attack(ax: Axes, landscapes: Mapping[str, Landscape]) -> Axes:
 
 
 def predictions_around(ax: Axes, landscape: Landscape, classes: Sequence[str] | None = None) -> Axes:
-    """The predicted class around one image, as the paper's Figs. 2 (b), (c), (e) and (f).
+    """The predicted class around one image, as in the paper's Figs. 2 (b), (c), (e) and (f).
 
-    The true class is white, every other one shaded; borders are lines, regions carry their class, a cross marks the
-    image.
+    The region of the true class is white, other regions are shaded. Lines are borders, and each region is labeled with
+    its class. A cross marks the image.
 
     Args:
         ax: where to draw.
-        landscape: of one image; take one by ``landscape.image(n)``.
-        classes: names to write; numbers by default.
+        landscape: the landscape of one image, such as ``landscape.image(n)``.
+        classes: names of the classes; by default their numbers are written.
+
+    Returns:
+        The same Axes.
 
     Raises:
-        ValueError: the landscape has several images, or an axis of one point; there is no name for a predicted class.
+        ValueError: the landscape has several images or an axis of one point, or a predicted class has no name.
     """
     if len(landscape.labels) != 1 or min(len(landscape.along), len(landscape.across)) < 2:
         raise ValueError(
             f"one image with at least 2 x 2 points is needed, got {tuple(landscape.prediction.shape)}; "
             "take one by landscape.image(n)"
         )
-    grid = landscape.prediction[0].T.numpy()  # (B, A), a to the right
+    grid = landscape.prediction[0].T.numpy()  # (B, A), so that a points to the right
     at_image = np.zeros_like(grid, dtype=bool)  # a label must not stand on the cross
     at_image[np.abs(landscape.across).argmin(), np.abs(landscape.along).argmin()] = True
     if classes is not None and len(classes) <= grid.max():
@@ -90,7 +98,7 @@ def predictions_around(ax: Axes, landscape: Landscape, classes: Sequence[str] | 
 
 
 def _middles(inside: np.ndarray) -> list[tuple[int, int]]:
-    """Of each connected region of at least 1 % of the grid, the point farthest from its border."""
+    """For each connected region of at least 1 % of the grid, the point farthest from the region's border."""
     regions, count = ndimage.label(inside)
     middles = []
     for region in range(1, count + 1):

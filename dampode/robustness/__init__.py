@@ -1,17 +1,37 @@
-"""Robustness of any classifier on pixels in [0, 1]: noise, attacks, measurement. Knows nothing of damping."""
+"""Robustness of any classifier of pixels in [0, 1]: noise, attacks and their measurement. Independent of damping."""
 
-from dampode.robustness.attacks.gradient import fgsm, ifgsm, pgd, recentered_pgd
-from dampode.robustness.attacks.search import square, uniform_noise
-from dampode.robustness.attacks.settings import FGSM, IFGSM, PGD, Attack, RecenteredPGD, Square, Transfer, UniformNoise
-from dampode.robustness.classifier import accuracy, correct, evaluating
+from dampode.robustness.attacks import (
+    FGSM,
+    IFGSM,
+    PGD,
+    Attack,
+    AttackTraits,
+    RecenteredPGD,
+    Square,
+    Transfer,
+    UniformNoise,
+    fgsm,
+    ifgsm,
+    pgd,
+    recentered_pgd,
+    square,
+    uniform_noise,
+)
+from dampode.robustness.classifier import accuracy
 from dampode.robustness.ensemble import Ensemble
-from dampode.robustness.ensemble_gains import EnsembleGain, GainRow, ensemble_gain
+from dampode.robustness.ensemble_gains import EnsembleGain, ensemble_gain
 from dampode.robustness.evaluation import ATTACKS, evaluate
 from dampode.robustness.loss_landscape import Landscape, landscape
-from dampode.robustness.noise.cifar_c import load_cifar_c
-from dampode.robustness.noise.corruptions import SEVERITIES, corrupt
-from dampode.robustness.noise.sources import CifarCFiles, Drawn, NoiseSource, NormalizedPerFile
-from dampode.robustness.report import Column, Law, Report
+from dampode.robustness.noise import (
+    SEVERITIES,
+    CifarCFiles,
+    DrawnNoise,
+    NoiseSource,
+    NormalizedPerFile,
+    corrupt,
+    load_cifar_c,
+)
+from dampode.robustness.report import Report
 
 __all__ = [
     "ATTACKS",
@@ -20,14 +40,12 @@ __all__ = [
     "PGD",
     "SEVERITIES",
     "Attack",
+    "AttackTraits",
     "CifarCFiles",
-    "Column",
-    "Drawn",
+    "DrawnNoise",
     "Ensemble",
     "EnsembleGain",
-    "GainRow",
     "Landscape",
-    "Law",
     "NoiseSource",
     "NormalizedPerFile",
     "RecenteredPGD",
@@ -36,11 +54,9 @@ __all__ = [
     "Transfer",
     "UniformNoise",
     "accuracy",
-    "correct",
     "corrupt",
     "ensemble_gain",
     "evaluate",
-    "evaluating",
     "fgsm",
     "ifgsm",
     "landscape",

@@ -1,4 +1,4 @@
-"""Several classifiers as one, Sec. 4.6."""
+"""An ensemble of classifiers as one classifier, Sec. 4.6."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from dampode._checks import require_instance
 
+__all__ = ["Combine", "Ensemble", "combined"]
+
 Combine = Literal["softmax", "logits", "votes"]
+"""How the logits of the members are combined, see `combined`."""
 
 
 def combined(logits: Tensor, combine: Combine = "softmax") -> Tensor:
@@ -18,10 +21,10 @@ def combined(logits: Tensor, combine: Combine = "softmax") -> Tensor:
 
     - softmax: log (1/M) Σ_m softmax(z_m), the log of the mean probability
     - logits: (1/M) Σ_m z_m
-    - votes: log (v_k + 1) / (M + K), v_k the number of members whose largest logit is class k; the 1 keeps a class
-      without votes finite, and of classes with as many votes the lowest leads
+    - votes: log (v_k + 1) / (M + K), where v_k members have their largest logit at class k. The 1 keeps the score of
+      a class without votes finite. If classes tie, argmax takes the lowest.
 
-    Each is valid input of a cross entropy. Votes are constant almost everywhere: they have no gradient.
+    Each is valid input of a cross entropy. Votes are constant almost everywhere, so they have no useful gradient.
 
     Args:
         logits: z, (M, N, K).
@@ -42,21 +45,21 @@ def combined(logits: Tensor, combine: Combine = "softmax") -> Tensor:
 
 
 class Ensemble(nn.Module):
-    """A classifier made of classifiers: `combined` of their logits.
+    """A classifier made of classifiers: their logits are `combined`.
 
-    It can be attacked and evaluated as any one model. By votes it has no gradient, and a forward pass that would need
-    one is refused: attack the softmax ensemble of the same members instead, and let votes classify what it finds.
+    It can be attacked and evaluated like any model. With votes it has no useful gradient, and a forward pass that needs
+    one is refused. Attack the softmax ensemble of the same members instead, and classify the result by votes.
 
     Args:
-        members: a list or tuple of classifiers of pixels with the same classes, on one device, each of which gives
-            logits and no probabilities: attacks and `evaluate` warn. Where all of them are in eval mode, so is the
-            ensemble.
+        members: a list or tuple of classifiers of pixels with the same classes, on one device. Each must give logits,
+            not probabilities; attacks and `evaluate` warn about probabilities. If all members are in eval mode, so is
+            the ensemble.
         combine: "softmax", "logits" or "votes".
 
     Raises:
-        ValueError: no members, members on several devices, or no such way to combine; in forward, members of different
-            classes, or a gradient asked of votes.
-        TypeError: members is no list or tuple of modules.
+        ValueError: there are no members, they are on several devices, or ``combine`` is unknown. The forward pass
+            raises it if members have different classes, or if votes need a gradient.
+        TypeError: members is not a list or tuple of modules.
     """
 
     def __init__(self, members: Sequence[nn.Module], combine: Combine = "softmax") -> None:
@@ -66,7 +69,7 @@ class Ensemble(nn.Module):
             raise ValueError("an ensemble needs at least one member, got none")
         for member in members:
             require_instance(member, nn.Module, "a member")
-        require_combine(combine)
+        _require_combine(combine)
         self.members = nn.ModuleList(members)
         self.combine: Combine = combine
         if not any(module.training for member in members for module in member.modules()):
@@ -78,7 +81,7 @@ class Ensemble(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Scores, (N, K), of pixels (N, C, H, W)."""
         if self.combine == "votes" and x.requires_grad and torch.is_grad_enabled():
-            raise ValueError('votes have no gradient: attack Ensemble(members, "softmax") and transfer what it finds')
+            raise ValueError('votes have no gradient: attack Ensemble(members, "softmax"), and classify the result')
         return combined(self.logits(x), self.combine)
 
     def logits(self, x: Tensor) -> Tensor:
@@ -94,7 +97,7 @@ class Ensemble(nn.Module):
         return f"combine={self.combine!r}"
 
 
-def require_combine(combine: str) -> None:
+def _require_combine(combine: str) -> None:
     """Raise unless ``combine`` is one of the ways to combine."""
     if combine not in get_args(Combine):
         raise ValueError(f'combine must be "softmax", "logits" or "votes", got {combine!r}')

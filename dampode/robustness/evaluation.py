@@ -1,9 +1,8 @@
-"""A full measurement: clean, noise, attacks, and what the laws ask for; it can be interrupted and gone on with."""
+"""The measurement of a classifier on clean, noisy and attacked images, with sanity checks. It can be resumed."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,36 +12,39 @@ from dampode._checks import as_seed, require_instance, require_positive_int
 from dampode._files import only_writer
 from dampode._identity import fingerprint
 from dampode.robustness import sanity_checks
-from dampode.robustness.attacks.settings import FGSM, IFGSM, PGD, Attack, Square, Transfer, UniformNoise
+from dampode.robustness.attacks.settings import FGSM, IFGSM, PGD, Transfer, UniformNoise
+from dampode.robustness.attacks.traits import Attack
 from dampode.robustness.classifier import (
     PROBABILITIES,
     ProbabilitiesWarning,
-    attackable,
-    evaluating,
+    attacked_in_eval_mode,
+    eval_mode,
     gives_probabilities,
     predict,
     same_logits,
 )
-from dampode.robustness.noise.corruptions import SEVERITIES, require_length, require_noise
-from dampode.robustness.noise.sources import Drawn, NoiseSource, blocks
-from dampode.robustness.progress_file import Ledger
-from dampode.robustness.report import Column, Report
-from dampode.robustness.tasks import Measuring, Task
+from dampode.robustness.inputs import require_distance
+from dampode.robustness.noise.corruptions import SEVERITIES, require_noise
+from dampode.robustness.noise.sources import DrawnNoise, NoiseSource
+from dampode.robustness.probes import probe_tasks
+from dampode.robustness.progress_bar import progress_bar_of
+from dampode.robustness.progress_file import ProgressFile
+from dampode.robustness.random_blocks import blocks
+from dampode.robustness.report import Report
+from dampode.robustness.results import Column
+from dampode.robustness.tasks import Setup
+
+__all__ = ["ATTACKS", "RADII", "evaluate"]
 
 ATTACKS: Mapping[str, Attack] = MappingProxyType(
-    {"uniform noise": UniformNoise(), "FGSM": FGSM(), "IFGSM": IFGSM(), "PGD": PGD()}
+    {"uniform noise": UniformNoise(), "FGSM": FGSM(), "IFGSM": IFGSM(keep="first"), "PGD": PGD(keep="first")}
 )
-"""What `evaluate` runs where nothing else is asked for: the paper's attacks with α = 2/255 and 20 steps."""
+"""The default attacks of `evaluate`: the paper's, with α = 2/255 and 20 steps. ``keep="first"`` gives the same
+accuracies as "strongest" at a fraction of the cost."""
 RADII = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
-"""Their radii where nothing else is asked for."""
-PROBED = 1000
-"""Images on which the laws' own measurements are made."""
-UNMOVED = 100
-"""Images on which ε = 0 is tried, and the model is asked again."""
-KNOWN = 20
-"""Images whose logits a partial file holds, to know the model by."""
-LARGE = 0.5
-"""A radius at which no classifier can be right: it reaches mid-gray from anywhere."""
+"""The default radii of `evaluate`."""
+IDENTIFYING_IMAGES = 20
+"""Images whose logits a partial file keeps to recognize the model."""
 
 
 def evaluate(
@@ -60,169 +62,158 @@ def evaluate(
     partial: str | Path | None = None,
     progress: bool = False,
 ) -> Report:
-    """Measure clean accuracy, noise and attacks, and check the laws that tell robustness from gradient masking.
+    """Measure a classifier on clean, noisy and attacked images, and make the sanity checks.
 
-    Random numbers are drawn by blocks of 1,000 images, so that models meet the same draws, whatever the batch size.
-    The laws' own measurements (twice the steps, more restarts, a search without gradients, a large ε) are made on the
-    first 1,000 images, at the radius where the attack leaves nearest to half of the clean accuracy (the search also at
-    the largest), for an iterated attack among ``attacks``; without one they are left out, and the report says so. On
-    the first 100 the model is asked again, and in smaller batches: its logits have to be a function of the image.
+    Random numbers are drawn per block of 1,000 images, so all models meet the same draws, whatever the batch size.
+
+    The sanity checks need further measurements: twice the steps, more restarts, a search without gradients, a large ε.
+    They are made for one iterated gradient attack among ``attacks``, on the first 1,000 images, at the radius where its
+    accuracy is nearest to half of the clean accuracy; the search runs also at the largest radius. Without such an
+    attack they are not made, and the report does not pass. The logits of the first 100 images are evaluated again, also
+    in smaller batches, since they must be a function of the image.
 
     Args:
-        model: classifier of pixels; its mode and its parameters' gradients are as before afterwards.
+        model: classifier of pixels. It runs in eval mode; its modes and its parameters' gradients are left as they
+            were.
         x: pixels in [0, 1], (N, C, H, W), on the model's device.
         y: labels, (N,).
         eps: radii of the attacks in pixel units, in [0, 1].
         attacks: name -> attack with its settings.
-        noises: kinds of noise, keys of ``SEVERITIES``.
-        severities: severities of each, 1 to 5.
-        noise: where noisy images come from; `Drawn` from x by default.
+        noises: names of noises, keys of ``SEVERITIES``.
+        severities: severities of each noise, 1 to 5.
+        noise: source of the noisy images; by default `DrawnNoise` from x.
         seed: seed of all draws.
-        batch_size: images a forward pass.
-        partial: file that is written as blocks are finished, its folder made; a call with the same model, data and
-            settings goes on from it. A model is known by its printed form, parameters, buffers and logits, and by
-            those of the sources of transferred attacks.
+        batch_size: images per forward pass.
+        partial: file for the finished blocks. A call with the same model, data and settings resumes from it. The model
+            is recognized by its printed form, parameters, buffers and logits, and the source of a transferred attack
+            likewise.
         progress: whether to show a progress bar (tqdm).
 
     Returns:
-        The report, per-example results included.
+        The report, with per-image results.
 
     Raises:
-        ValueError: pixels outside [0, 1], a radius outside [0, 1] or twice, labels that do not fit, an unknown noise
-            or severity, noises without severities, a logit that is not finite, one logit an image, or a partial
-            file of another measurement.
-        TypeError: pixels are not float32 or float64, labels not int64, or an attack is no `Attack`.
+        ValueError: a pixel or a radius lies outside [0, 1], a radius, noise or severity occurs twice or is unknown,
+            noises or attacks lack a strength, labels do not fit, a logit is not finite, the model gives one logit per
+            image, or the partial file belongs to another measurement.
+        TypeError: pixels are not float32 or float64, labels are not int64, or an attack is not an `Attack`.
         OSError: the partial file cannot be written, or another process writes it.
+
+    Warns:
+        UserWarning: the model is in training mode, or outputs look like probabilities.
     """
     seed = as_seed(seed)
-    noise = Drawn(x, seed) if noise is None else noise
-    _check(eps, attacks, noises, severities, noise, x, batch_size)
+    noise = DrawnNoise(x, seed) if noise is None else noise
+    _require_strengths(eps, attacks, noises, severities)
+    _require_attacks(attacks, noises)
+    _require_images(x, noise)
+    require_positive_int(batch_size, "batch_size")
     if any(module.training for module in model.modules()):
-        warnings.warn("the model is in training mode; it is measured in eval mode, and put back", stacklevel=2)
+        warnings.warn("the model is in training mode; it is measured in eval mode", stacklevel=2)
     models = {"the model": model}
     models |= {f"the source of {name!r}": a.source for name, a in attacks.items() if isinstance(a, Transfer)}
     with ExitStack() as stack:
         if partial is not None:
             stack.enter_context(only_writer(Path(partial)))
         for each in models.values():
-            stack.enter_context(evaluating(each))
+            stack.enter_context(eval_mode(each))
         stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore", ProbabilitiesWarning)  # every attack would say what is said once below
-        stack.enter_context(attackable(model, x, y))
-        settings = {
-            "noise": f"{noise.title} ({noise})" if noises else "none",
-            "attacks": ", ".join(f"{name}: {attack}" for name, attack in attacks.items()) or "none",
-            "seed": str(seed),
-            "images": f"{len(x)}, with their labels of SHA-256 {fingerprint(x, y)[:16]}",
-        }
+        warnings.simplefilter("ignore", ProbabilitiesWarning)  # every attack would repeat the warning given below
+        stack.enter_context(attacked_in_eval_mode(model, x, y))
+        settings = _describe(x, y, attacks, noise if noises else None, seed)
         probable = [name for name, each in models.items() if gives_probabilities(each, x)]
         if probable:
             settings["outputs"] = f"those of {' and '.join(probable)} {PROBABILITIES}"
             warnings.warn(f"the outputs of {' and '.join(probable)} {PROBABILITIES}", stacklevel=2)
-        asked = (tuple(eps), tuple(noises), tuple(severities), settings)  # the images' hash among them
-        ledger = Ledger(None if partial is None else Path(partial), fingerprint(model, str(asked)))
-        _require_known(ledger, models, x[:KNOWN], batch_size)
-        measuring = Measuring(model, x, y, seed, batch_size, ledger)
-        tasks = [measuring.clean()]
-        tasks += [measuring.noisy(noise, name, severity) for name in noises for severity in severities]
-        tasks += [measuring.attacked(name, attack, e) for name, attack in attacks.items() for e in eps]
-        with _bar(progress, len(tasks) * len(blocks(len(x)))) as step:
-            columns = [measuring.column(task, step) for task in tasks]
-        probes = _probes(measuring, columns, attacks)
-        with _bar(progress, sum(len(blocks(task.images)) for task in probes), "laws") as step:
-            columns += [measuring.column(task, step) for task in probes]
+        asked = (tuple(eps), tuple(noises), tuple(severities), settings)  # settings hold the hash of the images
+        progress_file = ProgressFile(None if partial is None else Path(partial), fingerprint(model, str(asked)))
+        _require_same_models(progress_file, models, x[:IDENTIFYING_IMAGES], batch_size)
+        setup = Setup(model, x, y, seed, batch_size, progress_file)
+        columns = _measure(setup, eps, attacks, noise, [(n, s) for n in noises for s in severities], progress)
     return Report(len(x), tuple(columns), sanity_checks.check(columns), settings)
 
 
-def _require_known(ledger: Ledger, models: Mapping[str, nn.Module], x: Tensor, batch_size: int) -> None:
-    """Raise where a model's logits are not those in the ledger: a fingerprint sees no attribute and no code."""
+def _measure(
+    setup: Setup,
+    eps: Sequence[float],
+    attacks: Mapping[str, Attack],
+    noise: NoiseSource,
+    noises: Sequence[tuple[str, int]],
+    progress: bool,
+) -> list[Column]:
+    """The columns of the report, then those of the sanity checks."""
+    tasks = [setup.clean()]
+    tasks += [setup.noisy(noise, name, severity) for name, severity in noises]
+    tasks += [setup.attacked(name, attack, e) for name, attack in attacks.items() for e in eps]
+    with progress_bar_of(sum(len(blocks(task.images)) for task in tasks), "robustness", progress) as advance:
+        columns = [setup.run(task, advance) for task in tasks]
+    probes = probe_tasks(setup, columns, attacks)
+    with progress_bar_of(sum(len(blocks(task.images)) for task in probes), "sanity checks", progress) as advance:
+        return columns + [setup.run(task, advance) for task in probes]
+
+
+def _describe(
+    x: Tensor, y: Tensor, attacks: Mapping[str, Attack], noise: NoiseSource | None, seed: int
+) -> dict[str, str]:
+    """The settings of a report, in words."""
+    return {
+        "noise": f"{noise.title} ({noise})" if noise else "none",
+        "attacks": ", ".join(f"{name}: {attack}" for name, attack in attacks.items()) or "none",
+        "seed": str(seed),
+        "images": f"{len(x)}, with their labels of SHA-256 {fingerprint(x, y)[:16]}",
+    }
+
+
+def _require_same_models(
+    progress_file: ProgressFile, models: Mapping[str, nn.Module], x: Tensor, batch_size: int
+) -> None:
+    """Raise if a model's logits differ from those in the file. A fingerprint sees neither attributes nor code."""
     for name, model in models.items():
         z, key = predict(model, x, batch_size), f"logits of {name}"
-        if key not in ledger.finished:
-            ledger.add(key, {"logits": " ".join(f"{value:.17g}" for value in z.flatten().tolist())})
-        known = z.new_tensor([float(value) for value in str(ledger.finished[key]["logits"]).split()])
+        if key not in progress_file.finished:
+            progress_file.add(key, {"logits": " ".join(f"{value:.17g}" for value in z.flatten().tolist())})
+        known = z.new_tensor([float(value) for value in str(progress_file.finished[key]["logits"]).split()])
         if len(known) != z.numel() or not bool(same_logits(z, known.view_as(z)).all()):
             raise ValueError(
-                f"{ledger.path} is a partial measurement of another model, data or settings: {name} gives other logits "
-                "than it did then; delete the file, or name another"
+                f"{progress_file.path} is a partial measurement of another model, data or settings: {name} gives other "
+                "logits than it did then; delete the file, or name another"
             )
 
 
-def _probes(measuring: Measuring, columns: Sequence[Column], attacks: Mapping[str, Attack]) -> list[Task]:
-    """What the laws want to know beyond the columns."""
-    tasks = [measuring.repeated(UNMOVED)]
-    tasks += [measuring.gradient(PROBED)] if attacks else []
-    tasks += [measuring.unmoved(name, attack, UNMOVED) for name, attack in attacks.items()]
-    iterated = {name: a for name, a in attacks.items() if isinstance(a, IFGSM | PGD)}
-    if not iterated:
-        return tasks
-    name = next((k for k, a in iterated.items() if isinstance(a, PGD)), next(iter(iterated)))
-    attack = iterated[name]
-    clean, curve = columns[0].accuracy, [c for c in columns if c.group == "attack" and c.name == name]
-    telling = min(curve, key=lambda c: abs(c.accuracy - clean / 2)).strength  # where a change can show most
-    largest = max(c.strength for c in curve)  # where gradient masking can
-    longer, far = replace(attack, steps=2 * attack.steps), replace(attack, alpha=LARGE / 8, keep="first")
-    tasks += [
-        measuring.probe(f"{name} with twice the steps", "more steps", longer, telling, name, PROBED),
-        measuring.probe(f"{name} at a large ε", "large radius", far, LARGE, name, PROBED),
-    ]
-    if isinstance(attack, PGD):
-        more = replace(attack, restarts=attack.restarts + 4)
-        tasks.append(measuring.probe(f"{name} with 4 more restarts", "more restarts", more, telling, name, PROBED))
-    search = "square search"
-    return tasks + [measuring.probe(search, "Square", Square(), e, search, PROBED) for e in sorted({telling, largest})]
-
-
-def _check(
-    eps: Sequence[float],
-    attacks: Mapping[str, Attack],
-    noises: Sequence[str],
-    severities: Sequence[int],
-    noise: NoiseSource,
-    x: Tensor,
-    batch_size: int,
+def _require_strengths(
+    eps: Sequence[float], attacks: Mapping[str, Attack], noises: Sequence[str], severities: Sequence[int]
 ) -> None:
+    """Raise unless radii, noises and severities are valid sequences without repetition."""
     for values, what in ((eps, "eps"), (noises, "noises"), (severities, "severities")):
         require_instance(values, Sequence, what, "give one value as [value]")
     require_instance(attacks, Mapping, "attacks", "give each attack a name")
-    require_instance(noise, NoiseSource, "noise")
     for e in eps:
-        require_length(e, "eps")
-    if attacks and not eps:
-        raise ValueError("eps must hold at least one radius for the attacks, got none; pass attacks={} for no attack")
-    if noises and not severities:
-        raise ValueError("severities must hold at least one for the noises, got none; pass noises=() for no noise")
-    if x.ndim != 4:
-        raise ValueError(f"a report needs images (N, C, H, W), got shape {tuple(x.shape)}")
-    taken = {"clean", *noises} & set(attacks)
-    if taken:
-        raise ValueError(f"an attack must have a name of its own, got {sorted(taken)}")
-    for name, attack in attacks.items():
-        require_instance(attack, Attack, f"the attack {name!r}", "see dampode.robustness.PGD and its siblings")
+        require_distance(e, "eps")
     for name in noises:
         for severity in severities:
             require_noise(name, severity)
     for values, what in ((eps, "eps"), (noises, "noises"), (severities, "severities")):
         if len(set(values)) < len(values):
-            raise ValueError(f"{what} must hold none twice, got {list(values)}")
+            raise ValueError(f"{what} must not hold a value twice, got {list(values)}")
+    if attacks and not eps:
+        raise ValueError("eps must hold at least one radius for the attacks, got none; pass attacks={} for no attack")
+    if noises and not severities:
+        raise ValueError("severities must hold at least one for the noises, got none; pass noises=() for no noise")
+
+
+def _require_attacks(attacks: Mapping[str, Attack], noises: Sequence[str]) -> None:
+    """Raise unless every attack is an `Attack` and has a name of its own."""
+    taken = {"clean", *noises} & set(attacks)
+    if taken:
+        raise ValueError(f"an attack must have a name of its own, got {sorted(taken)}; give it another name")
+    for name, attack in attacks.items():
+        require_instance(attack, Attack, f"the attack {name!r}", "see dampode.robustness.PGD and Attack")
+
+
+def _require_images(x: Tensor, noise: NoiseSource) -> None:
+    """Raise unless the images are (N, C, H, W), and the noise source has as many."""
+    require_instance(noise, NoiseSource, "noise")
+    if x.ndim != 4:
+        raise ValueError(f"a report needs images (N, C, H, W), got shape {tuple(x.shape)}")
     if noise.n != len(x):
         raise ValueError(f"the noisy images must be as many as the images: {noise.n} and {len(x)}")
-    require_positive_int(batch_size, "batch_size")
-
-
-@contextmanager
-def _bar(progress: bool, total: int, label: str = "robustness") -> Iterator[Callable[[], None]]:
-    """A function that marks a block as done, on a progress bar where one is wanted."""
-    if not progress:
-        yield lambda: None
-        return
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise ImportError("the progress bar is tqdm's: install dampode[train], or pass progress=False") from None
-    with tqdm(total=total, desc=label, unit="block", mininterval=0.5) as bar:
-
-        def step() -> None:
-            bar.update()
-
-        yield step

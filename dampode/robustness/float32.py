@@ -1,4 +1,4 @@
-"""Measurements in the float32 that they say: torch may be rounding the inputs of products and convolutions."""
+"""Full float32 precision: torch may round the inputs of matrix products and convolutions to fewer bits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -6,14 +6,17 @@ from typing import Any
 
 import torch
 
+__all__ = ["full_float32"]
+
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """No rounding of float32 inside: not to TF32's 10 bits, in which a perturbation of 1/255 has 4, nor to bfloat16.
+    """Turn off rounding of float32 for a block of code, then restore torch's settings.
 
-    On CUDA, torch's default for convolutions is TF32; ``torch.set_float32_matmul_precision`` rounds products, on a CPU
-    too. Torch has two interfaces to these settings and refuses to read the older one where the newer one was used, so
-    both are set, and put back.
+    TF32 keeps 10 bits of the mantissa, so that a perturbation of 1/255 keeps about 4 bits; bfloat16 keeps fewer. On
+    CUDA, torch uses TF32 for convolutions by default. ``torch.set_float32_matmul_precision`` can turn on rounding of
+    products, also on a CPU. Torch has two interfaces to these settings, and it refuses to read the older one after the
+    newer one was used. Both are therefore set and restored.
     """
     backends: Any = torch.backends
     operations = (
@@ -42,7 +45,7 @@ def full_float32() -> Iterator[None]:
 
 
 def _older_settings() -> tuple[bool | None, str | None]:
-    """Whether convolutions may round, and the precision of products; None for what torch refuses to read."""
+    """Whether convolutions may round, and the precision of products; None for a setting that torch refuses to read."""
     convolutions, products = None, None
     with suppress(RuntimeError):
         convolutions = torch.backends.cudnn.allow_tf32

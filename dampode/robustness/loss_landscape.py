@@ -1,4 +1,4 @@
-"""The loss and the predictions around an image, along its FGSM direction and one across, Fig. 2."""
+"""The loss and the predictions around an image, along its FGSM direction and an orthogonal direction, Fig. 2."""
 
 import json
 from collections.abc import Sequence
@@ -10,19 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dampode._checks import require_positive_int, require_real
-from dampode.robustness.classifier import attackable, evaluating, predict, predict_and_differentiate
+from dampode.robustness.classifier import attacked_in_eval_mode, eval_mode, predict, predict_and_differentiate
+
+__all__ = ["Landscape", "fgsm_direction", "landscape", "orthogonal_direction"]
 
 UNIT = 1 / 255
-"""Length of one unit of a landscape's axes, in pixels of [0, 1]."""
+"""Length of one unit of a landscape's axes, in pixel units."""
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """Loss and predictions on a grid around N images; detached and on the CPU.
+    """Loss and predictions on a grid around N images. All tensors are detached and on the CPU.
 
     Args:
         along: coordinates a in the FGSM direction, in units of 1/255, (A,).
-        across: coordinates b in the direction orthogonal to it, in units of 1/255, (B,); one of them is 0.
+        across: coordinates b in the orthogonal direction, in units of 1/255, (B,); one of them is 0.
         labels: the true classes, (N,).
         loss: cross entropy at each point, (N, A, B).
         prediction: predicted class at each point, (N, A, B).
@@ -36,16 +38,20 @@ class Landscape:
 
     @property
     def line(self) -> Tensor:
-        """The loss in the FGSM direction itself, b = 0: (N, A)."""
+        """The loss along the FGSM direction, at b = 0, (N, A)."""
         return self.loss[:, :, self.across.index(0)]
 
     @property
-    def right(self) -> Tensor:
-        """Share of each image's grid that is classified right, (N,), float64."""
+    def accuracy(self) -> Tensor:
+        """Share of the points of each image's grid that are classified correctly, (N,), float64."""
         return (self.prediction == self.labels[:, None, None]).double().mean((1, 2))
 
     def image(self, n: int) -> "Landscape":
-        """The landscape of image n alone; an IndexError where there is none."""
+        """The landscape of image n alone.
+
+        Raises:
+            IndexError: there is no image n.
+        """
         one = range(len(self.labels))[n]
         part = slice(one, one + 1)
         return Landscape(self.along, self.across, self.labels[part], self.loss[part], self.prediction[part])
@@ -76,30 +82,34 @@ def landscape(
 ) -> Landscape:
     """Loss and prediction at clip(x + (a d + b r) / 255, 0, 1), d the model's FGSM direction, r orthogonal to it.
 
-    d = sign(∂L/∂x), as in Eq. 19, so that at a >= 0, b = 0 stands the FGSM image of radius ε = a/255. r is drawn from
-    the sign vectors orthogonal to d: a unit of either axis moves every pixel value by 1/255, before the clip to what is
-    an image. The same seed gives every model the same draw; d, and with it r, is each model's own.
+    d = sign(∂L/∂x), as in Eq. 19. The point a >= 0, b = 0 is therefore the FGSM image of radius ε = a/255. r is a
+    random sign vector orthogonal to d, so one unit of either axis moves every pixel by 1/255 before the clip. The same
+    seed gives all models the same random numbers, but d and r differ between models.
 
     Args:
-        model: classifier of pixels; in eval mode for the call.
+        model: classifier of pixels. It runs in eval mode, and its modes are restored.
         x: pixels in [0, 1], clean or corrupted, (N, C, H, W).
         y: labels, (N,).
         along: coordinates a, increasing, in units of 1/255.
-        across: coordinates b, increasing, in units of 1/255, 0 among them; the default leaves the line alone.
+        across: coordinates b, increasing, in units of 1/255. They must contain 0. By default, 0 alone: a line.
         seed: seed of r.
-        batch_size: points of the grids, of all images together, a forward pass.
+        batch_size: grid points per forward pass; a batch may hold points of several images.
+
+    Returns:
+        The landscape of all images.
 
     Raises:
-        ValueError: pixels outside [0, 1], labels that do not fit, coordinates that do not increase or lack the 0, an
-            image whose gradient is 0, or a logit that is not finite.
+        ValueError: a pixel lies outside [0, 1], labels do not fit, coordinates do not increase or lack 0, the gradient
+            of an image is 0, or a logit is not finite.
+        TypeError: pixels are not float32 or float64, labels are not int64, or a coordinate is not a number.
 
-    Source: Yang et al. 2020, Sec. 4.3 and Fig. 2, where neither r's scale nor a clip is told.
+    Source: Yang et al. 2020, Sec. 4.3 and Fig. 2. The paper states neither r's scale nor a clip.
     """
     a, b = _coordinates(along, "along"), _coordinates(across, "across")
     if 0 not in b:
         raise ValueError(f"across must hold 0, the FGSM direction itself, got {b}")
     require_positive_int(batch_size, "batch_size")
-    with evaluating(model):
+    with eval_mode(model):
         d = fgsm_direction(model, x, y, batch_size)
         r = orthogonal_direction(d, seed)
         steps_a, steps_b = (torch.tensor(t, dtype=x.dtype, device=x.device).view(-1, 1, 1, 1) for t in (a, b))
@@ -118,35 +128,35 @@ def fgsm_direction(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500
     """The direction d = sign(∂L/∂x) of Eq. 19.
 
     Args:
-        model: classifier of pixels; in eval mode for the call.
+        model: classifier of pixels. It runs in eval mode, and its modes are restored.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
-        batch_size: images a forward pass.
+        batch_size: images per forward pass.
 
     Returns:
         -1, 0 or 1, (N, C, H, W).
 
     Raises:
-        ValueError: as `fgsm`, or an image's gradient is 0 everywhere.
+        ValueError: as in `fgsm`, or the gradient of an image is 0 everywhere.
     """
-    with attackable(model, x, y):
+    with attacked_in_eval_mode(model, x, y):
         d = predict_and_differentiate(model, x, y, batch_size)[1].sign()
     flat = (d == 0).flatten(1).all(1)
     if bool(flat.any()):
         images = flat.nonzero()[:, 0].tolist()
-        raise ValueError(f"an FGSM direction needs a gradient, which is 0 at images {images}; leave them out")
+        raise ValueError(f"an FGSM direction needs a gradient, which is 0 at images {images}; leave these images out")
     return d
 
 
 def orthogonal_direction(d: Tensor, seed: int = 0) -> Tensor:
     """A random sign vector r with <r, d> = 0 exactly, for each image.
 
-    A random half of the entries of r agrees with d, the other half opposes it. Where d is 0, r's sign is free; one
-    entry of r is 0 if d has an odd number of others.
+    A random half of r's entries has the sign of d, the other half the opposite sign. Where d is 0, r's sign is random.
+    If d has an odd number of nonzero entries, one entry of r is 0.
 
     Args:
         d: -1, 0 or 1, (N, C, H, W).
-        seed: seed of the draw, which does not depend on the device.
+        seed: seed of the draws, which do not depend on the device.
 
     Returns:
         -1, 0 or 1, (N, C, H, W).

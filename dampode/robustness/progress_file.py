@@ -1,4 +1,4 @@
-"""What is finished of a long measurement, in a file that is always whole, so that an interruption costs little."""
+"""The finished parts of a long measurement, in a file that is always whole, so that the measurement can resume."""
 
 import json
 from pathlib import Path
@@ -6,35 +6,39 @@ from pathlib import Path
 from dampode._files import write_atomically
 from dampode._identity import checksum
 
+__all__ = ["ProgressFile"]
 
-class Ledger:
-    """Finished pieces of a measurement, key -> JSON value, written through to a file where there is one.
+Values = dict[str, str | float]
+
+
+class ProgressFile:
+    """Finished parts of a measurement, key -> values. Each new part is written to the file at once.
 
     Args:
-        path: the file, or None to keep nothing beyond this process.
-        identity: what the measurement is of; a file of another one is refused.
+        path: the file; None to keep the parts in memory only.
+        identity: identifies the measurement. A file of another measurement is refused.
 
     Raises:
-        ValueError: the file is of another measurement, or is no such file.
+        ValueError: the file belongs to another measurement, or is damaged.
     """
 
     def __init__(self, path: Path | None, identity: str) -> None:
         self.path = path
         self.identity = identity
-        self.finished: dict[str, dict[str, str | float]] = {}
+        self.finished: dict[str, Values] = {}
         if path is not None and path.exists():
             self.finished = _read(path, identity)
 
-    def add(self, key: str, value: dict[str, str | float]) -> None:
-        """Enter a finished piece, and write the file, whole or not at all."""
-        self.finished[key] = value
+    def add(self, key: str, values: Values) -> None:
+        """Add a finished part, and write the file."""
+        self.finished[key] = values
         if self.path is not None:
             content = {"identity": self.identity, "finished": self.finished, "checksum": checksum(self.finished)}
             write_atomically(self.path, lambda file: file.write(json.dumps(content).encode()))
 
 
-def _read(path: Path, identity: str) -> dict[str, dict[str, str | float]]:
-    """The finished pieces of a file, or a worded error."""
+def _read(path: Path, identity: str) -> dict[str, Values]:
+    """The finished parts in a file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found, finished = content["identity"], dict(content["finished"])

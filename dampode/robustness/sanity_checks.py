@@ -1,135 +1,186 @@
-"""The laws that robustness obeys where it is real: a defence that only hides its gradients breaks one of them.
+"""Sanity checks of a measured robustness: a defence that only hides its gradients fails at least one of them.
 
-A comparison of two accuracies on the same images has a margin of two standard errors of their difference, paired, so
-that a law that holds with equality is called broken in at most 2.3 % of comparisons.
+A comparison of two accuracies on the same images allows two standard errors of their paired difference. If a property
+holds with equality, its comparison therefore fails with a probability of at most 2.3 %.
 
 Source: Athalye et al. 2018; Carlini et al. 2019.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
-from dampode.robustness.report import Column, Law, radius
+from dampode.robustness.attacks.traits import AttackTraits
+from dampode.robustness.results import PROBES, Column, SanityCheck, format_eps
 
-ORDER = ("UniformNoise", "FGSM", "IFGSM", "PGD")
-"""Kinds of attack, weakest first."""
+__all__ = ["check", "paired_difference"]
+
 ROUNDING = 1e-6
-CHANGE = 0.005
-"""Accuracy that twice the work may take."""
-FLOOR = 0.01
-"""Accuracy that may be left, and share of images whose gradient may vanish."""
+ALLOWED_CHANGE = 0.005
+"""Accuracy that twice the steps, or more restarts, may take away."""
+ALLOWED_SHARE = 0.01
+"""Accuracy that may remain at a large radius, and share of images that may have no gradient or other logits."""
+
+STRENGTH_ORDER: dict[str, Callable[[AttackTraits], bool]] = {
+    "random noise": lambda t: not t.gradient_based and not t.iterated,
+    "a gradient step": lambda t: t.gradient_based and not t.iterated,
+    "an iterated attack": lambda t: t.iterates_own_gradient and not t.random_start,
+    "an iterated attack from a random start": lambda t: t.iterates_own_gradient and t.random_start,
+}
+"""Kinds of attack on the model itself, weakest first, and the traits that define each kind. The last two follow the
+gradient."""
 
 
-def check(columns: Sequence[Column]) -> tuple[Law, ...]:
-    """Every law on what was measured; a law whose columns are not there is not checked.
+@dataclass(frozen=True)
+class _Case:
+    """One comparison of a check: it fails if ``excess`` is positive."""
 
-    Each kind of attack is compared with the next stronger one, and with the next that was measured.
+    excess: float
+    detail: str
+
+
+def check(columns: Sequence[Column]) -> tuple[SanityCheck, ...]:
+    """Every sanity check of the columns. A check whose columns were not measured is not made.
+
+    A report without attacks makes no claim about them, so it requires only that the model is a function of the image.
     """
     attacks = [c for c in columns if c.group == "attack"]
-    probes = {kind: [c for c in columns if c.group == "probe" and c.kind == kind] for kind in PROBES}
-    iterated = [c for c in attacks if c.kind in ("IFGSM", "PGD")]
-    strongest = [c for c in attacks if c.kind == "PGD"] or iterated
-    others = [c for c in (*attacks, *probes["Square"]) if c.kind == "Square"]
+    probes = {group: [c for c in columns if c.group == group] for group in PROBES}
+    own = [c for c in attacks if _has(c, lambda t: not t.transferred)]
+    iterated = [c for c in own if _has(c, lambda t: t.iterates_own_gradient)]
+    strongest = [c for c in iterated if _has(c, lambda t: t.random_start)] or iterated
+    searches = [c for c in own if _has(c, lambda t: t.iterated and not t.gradient_based)]
+    transferred = [c for c in attacks if _has(c, lambda t: t.transferred)]
+    required = bool(attacks)
     return (
-        _repeatable(probes["repeated"]),
-        _everywhere("at ε = 0 an attack changes nothing", probes["zero"]),
-        _inside([c for c in columns if c.group in ("attack", "probe")]),
-        _vanishing(probes["gradient"]),
-        *(
-            _not_stronger(f"{strong} is at least as strong as {weak}", _at(attacks, strong), _at(attacks, weak))
-            for weak, strong in dict.fromkeys([*pairwise(ORDER), *pairwise(k for k in ORDER if _at(attacks, k))])
+        _share_at_most(
+            "the model is a function of the image",
+            [(c, 1 - c.accuracy) for c in probes["repeated logits"]],
+            "other logits in a second evaluation on {:.1f} % of images",
+            True,
         ),
-        _falling(iterated),
-        _reaches_zero(probes["large radius"]),
-        _not_stronger("twice the steps change less than 0.5 points", strongest, probes["more steps"], CHANGE),
-        _not_stronger("more restarts change less than 0.5 points", strongest, probes["more restarts"], CHANGE),
-        _not_stronger("a search without gradients is not stronger", strongest, others),
-        _not_stronger("a transferred attack is not stronger", strongest, _at(attacks, "Transfer")),
+        _unchanged_at_zero(probes["zero radius"], required),
+        _inside_ball([c for c in columns if c.traits is not None], required),
+        _share_at_most(
+            "the gradient is not exactly zero",
+            [(c, 1 - c.accuracy) for c in probes["gradient"]],
+            "zero on {:.1f} % of clean images",
+            required,
+        ),
+        *_order(own),
+        _falls_with_eps(iterated),
+        _share_at_most(
+            "accuracy reaches zero at a large ε",
+            [(c, c.accuracy) for c in probes["large radius"]],
+            "accuracy {:.1f} % at ε = {}",
+            required,
+        ),
+        _work_suffices("twice the steps change less than 0.5 points", iterated, probes["twice the steps"], required),
+        _work_suffices("more restarts change less than 0.5 points", iterated, probes["more restarts"], False),
+        _not_weaker(
+            "a search without gradients is not stronger",
+            strongest,
+            [*searches, *probes["search without gradients"]],
+            required=required,
+        ),
+        _not_weaker("a transferred attack is not stronger", strongest, transferred),
     )
 
 
-PROBES = ("repeated", "zero", "gradient", "more steps", "more restarts", "large radius", "Square")
-"""Kinds of the columns that are measured for the laws alone."""
-
-
-def paired(a: Column, b: Column) -> tuple[float, float]:
-    """Accuracy of a less that of b on the images of both, and two standard errors of it."""
+def paired_difference(a: Column, b: Column) -> tuple[float, float]:
+    """Accuracy of a minus that of b on the images of both, and two standard errors of this difference."""
     m = min(len(a.correct), len(b.correct))
     d = a.correct[:m].double() - b.correct[:m].double()
     return d.mean().item(), 2 * (d.var(correction=0).item() / max(m - 1, 1)) ** 0.5
 
 
-def _at(columns: Iterable[Column], kind: str) -> list[Column]:
-    return [c for c in columns if c.kind == kind]
+def _has(column: Column, condition: Callable[[AttackTraits], bool]) -> bool:
+    return column.traits is not None and condition(column.traits)
 
 
-def _worst(name: str, cases: list[tuple[float, str]]) -> Law:
-    """The law of cases (by how much it is broken, numbers): what it says is the worst of them."""
+def _result(name: str, cases: Sequence[_Case], required: bool = False) -> SanityCheck:
+    """The check of several comparisons. Its detail is that of the worst one."""
     if not cases:
-        return Law(name, None, "nothing measured to compare")
-    excess, detail = max(cases)
-    return Law(name, excess <= 0, detail + (f"; the worst of {len(cases)}" if len(cases) > 1 else ""))
+        return SanityCheck(name, None, "nothing measured to compare", required)
+    worst = max(cases, key=lambda case: (case.excess, case.detail))
+    suffix = f"; the worst of {len(cases)}" if len(cases) > 1 else ""
+    return SanityCheck(name, worst.excess <= 0, worst.detail + suffix, required)
 
 
-def _not_stronger(name: str, strong: list[Column], weak: list[Column], slack: float = 0.0) -> Law:
-    """No weak column lies below the strong one of its radius, but by a slack and two standard errors."""
-    cases = []
-    for a in strong:
-        for b in weak:
-            if a.strength == b.strength:
-                lead, margin = paired(a, b)
-                m = min(len(a.correct), len(b.correct))
-                left = [100 * c.correct[:m].double().mean().item() for c in (a, b)]
-                detail = (
-                    f"{a.name} leaves {left[0]:.1f} %, {b.name} {left[1]:.1f} % at ε = {radius(a.strength)}, "
-                    f"margin {100 * margin:.1f} points, {m} images"
-                )
-                cases.append((lead - slack - margin, detail))
-    return _worst(name, cases)
+def _order(attacks: Sequence[Column]) -> Iterable[SanityCheck]:
+    """Compare each kind of attack with the next stronger kind, and with the next stronger kind that was measured."""
+    kinds = {name: [c for c in attacks if _has(c, condition)] for name, condition in STRENGTH_ORDER.items()}
+    pairs = dict.fromkeys([*pairwise(kinds), *pairwise(name for name, found in kinds.items() if found)])
+    return [
+        _not_weaker(f"{strong} is at least as strong as {weak}", kinds[strong], kinds[weak]) for weak, strong in pairs
+    ]
 
 
-def _falling(columns: list[Column]) -> Law:
+def _not_weaker(
+    name: str, strong: Sequence[Column], weak: Sequence[Column], slack: float = 0.0, required: bool = False
+) -> SanityCheck:
+    """No strong attack leaves a higher accuracy than a weak one of the same radius and largest distance."""
+    cases = [_comparison(a, b, slack) for a in strong for b in weak if _same_ball(a, b)]
+    return _result(name, cases, required)
+
+
+def _work_suffices(name: str, attacks: Sequence[Column], probes: Sequence[Column], required: bool) -> SanityCheck:
+    """An attack with more steps or restarts leaves about the same accuracy as the attack itself."""
+    pairs = [(a, b) for a in attacks for b in probes if a.name == b.name and _same_ball(a, b)]
+    return _result(name, [_comparison(a, b, ALLOWED_CHANGE) for a, b in pairs], required)
+
+
+def _same_ball(a: Column, b: Column) -> bool:
+    """Whether two attacks may move pixels equally far, so that their accuracies can be compared."""
+    distances = {c.traits.max_distance for c in (a, b) if c.traits is not None}
+    return a.strength == b.strength and len(distances) == 1
+
+
+def _comparison(strong: Column, weak: Column, slack: float) -> _Case:
+    """The excess of the accuracy under the strong attack over that under the weak one."""
+    difference, margin = paired_difference(strong, weak)
+    m = min(len(strong.correct), len(weak.correct))
+    accuracies = [100 * c.correct[:m].double().mean().item() for c in (strong, weak)]
+    detail = (
+        f"accuracy {accuracies[0]:.1f} % under {strong.label}, {accuracies[1]:.1f} % under {weak.label} at "
+        f"ε = {format_eps(strong.strength)}, margin {100 * margin:.1f} points, {m} images"
+    )
+    return _Case(difference - slack - margin, detail)
+
+
+def _falls_with_eps(columns: Sequence[Column]) -> SanityCheck:
     cases = []
     for name in dict.fromkeys(c.name for c in columns):
         curve = sorted((c for c in columns if c.name == name), key=lambda c: c.strength)
         for near, far in pairwise(curve):
-            rise, margin = paired(far, near)
+            rise, margin = paired_difference(far, near)
             detail = (
-                f"{name}: {100 * near.accuracy:.1f} % at ε = {radius(near.strength)}, {100 * far.accuracy:.1f} % at "
-                f"{radius(far.strength)}, margin {100 * margin:.1f} points"
+                f"{name}: {100 * near.accuracy:.1f} % at ε = {format_eps(near.strength)}, {100 * far.accuracy:.1f} % "
+                f"at {format_eps(far.strength)}, margin {100 * margin:.1f} points"
             )
-            cases.append((rise - margin, detail))
-    return _worst("under an iterated attack accuracy falls as ε grows", cases)
+            cases.append(_Case(rise - margin, detail))
+    return _result("under an iterated attack accuracy falls as ε grows", cases)
 
 
-def _reaches_zero(columns: list[Column]) -> Law:
-    return _share("accuracy reaches zero at a large ε", columns, lambda c: c.accuracy, "{:.1f} % left at ε = {}")
-
-
-def _repeatable(columns: list[Column]) -> Law:
-    name = "the model is a function of the image"
-    return _share(name, columns, lambda c: 1 - c.accuracy, "other logits when asked again on {:.1f} % of images")
-
-
-def _vanishing(columns: list[Column]) -> Law:
-    name = "the gradient is not exactly zero"
-    return _share(name, columns, lambda c: 1 - c.accuracy, "zero on {:.1f} % of clean images")
-
-
-def _share(name: str, columns: list[Column], share: Callable[[Column], float], words: str) -> Law:
-    """A share of images is at most ``FLOOR``, but by two standard errors."""
+def _share_at_most(name: str, shares: Sequence[tuple[Column, float]], words: str, required: bool) -> SanityCheck:
+    """A share of images is at most ``ALLOWED_SHARE``, up to two standard errors."""
     cases = []
-    for c in columns:
-        p, m = share(c), len(c.correct)
-        detail = words.format(100 * p, radius(c.strength)) + f" ({100 * FLOOR:g} % allowed), {m} images"
-        cases.append((p - FLOOR - 2 * (p * (1 - p) / m) ** 0.5, detail))
-    return _worst(name, cases)
+    for c, share in shares:
+        m = len(c.correct)
+        numbers = words.format(100 * share, format_eps(c.strength))
+        detail = f"{numbers} ({100 * ALLOWED_SHARE:g} % allowed), {m} images"
+        cases.append(_Case(share - ALLOWED_SHARE - 2 * (share * (1 - share) / m) ** 0.5, detail))
+    return _result(name, cases, required)
 
 
-def _everywhere(name: str, columns: list[Column]) -> Law:
-    return _worst(name, [(1 - c.accuracy, f"{c.name}: {int((~c.correct).sum())} images changed") for c in columns])
+def _unchanged_at_zero(columns: Sequence[Column], required: bool) -> SanityCheck:
+    cases = [_Case(1 - c.accuracy, f"{c.name} at ε = 0: {int((~c.correct).sum())} images changed") for c in columns]
+    return _result("at ε = 0 an attack changes nothing", cases, required)
 
 
-def _inside(columns: list[Column]) -> Law:
-    cases = [(c.excess - ROUNDING, f"{c.name} at ε = {radius(c.strength)}: {c.excess:.1e} beyond") for c in columns]
-    return _worst("perturbed images stay in their ball and in [0, 1]", cases)
+def _inside_ball(columns: Sequence[Column], required: bool) -> SanityCheck:
+    cases = [
+        _Case(c.overshoot - ROUNDING, f"{c.label} at ε = {format_eps(c.strength)}: {c.overshoot:.1e} outside")
+        for c in columns
+    ]
+    return _result("perturbed images stay in their ball and in [0, 1]", cases, required)

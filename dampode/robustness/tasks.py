@@ -1,4 +1,4 @@
-"""One column of a report at a time, block by block, through a ledger of what is finished."""
+"""The measurement of one column of a report at a time, block by block, through a progress file."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,124 +6,131 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from dampode.robustness.attacks.settings import Attack
+from dampode.robustness.attacks.traits import Attack
 from dampode.robustness.classifier import predict, predict_and_differentiate, same_logits
-from dampode.robustness.noise.sources import NoiseSource, blocks, stream
-from dampode.robustness.progress_file import Ledger
-from dampode.robustness.report import Column, pack, unpack
+from dampode.robustness.noise.sources import NoiseSource
+from dampode.robustness.progress_file import ProgressFile
+from dampode.robustness.random_blocks import block_generator, blocks
+from dampode.robustness.results import Column, pack_flags, unpack_flags
 
-Block = Callable[[slice, int], tuple[Tensor, float]]
-"""Measures a block, given its images and its index: a flag an image, and how far x' left its ball."""
+__all__ = ["Setup", "Task"]
+
+MeasureBlock = Callable[[slice, int], tuple[Tensor, float]]
+"""Measures one block, given its images and its index: a flag per image, and the overshoot."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A column still without results, to be measured on the first ``images`` images."""
+    """A column without results yet, to be measured on the first ``images`` images."""
 
     column: Column
     images: int
-    measure: Block
+    measure: MeasureBlock
 
 
 @dataclass(frozen=True)
-class Measuring:
-    """What every column is measured with: the classifier in eval mode, images, labels, seed, and what is finished."""
+class Setup:
+    """What all columns are measured with.
+
+    Args:
+        model: classifier of pixels, in eval mode.
+        x: pixels in [0, 1], (N, C, H, W).
+        y: labels, (N,).
+        seed: seed of the attacks' draws.
+        batch_size: images per forward pass.
+        progress_file: keeps the finished blocks.
+    """
 
     model: nn.Module
     x: Tensor
     y: Tensor
     seed: int
     batch_size: int
-    ledger: Ledger
+    progress_file: ProgressFile
 
-    def column(self, task: Task, step: Callable[[], None]) -> Column:
-        """Measure a task, but for the blocks that are finished; ``step`` is called after each block."""
-        column, parts, excess = task.column, [], 0.0
+    def run(self, task: Task, advance: Callable[[], None]) -> Column:
+        """Measure a task, except for blocks already finished. ``advance`` is called after each block."""
+        column, parts, overshoot = task.column, [], 0.0
+        finished = self.progress_file.finished
         for index, block in enumerate(blocks(task.images)):
             key = f"{column.group}/{column.name}/{column.strength!r}/{index}"
-            if key not in self.ledger.finished:
-                flags, beyond = task.measure(block, index)
-                self.ledger.add(key, {"correct": pack(flags), "excess": beyond})
-            done = self.ledger.finished[key]
-            parts.append(unpack(str(done["correct"]), block.stop - block.start))
-            excess = max(excess, float(done["excess"]))
-            step()
-        return replace(column, correct=torch.cat(parts), excess=excess)
+            if key not in finished:
+                flags, block_overshoot = task.measure(block, index)
+                self.progress_file.add(key, {"correct": pack_flags(flags), "overshoot": block_overshoot})
+            parts.append(unpack_flags(str(finished[key]["correct"]), block.stop - block.start))
+            overshoot = max(overshoot, float(finished[key]["overshoot"]))
+            advance()
+        return replace(column, correct=torch.cat(parts), overshoot=overshoot)
 
     def clean(self) -> Task:
-        """The images as they are."""
-        return self._task("clean", "clean", "clean", 0.0, lambda block, _: (self._right(self.x[block], block), 0.0))
+        """The clean images."""
+        return self._task("clean", "clean", 0.0, lambda block, _: (self._correct(self.x[block], block), 0.0))
 
     def noisy(self, source: NoiseSource, name: str, severity: int) -> Task:
         """A noise at a severity."""
 
         def measure(block: slice, index: int) -> tuple[Tensor, float]:
-            return self._right(source.block(name, severity, index), block), 0.0
+            return self._correct(source.block(name, severity, index), block), 0.0
 
-        return self._task("noise", name, name, float(severity), measure)
+        return self._task("noise", name, float(severity), measure)
 
-    def attacked(self, name: str, attack: Attack, eps: float) -> Task:
-        """An attack at a radius."""
-        measure = self._attack(attack, eps, name)
-        return self._task("attack", name, type(attack).__name__, float(eps), measure, how=repr(attack))
-
-    def probe(self, name: str, kind: str, attack: Attack, eps: float, draws: str, images: int) -> Task:
-        """An attack for the laws; those of the same ``draws`` at the same radius begin with the same random start."""
-        return self._task("probe", name, kind, float(eps), self._attack(attack, eps, draws), images, repr(attack))
-
-    def unmoved(self, name: str, attack: Attack, images: int) -> Task:
-        """Whether an attack leaves an image alone at ε = 0."""
+    def attacked(self, name: str, attack: Attack, eps: float, group: str = "attack", images: int | None = None) -> Task:
+        """An attack at a radius. Attacks of the same name and radius draw the same random numbers."""
 
         def measure(block: slice, index: int) -> tuple[Tensor, float]:
-            moved = self._move(attack, 0.0, name, block, index)
-            return (moved == self.x[block]).flatten(1).all(1), 0.0
+            perturbed = self._perturb(name, attack, eps, block, index)
+            distance = (perturbed - self.x[block]).abs().max()
+            outside = [distance - attack.traits.max_distance * eps, -perturbed.min(), perturbed.max() - 1]
+            return self._correct(perturbed, block), max(0.0, *(value.item() for value in outside))
 
-        return self._task("probe", f"{name} at 0", "zero", 0.0, measure, images)
+        return self._task(group, name, float(eps), measure, images, attack)
 
-    def gradient(self, images: int) -> Task:
-        """Whether the gradient at an image has any entry that is not zero."""
+    def unchanged_at_zero(self, name: str, attack: Attack, images: int) -> Task:
+        """Whether an attack of radius 0 leaves each image unchanged."""
+
+        def measure(block: slice, index: int) -> tuple[Tensor, float]:
+            perturbed = self._perturb(f"{name} at 0", attack, 0.0, block, index)
+            return (perturbed == self.x[block]).flatten(1).all(1), 0.0
+
+        return self._task("zero radius", name, 0.0, measure, images)
+
+    def has_gradient(self, images: int) -> Task:
+        """Whether the gradient at each image has an entry that is not zero."""
 
         def measure(block: slice, index: int) -> tuple[Tensor, float]:
             _, gradient = predict_and_differentiate(self.model, self.x[block], self.y[block], self.batch_size)
             return (gradient != 0).flatten(1).any(1), 0.0
 
-        return self._task("probe", "gradient", "gradient", 0.0, measure, images)
+        return self._task("gradient", "model", 0.0, measure, images)
 
-    def repeated(self, images: int) -> Task:
-        """Whether an image has the same logits when asked again, and in a batch of half the size."""
+    def has_repeated_logits(self, images: int) -> Task:
+        """Whether each image has the same logits in a second evaluation, and in batches of half the size."""
 
         def measure(block: slice, index: int) -> tuple[Tensor, float]:
             x = self.x[block]
             size = min(self.batch_size, len(x))
-            first, again, halves = (predict(self.model, x, b) for b in (size, size, -(-size // 2)))
-            return same_logits(first, again) & same_logits(first, halves), 0.0
+            first, second, halves = (predict(self.model, x, b) for b in (size, size, -(-size // 2)))
+            return same_logits(first, second) & same_logits(first, halves), 0.0
 
-        return self._task("probe", "logits asked again", "repeated", 0.0, measure, images)
+        return self._task("repeated logits", "model", 0.0, measure, images)
 
-    def _attack(self, attack: Attack, eps: float, draws: str) -> Block:
-        def measure(block: slice, index: int) -> tuple[Tensor, float]:
-            moved = self._move(attack, eps, draws, block, index)
-            beyond = [(moved - self.x[block]).abs().max() - attack.reach * eps, -moved.min(), moved.max() - 1]
-            return self._right(moved, block), max(0.0, *(b.item() for b in beyond))
-
-        return measure
-
-    def _move(self, attack: Attack, eps: float, draws: str, block: slice, index: int) -> Tensor:
-        generator = stream(self.x.device, self.seed, draws, float(eps), index)
+    def _perturb(self, name: str, attack: Attack, eps: float, block: slice, index: int) -> Tensor:
+        generator = block_generator(self.x.device, self.seed, name, float(eps), index)
         return attack(self.model, self.x[block], self.y[block], eps, generator, self.batch_size)
 
-    def _right(self, x: Tensor, block: slice) -> Tensor:
+    def _correct(self, x: Tensor, block: slice) -> Tensor:
         return predict(self.model, x, self.batch_size).argmax(1) == self.y[block]
 
     def _task(
         self,
         group: str,
         name: str,
-        kind: str,
         strength: float,
-        measure: Block,
+        measure: MeasureBlock,
         images: int | None = None,
-        how: str = "",
+        attack: Attack | None = None,
     ) -> Task:
-        column = Column(group, name, kind, strength, torch.empty(0, dtype=torch.bool), how=how)
+        settings, traits = ("", None) if attack is None else (repr(attack), attack.traits)
+        no_results = torch.empty(0, dtype=torch.bool)
+        column = Column(group, name, strength, no_results, settings=settings, traits=traits)
         return Task(column, len(self.x) if images is None else min(images, len(self.x)), measure)

@@ -1,4 +1,4 @@
-"""python -m dampode.robustness, run as a user runs it, and the figures that it draws."""
+"""python -m dampode.cli.robustness, run as a user runs it, and the figures that it draws."""
 
 import subprocess
 import sys
@@ -6,12 +6,12 @@ import sys
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import torch
 
 from dampode import data, models, plots, training
 from dampode._files import only_writer
 from dampode.cli.robustness import main
-from dampode.robustness import Column, Law, Report
+from dampode.robustness import Report
+from tests.helpers.reports import PASSED, column
 
 
 @pytest.fixture(scope="module")
@@ -96,18 +96,26 @@ def test_flags_that_do_not_parse_end_in_words(capsys):
 
 def test_a_missing_tyro_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "tyro", None)
-    with pytest.raises(SystemExit, match=r"install dampode\[train\]"):
-        main([])
+    with pytest.raises(SystemExit, match=r"the command line is tyro's: install dampode\[train\]"):
+        main(["--help"])
+
+
+def test_help_without_the_extra_is_worded():
+    """In a process of its own, where no module of the extra can be imported."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['tyro', 'accelerate', 'tqdm', 'tensorboard', 'sklearn']));"
+        "from dampode.cli.robustness import main; main(['--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: the command line is tyro's: install dampode[train]\n"
 
 
 def test_figures_draw_the_report():
-    def column(group, name, strength, right):
-        return Column(group, name, name, strength, torch.arange(10) < right)
-
-    columns = [column("clean", "clean", 0.0, 9)]
-    columns += [column("noise", "shot_noise", s, 9 - s) for s in (1, 2)]
-    columns += [column("attack", "FGSM", 2 / 255, 5), column("attack", "PGD", 2 / 255, 4)]
-    report = Report(10, tuple(columns), (Law("a law", True, ""),), {})
+    columns = [column("clean", 0.0, 9, 10, "clean")]
+    columns += [column("shot_noise", s, 9 - s, 10, "noise") for s in (1, 2)]
+    columns += [column("FGSM", 2 / 255, 5, 10), column("PGD", 2 / 255, 4, 10)]
+    report = Report(10, tuple(columns), PASSED, {})
     figure, (left, right) = plt.subplots(1, 2)
     assert plots.accuracy_by_severity(left, report) is left
     np.testing.assert_allclose(left.lines[0].get_xydata(), [[0, 90], [1, 80], [2, 70]])

@@ -32,7 +32,7 @@ def curves(ax, data):
     ("draw", "data", "words"),
     [
         (curves, {}, "at least one curve, got none"),
-        (curves, {"a": [0.5, 0.6]}, r"the curve 'a' must be rows of 2 numbers, one row a seed, got \[0\.5, 0\.6\]"),
+        (curves, {"a": [0.5, 0.6]}, r"the curve 'a' must be rows of 2 numbers, one row per seed, got \[0\.5, 0\.6\]"),
         (curves, {"a": [[0.5, 0.6, 0.7]]}, "must be rows of 2 numbers"),
         (curves, {"a": [[0.5, 0.6], [0.5]]}, "must be rows of 2 numbers"),
         (plots.coefficients_by_layer, {"a": [0.1, 0.2]}, "must be rows of numbers, as many in each"),

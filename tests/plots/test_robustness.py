@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dampode import plots
-from dampode.robustness import EnsembleGain, GainRow, Landscape
+from dampode.robustness import EnsembleGain, Landscape
+from dampode.robustness.ensemble_gains import GainRow
 
 
 @pytest.fixture

@@ -5,19 +5,21 @@ import pytest
 import torch
 from torch import nn
 
-from dampode.robustness import FGSM, Column, Ensemble, Law, Report, accuracy, ensemble_gain, evaluate, fgsm
+from dampode.robustness import FGSM, Ensemble, Report, accuracy, ensemble_gain, evaluate, fgsm
+from dampode.robustness.results import Column, SanityCheck
 
-SETTINGS = {"noise": "drawn", "seed": "0", "attacks": ""}
+SETTINGS = {"noise": "drawn", "seed": "0", "attacks": "", "images": "4"}
 EPS = 2 / 255
 
 
 def column(name, right, strength=0.0):
     group = name if name == "clean" else "noise" if name.endswith("noise") else "attack"
-    return Column(group, name, name, strength, torch.tensor(right, dtype=torch.bool))
+    traits = FGSM.traits if group == "attack" else None
+    return Column(group, name, strength, torch.tensor(right, dtype=torch.bool), traits=traits)
 
 
 def report(*columns):
-    return Report(4, columns, (Law("a law", True, ""),), SETTINGS)
+    return Report(4, columns, (SanityCheck("a check", True, ""),), SETTINGS)
 
 
 def member(clean, noise, attacked):
@@ -35,7 +37,7 @@ def test_the_gain_by_hand():
     clean, noise, attacked = gain.rows
     assert [row.name for row in gain.rows] == ["clean", "noise", "FGSM 2/255"]
     assert (clean.members, clean.ensemble, clean.gain) == ((0.5, 0.5), 0.75, 0.25)
-    assert clean.error == pytest.approx(0.25 / 4**0.5)
+    assert clean.standard_error == pytest.approx(0.25 / 4**0.5)
     assert (noise.members, noise.ensemble, noise.gain) == ((0.25, 0.25), 0.5, 0.25)
     assert (attacked.members, attacked.ensemble, attacked.gain) == ((0.0, 0.25), 0.5, 0.375)
     assert json.loads(gain.to_json())["rows"][2]["gain"] == 0.375
@@ -66,20 +68,24 @@ def test_what_not_all_have_is_no_row():
 def test_an_attack_of_other_settings_is_another_attack():
     """PGD of 1 step on the member and of 40 on the ensemble would be called a loss of the ensemble."""
 
-    def attacked(how):
-        return replace(A, columns=(*A.columns[:-1], replace(A.columns[-1], how=how)))
+    def attacked(settings):
+        return replace(A, columns=(*A.columns[:-1], replace(A.columns[-1], settings=settings)))
 
-    with pytest.raises(ValueError, match=r"attacked alike, got 'FGSM' as \['PGD\(steps=1\)', 'PGD\(steps=40\)'\]"):
+    with pytest.raises(
+        ValueError, match=r"must have the same settings, got 'FGSM' as \['PGD\(steps=1\)', 'PGD\(steps=40\)'\]"
+    ):
         ensemble_gain([attacked("PGD(steps=1)")], attacked("PGD(steps=40)"))
-    assert len(ensemble_gain([attacked("PGD(steps=1)"), A], attacked("PGD(steps=1)")).rows) == 3
+    assert len(ensemble_gain([attacked("PGD(steps=1)")] * 2, attacked("PGD(steps=1)")).rows) == 3
 
 
-def test_a_broken_law_marks_the_gain():
-    broken = replace(B, laws=(Law("a law", False, ""),))
-    assert ensemble_gain([A, B], BOTH).held
-    gain = ensemble_gain([A, broken], BOTH)
-    assert not gain.held
-    assert "A law is broken" in gain.markdown()
+@pytest.mark.parametrize(("passed", "words"), [(False, "failed"), (None, "not checked")])
+def test_a_sanity_check_that_did_not_pass_marks_the_gain(passed, words):
+    other = replace(B, checks=(SanityCheck("a check", passed, ""),))
+    assert ensemble_gain([A, B], BOTH).passed is True
+    assert "**" not in ensemble_gain([A, B], BOTH).markdown()
+    gain = ensemble_gain([A, other], BOTH)
+    assert gain.passed is passed
+    assert f"sanity checks of all reports behind this table together: {words}.**" in gain.markdown()
 
 
 def test_reports_of_networks():

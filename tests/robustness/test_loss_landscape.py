@@ -84,7 +84,7 @@ def test_directions_with_zeros_stay_orthogonal():
 def test_shares_images_and_json():
     model, (x, y) = net(), images()
     got = landscape(model, x, y, along=(-90.0, 0.0, 90.0), across=(-9.0, 0.0))
-    assert got.right[1] == pytest.approx((got.prediction[1] == y[1]).double().mean().item())
+    assert got.accuracy[1] == pytest.approx((got.prediction[1] == y[1]).double().mean().item())
     one = got.image(1)
     assert torch.equal(one.loss, got.loss[1:2])
     assert torch.equal(one.labels, y[1:2])

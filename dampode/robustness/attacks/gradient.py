@@ -1,4 +1,4 @@
-"""Adversarial attacks in L∞ along the gradient, on pixels in [0, 1]."""
+"""Attacks in L∞ along the gradient of the loss: FGSM, IFGSM and PGD."""
 
 from typing import Literal
 
@@ -6,38 +6,41 @@ import torch
 from torch import Tensor, nn
 
 from dampode._checks import require_positive, require_positive_int
-from dampode.robustness.classifier import attackable, margins, predict, predict_and_differentiate
-from dampode.robustness.noise.corruptions import require_length
+from dampode.robustness.classifier import attacked_in_eval_mode, margins, predict, predict_and_differentiate
+from dampode.robustness.inputs import require_attack_arguments, require_distance
+
+__all__ = ["Keep", "fgsm", "ifgsm", "pgd", "recentered_pgd", "require_iteration"]
 
 Keep = Literal["strongest", "first", "last"]
-"""Which iterate of an attack an example keeps, see `ifgsm`."""
+"""Which iterate of an attack is returned, see `ifgsm`."""
 
 
 def fgsm(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, batch_size: int = 500) -> Tensor:
     """The fast gradient sign method, Eq. 19: x' = clip(x + ε sign(∂L/∂x), 0, 1), L the summed cross entropy.
 
     Args:
-        model: classifier of pixels; in eval mode for the call, its parameters' gradients left alone.
+        model: classifier of pixels. It runs in eval mode; its modes and its parameters' gradients are left as they
+            were.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
         eps: radius ε in pixel units, in [0, 1], such as 2/255.
-        batch_size: images a forward pass.
+        batch_size: images per forward pass.
 
     Returns:
         The perturbed pixels in [0, 1], |x' − x| <= ε.
 
     Raises:
-        ValueError: ε or pixels lie outside [0, 1], labels do not fit, or a logit is not finite.
+        ValueError: ε or a pixel lies outside [0, 1], labels do not fit the images or the model, or a logit is not
+            finite.
         TypeError: pixels are not float32 or float64, or labels not int64.
 
     Warns:
-        UserWarning: the model is in training mode, or gives probabilities.
+        UserWarning: the model is in training mode, or its outputs look like probabilities.
 
     Source: Yang et al. 2020, Eq. 19; Goodfellow et al. 2015.
     """
-    require_length(eps, "eps")
-    require_positive_int(batch_size, "batch_size")
-    with attackable(model, x, y):
+    require_attack_arguments(eps, batch_size)
+    with attacked_in_eval_mode(model, x, y):
         _, gradient = predict_and_differentiate(model, x, y, batch_size)
     return (x + eps * gradient.sign()).clamp(0, 1)
 
@@ -56,17 +59,20 @@ def ifgsm(
     """Iterated FGSM, Eq. 20: x_{m+1} = Clip_{x, ε}{x_m + α sign(∂L/∂x_m)}, x_0 = x, also clipped to [0, 1].
 
     Args:
-        model: classifier of pixels; in eval mode for the call, its parameters' gradients left alone.
+        model: classifier of pixels. It runs in eval mode; its modes and its parameters' gradients are left as they
+            were.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
         eps: radius ε in pixel units, in [0, 1].
         alpha: step α in pixel units, in (0, 1].
         steps: number of iterations M.
-        keep: "strongest" returns each example's iterate of the largest margin, max_{j≠y} z_j − z_y over logits z,
-            since with α close to 2ε the iteration can oscillate. "first" returns its first misclassified iterate, and
-            the strongest where there is none: the same examples are broken at a fraction of the cost, for a broken
-            one leaves the batch. "last" returns x_M, as the paper does.
-        batch_size: images a forward pass.
+        keep: the iterate to return for each image. "strongest": the iterate of the largest margin,
+            max_{j≠y} z_j − z_y over the logits z. "first": the first misclassified iterate, or the strongest if none
+            is misclassified. "last": x_M, as in the paper; with α close to 2ε the iteration can oscillate, and the
+            last iterate is then weaker than an earlier one. "first" breaks the same images as "strongest" at a fraction
+            of the cost, because an image leaves the batch once it is broken. The default is "strongest", because its
+            images also serve further use, such as a transfer to another model.
+        batch_size: images per forward pass.
 
     Returns:
         The perturbed pixels in [0, 1], |x' − x| <= ε.
@@ -77,11 +83,10 @@ def ifgsm(
 
     Source: Yang et al. 2020, Eq. 20; Kurakin et al. 2017.
     """
-    require_length(eps, "eps")
+    require_attack_arguments(eps, batch_size)
     require_iteration(alpha, steps, keep)
-    require_positive_int(batch_size, "batch_size")
-    with attackable(model, x, y):
-        return _ascend(model, x, x, y, eps, alpha, steps, keep, batch_size)[0]
+    with attacked_in_eval_mode(model, x, y):
+        return _iterate(model, x, x, y, eps, alpha, steps, keep, batch_size)[0]
 
 
 def pgd(
@@ -97,22 +102,23 @@ def pgd(
     generator: torch.Generator | None = None,
     batch_size: int = 500,
 ) -> Tensor:
-    """Projected gradient descent: `ifgsm` from a random start x_0 = clip(x + δ, 0, 1), δ ~ U[−ε, ε] elementwise.
+    """Projected gradient descent: `ifgsm` from a random start x_0 = clip(x + δ, 0, 1), δ ~ U[−ε, ε] per element.
 
-    Each start is followed by Eq. 20; the ball stays centered on x.
+    The iteration from each start is Eq. 20, in the ball around x.
 
     Args:
-        model: classifier of pixels; in eval mode for the call, its parameters' gradients left alone.
+        model: classifier of pixels. It runs in eval mode; its modes and its parameters' gradients are left as they
+            were.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
         eps: radius ε in pixel units, in [0, 1].
         alpha: step α in pixel units, in (0, 1].
         steps: number of iterations.
-        restarts: random starts; of their results each example keeps the one of the largest margin.
-        keep: which iterate a start gives, as in `ifgsm`; with "first", a broken example starts no more.
-        generator: source of the starts, on x's device. They are drawn for all images at once, so that they do not
-            depend on ``batch_size`` or on what breaks.
-        batch_size: images a forward pass.
+        restarts: number of random starts. Each image keeps the result of the largest margin.
+        keep: the iterate that each start gives, as in `ifgsm`. With "first", a broken image is not started again.
+        generator: source of the starts, on x's device. The starts are drawn for all images at once, so they do not
+            depend on ``batch_size`` or on which images are broken.
+        batch_size: images per forward pass.
 
     Returns:
         The perturbed pixels in [0, 1], |x' − x| <= ε.
@@ -123,21 +129,20 @@ def pgd(
 
     Source: Yang et al. 2020, Sec. 4.2; Madry et al. 2018.
     """
-    require_length(eps, "eps")
+    require_attack_arguments(eps, batch_size)
     require_iteration(alpha, steps, keep)
-    require_positive_int(batch_size, "batch_size")
     require_positive_int(restarts, "restarts")
-    with attackable(model, x, y):
-        best, strength = x.clone(), x.new_full(x.shape[:1], -torch.inf)
+    with attacked_in_eval_mode(model, x, y):
+        best, best_margin = x.clone(), x.new_full(x.shape[:1], -torch.inf)
         for _ in range(restarts):
             start = (x + _uniform(x, eps, generator)).clamp(0, 1)
-            going = (strength < 0) if keep == "first" else torch.ones_like(strength, dtype=torch.bool)
-            if not bool(going.any()):
+            active = (best_margin < 0) if keep == "first" else torch.ones_like(best_margin, dtype=torch.bool)
+            if not bool(active.any()):
                 break
-            found, reached = _ascend(model, x[going], start[going], y[going], eps, alpha, steps, keep, batch_size)
-            stronger = reached > strength[going]
-            chosen = going.nonzero().squeeze(1)[stronger]
-            best[chosen], strength[chosen] = found[stronger], reached[stronger]
+            found, margin = _iterate(model, x[active], start[active], y[active], eps, alpha, steps, keep, batch_size)
+            stronger = margin > best_margin[active]
+            chosen = active.nonzero().squeeze(1)[stronger]
+            best[chosen], best_margin[chosen] = found[stronger], margin[stronger]
     return best
 
 
@@ -152,20 +157,20 @@ def recentered_pgd(
     generator: torch.Generator | None = None,
     batch_size: int = 500,
 ) -> Tensor:
-    """The PGD of the paper authors' public code, for comparison with numbers obtained by it: |x' − x| <= 2ε.
+    """The PGD of the paper authors' public code, for comparison with its numbers: |x' − x| <= 2ε.
 
-    Its ball is centered on the random start x + δ, which is not clipped, and its last iterate is kept. α is that of
-    the code's last version; the paper says 2/255. For a robustness figure take `pgd`.
+    The ball is centered on the random start x + δ, which is not clipped. The last iterate is returned. The default α is
+    that of the code's last version; the paper says 2/255. To measure robustness within ε, use `pgd`.
 
     Args:
-        model: classifier of pixels; in eval mode for the call.
+        model: classifier of pixels. It runs in eval mode, and its modes are restored.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
-        eps: radius ε, in [0, 1], of the start, and of the ball around it.
+        eps: radius ε of the random start, and of the ball around it, in pixel units, in [0, 1].
         alpha: step α in pixel units, in (0, 1].
         steps: number of iterations.
         generator: source of the starts, on x's device.
-        batch_size: images a forward pass.
+        batch_size: images per forward pass.
 
     Returns:
         The perturbed pixels in [0, 1], up to 2ε from x.
@@ -175,20 +180,19 @@ def recentered_pgd(
 
     Source: test_pgd.py of the public code of Yang et al. 2020.
     """
-    require_length(eps, "eps")
+    require_attack_arguments(eps, batch_size)
     require_iteration(alpha, steps, "last")
-    require_positive_int(batch_size, "batch_size")
-    with attackable(model, x, y):
+    with attacked_in_eval_mode(model, x, y):
         start = x + _uniform(x, eps, generator)
-        return _ascend(model, start, start, y, eps, alpha, steps, "last", batch_size)[0]
+        return _iterate(model, start, start, y, eps, alpha, steps, "last", batch_size)[0]
 
 
 def _uniform(x: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
-    """Draws from U[−ε, ε], one an element of x."""
+    """Independent draws from U[−ε, ε] in x's shape."""
     return eps * (2 * torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - 1)
 
 
-def _ascend(
+def _iterate(
     model: nn.Module,
     center: Tensor,
     start: Tensor,
@@ -199,32 +203,32 @@ def _ascend(
     keep: Keep,
     batch_size: int,
 ) -> tuple[Tensor, Tensor]:
-    """Eq. 20 in the ball around a center, from any start: the iterate to keep and its margin, (N,)."""
+    """Eq. 20 from a start, in the ball of radius ε around a center: the iterate to keep, and its margin (N,)."""
     lowest, highest = (center - eps).clamp(0, 1), (center + eps).clamp(0, 1)
-    kept, strength = start.clone(), start.new_full(start.shape[:1], -torch.inf)
-    going = torch.arange(len(start), device=start.device)  # the examples still worked on
+    kept, kept_margin = start.clone(), start.new_full(start.shape[:1], -torch.inf)
+    active = torch.arange(len(start), device=start.device)  # indices of the images still worked on
     current = start
-    for left in range(steps, -1, -1):
-        if left:
-            logits, gradient = predict_and_differentiate(model, current, y[going], batch_size)
+    for remaining in range(steps, -1, -1):
+        if remaining:
+            logits, gradient = predict_and_differentiate(model, current, y[active], batch_size)
         else:
             logits, gradient = predict(model, current, batch_size), current
-        margin = margins(logits, y[going])
-        better = (margin > strength[going]) | (keep == "last")
-        kept[going[better]], strength[going[better]] = current[better], margin[better]
+        margin = margins(logits, y[active])
+        better = (margin > kept_margin[active]) | (keep == "last")
+        kept[active[better]], kept_margin[active[better]] = current[better], margin[better]
         if keep == "first":
-            sound = margin < 0
-            going, current, gradient = going[sound], current[sound], gradient[sound]
-        if not left or not len(going):
+            unbroken = margin < 0
+            active, current, gradient = active[unbroken], current[unbroken], gradient[unbroken]
+        if not remaining or not len(active):
             break
-        current = (current + alpha * gradient.sign()).clamp(lowest[going], highest[going])
-    return kept, strength
+        current = (current + alpha * gradient.sign()).clamp(lowest[active], highest[active])
+    return kept, kept_margin
 
 
 def require_iteration(alpha: float, steps: int, keep: str) -> None:
-    """Raise unless these can be the settings of an iterated attack."""
+    """Raise unless these are valid settings of an iterated attack."""
     require_positive(alpha, "alpha")
-    require_length(alpha, "alpha")
+    require_distance(alpha, "alpha")
     require_positive_int(steps, "steps")
     if keep not in ("strongest", "first", "last"):
         raise ValueError(f'keep must be "strongest", "first" or "last", got {keep!r}')

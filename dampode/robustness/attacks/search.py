@@ -1,20 +1,22 @@
-"""Perturbations in L∞ that follow no gradient of the attacked model: uniform noise and a random search over squares."""
+"""Perturbations in L∞ that use no gradient: uniform noise, and a random search over squares."""
 
 import torch
 from torch import Tensor, nn
 
 from dampode._checks import require_positive_int
-from dampode.robustness.classifier import attackable, margins, predict
-from dampode.robustness.noise.corruptions import require_length, require_pixels
+from dampode.robustness.classifier import attacked_in_eval_mode, margins, predict
+from dampode.robustness.inputs import require_attack_arguments, require_distance, require_pixels
+
+__all__ = ["square", "uniform_noise"]
 
 FIRST_SHARE = 0.8
 """Share of the image that the first squares cover."""
 HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
-"""Shares of the queries after which that share is halved, as Andriushchenko et al. have them."""
+"""The share is halved each time one of these parts of the queries is used up, as in Andriushchenko et al."""
 
 
 def uniform_noise(x: Tensor, eps: float, generator: torch.Generator | None = None) -> Tensor:
-    """Uniform noise, x' = clip(x + δ, 0, 1), δ ~ U[−ε, ε] elementwise: what any attack must be stronger than.
+    """Uniform noise, x' = clip(x + δ, 0, 1), δ ~ U[−ε, ε] per element: a baseline that every attack must beat.
 
     Args:
         x: pixels in [0, 1], (N, *S).
@@ -25,10 +27,10 @@ def uniform_noise(x: Tensor, eps: float, generator: torch.Generator | None = Non
         The perturbed pixels in [0, 1], |x' − x| <= ε.
 
     Raises:
-        ValueError: ε or pixels lie outside [0, 1].
+        ValueError: ε or a pixel lies outside [0, 1].
         TypeError: pixels are not float32 or float64.
     """
-    require_length(eps, "eps")
+    require_distance(eps, "eps")
     require_pixels(x)
     delta = 2 * torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - 1
     return (x + eps * delta).clamp(0, 1)
@@ -44,19 +46,19 @@ def square(
     generator: torch.Generator | None = None,
     batch_size: int = 500,
 ) -> Tensor:
-    """Random search over squares: a square of random place and color x ± ε is kept where the margin grows.
+    """Random search over squares: a square of random position and color x ± ε is kept if the margin grows.
 
-    It starts from vertical stripes of x ± ε; squares shrink as queries are used up. It sees logits only, so a model
-    that hides its gradients does not hide from it. An example that is broken is left as it is.
+    The search starts from vertical stripes of x ± ε, and the squares shrink as queries are used up. It uses logits
+    only, so hidden gradients do not stop it. A broken image is not changed any further.
 
     Args:
-        model: classifier of pixels; in eval mode for the call.
+        model: classifier of pixels. It runs in eval mode, and its modes are restored.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
         eps: radius ε in pixel units, in [0, 1].
-        queries: forward passes an image.
-        generator: source of the draws, on x's device; they do not depend on ``batch_size``.
-        batch_size: images a forward pass.
+        queries: forward passes per image.
+        generator: source of the draws, on x's device. The draws do not depend on ``batch_size``.
+        batch_size: images per forward pass.
 
     Returns:
         The perturbed pixels in [0, 1], |x' − x| <= ε.
@@ -67,12 +69,11 @@ def square(
 
     Source: Andriushchenko et al. 2020, Square Attack, its L∞ form.
     """
-    require_length(eps, "eps")
+    require_attack_arguments(eps, batch_size)
     require_positive_int(queries, "queries")
-    require_positive_int(batch_size, "batch_size")
-    with attackable(model, x, y):
+    with attacked_in_eval_mode(model, x, y):
         if x.ndim != 4:
-            raise ValueError(f"squares need images (N, C, H, W), got shape {tuple(x.shape)}")
+            raise ValueError(f"square needs images (N, C, H, W), got shape {tuple(x.shape)}")
         return _search(model, x, y, eps, queries, generator, batch_size)
 
 
@@ -85,30 +86,30 @@ def _search(
     generator: torch.Generator | None,
     batch_size: int,
 ) -> Tensor:
-    """The search of `square`, its arguments checked."""
+    """The search of `square`, on checked arguments."""
     n, channels, height, width = x.shape
 
     def colors(*shape: int) -> Tensor:
         return eps * (2 * torch.randint(0, 2, shape, generator=generator, device=x.device).to(x.dtype) - 1)
 
-    def places(size: int, side: int) -> Tensor:  # (n, size): the span of a square along one axis
+    def spans(size: int, side: int) -> Tensor:  # (n, size): where a square lies along one axis
         first = torch.randint(0, size - side + 1, (n, 1), generator=generator, device=x.device)
         index = torch.arange(size, device=x.device)
         return (index >= first) & (index < first + side)
 
     found = (x + colors(n, channels, 1, width)).clamp(0, 1)
-    strength = margins(predict(model, found, batch_size), y)
+    found_margin = margins(predict(model, found, batch_size), y)
     for query in range(1, queries):
         share = FIRST_SHARE / 2 ** sum(query > h * queries for h in HALVINGS)
         side = max(1, round((share * height * width) ** 0.5))
-        rows, columns = places(height, min(side, height)), places(width, min(side, width))
+        rows, columns = spans(height, min(side, height)), spans(width, min(side, width))
         inside = (rows[:, :, None] & columns[:, None, :])[:, None]  # (n, 1, H, W)
         color = colors(n, channels, 1, 1)
-        going = (strength < 0).nonzero().squeeze(1)
-        if not len(going):
+        active = (found_margin < 0).nonzero().squeeze(1)  # indices of the images still worked on
+        if not len(active):
             break
-        trial = torch.where(inside[going], (x[going] + color[going]).clamp(0, 1), found[going])
-        reached = margins(predict(model, trial, batch_size), y[going])
-        better = reached > strength[going]
-        found[going[better]], strength[going[better]] = trial[better], reached[better]
+        trial = torch.where(inside[active], (x[active] + color[active]).clamp(0, 1), found[active])
+        margin = margins(predict(model, trial, batch_size), y[active])
+        better = margin > found_margin[active]
+        found[active[better]], found_margin[active[better]] = trial[better], margin[better]
     return found

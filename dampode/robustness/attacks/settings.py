@@ -1,8 +1,7 @@
-"""Attacks with their settings, as `evaluate` takes them: frozen, printable, called as (model, x, y, eps, ...) -> x'."""
+"""The attacks as frozen dataclasses that hold their settings, as `evaluate` takes them."""
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,33 +10,26 @@ from dampode._checks import require_instance, require_positive_int
 from dampode._identity import fingerprint
 from dampode.robustness.attacks.gradient import Keep, fgsm, ifgsm, pgd, recentered_pgd, require_iteration
 from dampode.robustness.attacks.search import square, uniform_noise
-from dampode.robustness.classifier import evaluating
+from dampode.robustness.attacks.traits import Attack, AttackTraits
+from dampode.robustness.classifier import eval_mode
 
+__all__ = ["FGSM", "IFGSM", "PGD", "RecenteredPGD", "Square", "Transfer", "UniformNoise"]
 
-class Attack(ABC):
-    """An attack in L∞ and its settings.
-
-    Its ``repr`` tells it from others in reports and partial measurements, so it holds no address in memory.
-    ``reach`` is the distance it may go, in ε: 1 but for a compatibility protocol.
-    """
-
-    reach: ClassVar[float] = 1.0
-
-    @abstractmethod
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
-    ) -> Tensor:
-        """Perturbed pixels for a model in eval mode."""
+STEPS_ACROSS = 8
+"""Steps in which `Attack.for_radius` crosses the ball, from its center to its border."""
+ADDED_RESTARTS = 4
 
 
 @dataclass(frozen=True)
 class UniformNoise(Attack):
-    """`uniform_noise`: no attack, but the mark that attacks must pass."""
+    """`uniform_noise`: a baseline that every attack must beat."""
+
+    traits: ClassVar[AttackTraits] = AttackTraits(gradient_based=False, iterated=False)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
     ) -> Tensor:
-        """Perturbed pixels."""
+        """Perturb pixels."""
         return uniform_noise(x, eps, generator)
 
 
@@ -45,20 +37,23 @@ class UniformNoise(Attack):
 class FGSM(Attack):
     """`fgsm`, Eq. 19."""
 
+    traits: ClassVar[AttackTraits] = AttackTraits(gradient_based=True, iterated=False)
+
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
     ) -> Tensor:
-        """Perturbed pixels."""
+        """Perturb pixels."""
         return fgsm(model, x, y, eps, batch_size=batch_size)
 
 
 @dataclass(frozen=True)
 class IFGSM(Attack):
-    """`ifgsm`, Eq. 20, with its settings."""
+    """`ifgsm`, Eq. 20, with its settings and their defaults."""
 
+    traits: ClassVar[AttackTraits] = AttackTraits(gradient_based=True, iterated=True)
     alpha: float = 2 / 255
     steps: int = 20
-    keep: Keep = "first"
+    keep: Keep = "strongest"
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -67,18 +62,27 @@ class IFGSM(Attack):
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
     ) -> Tensor:
-        """Perturbed pixels."""
+        """Perturb pixels."""
         return ifgsm(model, x, y, eps, alpha=self.alpha, steps=self.steps, keep=self.keep, batch_size=batch_size)
+
+    def with_twice_the_steps(self) -> Self:
+        """The same attack with twice the steps."""
+        return replace(self, steps=2 * self.steps)
+
+    def for_radius(self, eps: float) -> Self:
+        """The same attack with a step of ε/8."""
+        return replace(self, alpha=eps / STEPS_ACROSS, keep="first")
 
 
 @dataclass(frozen=True)
 class PGD(Attack):
-    """`pgd` with its settings."""
+    """`pgd` with its settings and their defaults."""
 
+    traits: ClassVar[AttackTraits] = AttackTraits(gradient_based=True, iterated=True, random_start=True)
     alpha: float = 2 / 255
     steps: int = 20
     restarts: int = 1
-    keep: Keep = "first"
+    keep: Keep = "strongest"
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -88,7 +92,7 @@ class PGD(Attack):
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
     ) -> Tensor:
-        """Perturbed pixels."""
+        """Perturb pixels."""
         return pgd(
             model,
             x,
@@ -102,12 +106,26 @@ class PGD(Attack):
             batch_size=batch_size,
         )
 
+    def with_twice_the_steps(self) -> Self:
+        """The same attack with twice the steps."""
+        return replace(self, steps=2 * self.steps)
+
+    def with_more_restarts(self) -> Self:
+        """The same attack with 4 more random starts."""
+        return replace(self, restarts=self.restarts + ADDED_RESTARTS)
+
+    def for_radius(self, eps: float) -> Self:
+        """The same attack with a step of ε/8."""
+        return replace(self, alpha=eps / STEPS_ACROSS, keep="first")
+
 
 @dataclass(frozen=True)
 class RecenteredPGD(Attack):
-    """`recentered_pgd`, the protocol of the authors' code: it goes up to 2ε, so it counts in no worst case."""
+    """`recentered_pgd`, the protocol of the authors' code. It goes up to 2ε, so it does not count in the worst case."""
 
-    reach: ClassVar[float] = 2.0
+    traits: ClassVar[AttackTraits] = AttackTraits(
+        gradient_based=True, iterated=True, random_start=True, max_distance=2.0
+    )
     alpha: float = 1 / 255
     steps: int = 20
 
@@ -118,7 +136,7 @@ class RecenteredPGD(Attack):
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
     ) -> Tensor:
-        """Perturbed pixels."""
+        """Perturb pixels."""
         return recentered_pgd(
             model, x, y, eps, alpha=self.alpha, steps=self.steps, generator=generator, batch_size=batch_size
         )
@@ -126,8 +144,9 @@ class RecenteredPGD(Attack):
 
 @dataclass(frozen=True)
 class Square(Attack):
-    """`square` with its settings."""
+    """`square` with its settings and their defaults."""
 
+    traits: ClassVar[AttackTraits] = AttackTraits(gradient_based=False, iterated=True, random_start=True)
     queries: int = 200
 
     def __post_init__(self) -> None:
@@ -137,27 +156,36 @@ class Square(Attack):
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
     ) -> Tensor:
-        """Perturbed pixels."""
+        """Perturb pixels."""
         return square(model, x, y, eps, queries=self.queries, generator=generator, batch_size=batch_size)
+
+    def with_twice_the_steps(self) -> Self:
+        """The same search with twice the queries."""
+        return replace(self, queries=2 * self.queries)
 
 
 @dataclass(frozen=True, repr=False)
 class Transfer(Attack):
-    """Another attack on another model: what breaks the source is tried on the model.
+    """An attack on another model, the source. The measured model classifies the perturbed images.
 
     Args:
         source: a classifier of the same images, such as the plain twin of a damped network.
-        attack: the attack on it. It should keep the strongest iterate: the first to break the source breaks little
-            else.
+        attack: the attack on the source. Its ``keep`` should not be "first": an image that just crosses the source's
+            border rarely crosses another model's.
     """
 
     source: nn.Module
-    attack: Attack = PGD(keep="strongest")
+    attack: Attack = PGD()
 
     def __post_init__(self) -> None:
         """Check the settings."""
         require_instance(self.source, nn.Module, "source")
         require_instance(self.attack, Attack, "attack")
+
+    @property
+    def traits(self) -> AttackTraits:
+        """The traits of the attack on the source, marked as transferred."""
+        return replace(self.attack.traits, transferred=True)
 
     def __repr__(self) -> str:
         return f"Transfer(source={type(self.source).__name__} {fingerprint(self.source)[:12]}, attack={self.attack})"
@@ -165,6 +193,6 @@ class Transfer(Attack):
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
     ) -> Tensor:
-        """Perturbed pixels."""
-        with evaluating(self.source):
+        """Perturb pixels."""
+        with eval_mode(self.source):
             return self.attack(self.source, x, y, eps, generator, batch_size)

@@ -1,4 +1,4 @@
-"""The official files of CIFAR-10-C and CIFAR-100-C, where a user has them."""
+"""A reader for the official files of CIFAR-10-C and CIFAR-100-C."""
 
 from pathlib import Path
 from typing import Any
@@ -9,43 +9,47 @@ from torch import Tensor
 
 from dampode.robustness.noise.corruptions import require_noise
 
-SIZE = 10_000
-"""Images of a severity: the CIFAR test set."""
+__all__ = ["IMAGES_PER_SEVERITY", "load_cifar_c"]
+
+IMAGES_PER_SEVERITY = 10_000
+"""The size of the CIFAR test set."""
 
 
 def load_cifar_c(folder: str | Path, name: str, severity: int | None = None) -> tuple[np.ndarray[Any, Any], Tensor]:
     """Open one noise of CIFAR-10-C or CIFAR-100-C, memory-mapped.
 
-    A file <name>.npy holds 5 x 10,000 images 32 x 32 x 3, uint8, severity 1 first; labels.npy the labels.
+    The file <name>.npy holds 5 x 10,000 images 32 x 32 x 3, uint8, severity 1 first. labels.npy holds the labels.
 
     Args:
-        folder: where the files lie.
+        folder: folder of the .npy files.
         name: a key of ``SEVERITIES``.
-        severity: 1 to 5; None for all, severity after severity.
+        severity: 1 to 5; None for all five, in order.
 
     Returns:
-        The images, (10,000 or 50,000, 32, 32, 3) uint8 in 0..255, read only as they are indexed, and labels, (10,000
-        or 50,000,) int64.
+        The images, (10,000 or 50,000, 32, 32, 3), uint8 in 0..255, and the labels, (10,000 or 50,000,), int64. An
+        image is read from the disk only when it is indexed.
 
     Raises:
-        ValueError: no such noise or severity, or a file is truncated or of another shape or dtype.
-        FileNotFoundError: a file is not there.
+        ValueError: the noise or the severity is unknown, or a file is truncated or of another shape or dtype.
+        FileNotFoundError: a file does not exist.
 
     Source: Hendrycks & Dietterich 2019.
     """
     require_noise(name, 1 if severity is None else severity)
-    images = _open(Path(folder) / f"{name}.npy", (5 * SIZE, 32, 32, 3), "uint8 images")
+    images = _open(Path(folder) / f"{name}.npy", (5 * IMAGES_PER_SEVERITY, 32, 32, 3), "uint8 images")
     if images.dtype != np.uint8:
         raise ValueError(f"{Path(folder) / name}.npy must hold uint8 in 0..255, got {images.dtype}")
-    labels = _open(Path(folder) / "labels.npy", (5 * SIZE,), "labels")
+    labels = _open(Path(folder) / "labels.npy", (5 * IMAGES_PER_SEVERITY,), "labels")
     if labels.dtype.kind not in "ui":
         raise ValueError(f"{Path(folder) / 'labels.npy'} must hold integers, got {labels.dtype}")
-    part = slice(None) if severity is None else slice((severity - 1) * SIZE, severity * SIZE)
+    part = slice(None)
+    if severity is not None:
+        part = slice((severity - 1) * IMAGES_PER_SEVERITY, severity * IMAGES_PER_SEVERITY)
     return images[part], torch.from_numpy(labels[part].astype(np.int64))
 
 
-def _open(path: Path, shape: tuple[int, ...], what: str) -> np.ndarray[Any, Any]:
-    """A memory-mapped .npy file of a given shape, or a worded error."""
+def _open(path: Path, shape: tuple[int, ...], content: str) -> np.ndarray[Any, Any]:
+    """A memory-mapped .npy file of a given shape."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} must exist: download CIFAR-10-C or CIFAR-100-C and name its folder")
     try:
@@ -53,5 +57,5 @@ def _open(path: Path, shape: tuple[int, ...], what: str) -> np.ndarray[Any, Any]
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"{path} must be a whole .npy file; it is truncated or of another kind ({error})") from None
     if array.shape != shape:
-        raise ValueError(f"{path} must hold {what} of shape {shape}, got {array.shape}; download it again")
+        raise ValueError(f"{path} must hold {content} of shape {shape}, got {array.shape}; download it again")
     return array

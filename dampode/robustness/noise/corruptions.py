@@ -1,9 +1,11 @@
-"""The stochastic noise of CIFAR-C, drawn anew from clean images."""
+"""The four random corruptions of CIFAR-C, drawn anew from clean images."""
 
 import torch
 from torch import Tensor
 
-from dampode._checks import require_instance, require_nonnegative
+from dampode.robustness.inputs import require_pixels
+
+__all__ = ["SEVERITIES", "corrupt", "require_noise"]
 
 SEVERITIES = {
     "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.10),
@@ -11,11 +13,11 @@ SEVERITIES = {
     "impulse_noise": (0.01, 0.02, 0.03, 0.05, 0.07),
     "speckle_noise": (0.06, 0.10, 0.12, 0.16, 0.20),
 }
-"""The constant c of each kind at severities 1 to 5, as CIFAR-C has them."""
+"""The constant c of each noise at severities 1 to 5, as in CIFAR-C."""
 
 
 def corrupt(x: Tensor, name: str, severity: int, generator: torch.Generator | None = None) -> Tensor:
-    """Corrupt images as CIFAR-C does: one independent draw an element, clip to [0, 1], truncate to 8 bits.
+    """Corrupt images as CIFAR-C does: one independent draw per element, clip to [0, 1], truncate to 8 bits.
 
     - gaussian_noise: x + c n, n ~ N(0, 1)
     - shot_noise: Poisson(c x) / c
@@ -32,7 +34,7 @@ def corrupt(x: Tensor, name: str, severity: int, generator: torch.Generator | No
         The corrupted pixels, multiples of 1/255 in [0, 1], same shape, dtype and device.
 
     Raises:
-        ValueError: no such noise or severity, or pixels outside [0, 1].
+        ValueError: the noise or the severity is unknown, or pixels lie outside [0, 1].
         TypeError: pixels are not float32 or float64.
 
     Source: Hendrycks & Dietterich 2019, code of CIFAR-10-C; Yang et al. 2020, Sec. 4.2.
@@ -52,32 +54,10 @@ def corrupt(x: Tensor, name: str, severity: int, generator: torch.Generator | No
 
 
 def require_noise(name: str, severity: int) -> None:
-    """Raise unless the noise is a known one and the severity is 1 to 5."""
+    """Raise unless the noise is a key of ``SEVERITIES`` and the severity is 1 to 5."""
     if name not in SEVERITIES:
         raise ValueError(f"noise must be one of {', '.join(SEVERITIES)}, got {name!r}")
     if isinstance(severity, bool) or not isinstance(severity, int):
         raise TypeError(f"severity must be an int, 1, 2, 3, 4 or 5, got {severity!r} of type {type(severity).__name__}")
     if severity not in (1, 2, 3, 4, 5):
         raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity}")
-
-
-def require_length(value: float, name: str) -> None:
-    """Raise unless a radius or step is at least 0 and at most 1, the length of the whole range of pixels."""
-    require_nonnegative(value, name)
-    if value > 1:
-        raise ValueError(f"{name} must be at most 1, for pixels lie in [0, 1], got {value}; divide 8-bit units by 255")
-
-
-def require_pixels(x: Tensor) -> None:
-    """Raise unless x holds pixels in [0, 1], float32 or float64."""
-    require_instance(x, Tensor, "images")
-    if x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            f"pixels must be float32 or float64 in [0, 1], got {x.dtype}; divide 8-bit images by 255, and convert "
-            "half precision with .float(): its spacing near 1 is as coarse as the radii of attacks"
-        )
-    if x.ndim == 0 or x.numel() == 0:
-        raise ValueError(f"images must be (N, C, H, W) and must not be empty, got shape {tuple(x.shape)}")
-    low, high = x.min().item(), x.max().item()
-    if not (low >= 0 and high <= 1):
-        raise ValueError(f"pixels must lie in [0, 1], got [{low:g}, {high:g}]; normalization belongs into the model")

@@ -1,4 +1,4 @@
-"""Where noisy images come from: drawn anew, read from CIFAR-C's files, or either normalized file by file."""
+"""Sources of noisy images: noise drawn here, CIFAR-C's files, or either of them normalized per file."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -11,31 +11,26 @@ from torch import Tensor
 
 from dampode._checks import as_seed, require_labels, require_positive
 from dampode._identity import fingerprint
+from dampode.robustness.inputs import require_pixels
 from dampode.robustness.noise.cifar_c import load_cifar_c
-from dampode.robustness.noise.corruptions import SEVERITIES, corrupt, require_pixels
+from dampode.robustness.noise.corruptions import SEVERITIES, corrupt
+from dampode.robustness.random_blocks import block_generator, blocks
 
-BLOCK = 1000
-"""Images that share a stream of random numbers: results do not depend on the batch size of a forward pass."""
-CONSTANT = 1e-12
-"""A channel's variance up to which it holds one number and rounding errors."""
+__all__ = ["CifarCFiles", "DrawnNoise", "NoiseSource", "NormalizedPerFile"]
 
-
-def blocks(n: int) -> list[slice]:
-    """The blocks of n images."""
-    return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
-
-
-def stream(device: torch.device, *parts: str | int | float) -> torch.Generator:
-    """A generator of its own for whatever the parts name, such as a seed, a noise, a severity and a block."""
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+SMALLEST_VARIANCE = 1e-12
+"""A channel of smaller variance is constant but for rounding errors."""
 
 
 class NoiseSource(ABC):
-    """Noisy versions of n images in order, a block at a time.
+    """Noisy versions of n images in their order, one block of `random_blocks` at a time.
 
-    ``title`` says in a report what the images are, and ``repr`` what tells this source from others: a partial
-    measurement is gone on with where it is the same, so it holds no address in memory.
+    Attributes:
+        title: describes the images in a report.
+        n: number of images.
+
+    A source's ``repr`` identifies its images. A partial measurement resumes only with a source of the same ``repr``, so
+    the ``repr`` must not contain a memory address.
     """
 
     title: str
@@ -43,15 +38,19 @@ class NoiseSource(ABC):
 
     @abstractmethod
     def block(self, name: str, severity: int, index: int) -> Tensor:
-        """Images (B, C, H, W) of a noise, severity and block, as the model takes them."""
+        """One block of images (B, C, H, W) under a noise of a severity, as the model takes them."""
 
 
-class Drawn(NoiseSource):
-    """`corrupt` applied to images: CIFAR-C's noise, with draws of our own.
+class DrawnNoise(NoiseSource):
+    """Noise drawn by `corrupt` from clean images.
 
     Args:
         x: clean pixels in [0, 1], (N, C, H, W).
         seed: seed of the draws.
+
+    Raises:
+        ValueError: pixels lie outside [0, 1].
+        TypeError: pixels are not float32 or float64, or the seed is not an int.
     """
 
     def __init__(self, x: Tensor, seed: int = 0) -> None:
@@ -60,11 +59,11 @@ class Drawn(NoiseSource):
         self.x, self.seed, self.n = x, as_seed(seed), len(x)
 
     def __repr__(self) -> str:
-        return f"Drawn(images {fingerprint(self.x)[:12]}, seed={self.seed})"
+        return f"DrawnNoise(images {fingerprint(self.x)[:12]}, seed={self.seed})"
 
     def block(self, name: str, severity: int, index: int) -> Tensor:
-        """The block's images under their own draws."""
-        generator = stream(self.x.device, self.seed, name, severity, index)
+        """One block of images under its own draws."""
+        generator = block_generator(self.x.device, self.seed, name, severity, index)
         return corrupt(self.x[blocks(self.n)[index]], name, severity, generator)
 
 
@@ -72,13 +71,13 @@ class CifarCFiles(NoiseSource):
     """The official files of CIFAR-10-C or CIFAR-100-C.
 
     Args:
-        folder: where the .npy files lie.
-        y: labels of the images that are measured, which have to be the files' own: the whole test set, in order.
-        device: where the images are wanted.
+        folder: folder of the .npy files.
+        y: labels of the measured images. They must be those of the whole test set in its order, as in the files.
+        device: device of the images that `block` returns.
 
     Raises:
-        ValueError: labels differ from the files', or as `load_cifar_c`.
-        FileNotFoundError: a file is not there.
+        ValueError: the labels differ from the files', or as in `load_cifar_c`.
+        FileNotFoundError: a file does not exist.
     """
 
     def __init__(self, folder: str | Path, y: Tensor, device: torch.device | str = "cpu") -> None:
@@ -97,12 +96,12 @@ class CifarCFiles(NoiseSource):
 
     @cached_property
     def _digest(self) -> str:
-        """Of the folder's noises and labels; a second or two for the official files."""
-        there = [path for path in (self.folder / f"{name}.npy" for name in SEVERITIES) if path.is_file()]
-        return fingerprint(self.labels, *(part for path in there for part in (path.name, _file_digest(path))))[:12]
+        """The identity of the noises and labels in the folder. It takes a second or two for the official files."""
+        present = [path for path in (self.folder / f"{name}.npy" for name in SEVERITIES) if path.is_file()]
+        return fingerprint(self.labels, *(part for path in present for part in (path.name, _file_digest(path))))[:12]
 
     def block(self, name: str, severity: int, index: int) -> Tensor:
-        """The block's images from the file."""
+        """One block of images, read from the file."""
         images, _ = load_cifar_c(self.folder, name, severity)
         part = torch.from_numpy(images[blocks(self.n)[index]].copy())
         return part.to(self.device).permute(0, 3, 1, 2).contiguous().float() / 255
@@ -114,18 +113,20 @@ def _file_digest(path: Path) -> str:
 
 
 class NormalizedPerFile(NoiseSource):
-    """The protocol of the paper authors' code: each noise's five severities are normalized by their own statistics.
+    """The protocol of the paper authors' code: each noise is normalized by its own mean and standard deviation.
 
-    A model that normalizes by (x − mean) / std is given mean + std (x − m) / s, with m and s a channel's mean and
-    standard deviation over all noisy images of that noise, so that it sees (x − m) / s. That uses knowledge of the
-    noise which a classifier of single images has not: for comparison with numbers obtained so.
+    Let m and s be a channel's mean and standard deviation over the noisy images of all five severities. A model that
+    normalizes by (x − mean) / std is given mean + std (x − m) / s, so its layers see (x − m) / s. This uses statistics
+    of many noisy images, which a classifier of single images does not have. Use it only to compare with numbers
+    obtained in the same way.
 
     Args:
         source: the noisy images.
-        mean, std: the model's own normalization, one number a channel.
+        mean, std: the model's own normalization, one number per channel.
 
     Raises:
-        ValueError: std is not above 0; at a block, numbers and channels differ in number, or a channel is constant.
+        ValueError: std is not positive. `block` raises it where the images have another number of channels, or a
+            channel is constant.
 
     Source: test_noise.py of the public code of Yang et al. 2020.
     """
@@ -141,7 +142,7 @@ class NormalizedPerFile(NoiseSource):
         return f"NormalizedPerFile({self.source}, mean={self.mean}, std={self.std})"
 
     def block(self, name: str, severity: int, index: int) -> Tensor:
-        """The block's images, renormalized."""
+        """One block of images, normalized by the statistics of its noise."""
         if name not in self._statistics:
             self._statistics[name] = self._measure(name)
         m, s = self._statistics[name]
@@ -152,7 +153,7 @@ class NormalizedPerFile(NoiseSource):
         return mean + std * (x - m.to(x)) / s.to(x)
 
     def _measure(self, name: str) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel over all severities, (C, 1, 1) in float64."""
+        """Mean and standard deviation of each channel over all severities, (C, 1, 1), float64."""
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for severity in range(1, 6):
             for index in range(len(blocks(self.n))):
@@ -161,9 +162,9 @@ class NormalizedPerFile(NoiseSource):
                 total, squares = total + x.sum(1), squares + x.square().sum(1)
         m = total / count
         variance = squares / count - m.square()
-        if not bool((variance > CONSTANT).all()):
+        if not bool((variance > SMALLEST_VARIANCE).all()):
             raise ValueError(
                 f"each channel must vary to be normalized by its deviation, got {name} of means {m.tolist()} and "
-                f"variances {variance.tolist()}; leave NormalizedPerFile out"
+                f"variances {variance.tolist()}; measure without NormalizedPerFile"
             )
         return m.view(-1, 1, 1), variance.sqrt().view(-1, 1, 1)

@@ -14,7 +14,6 @@ from dampode.robustness import (
     Transfer,
     UniformNoise,
     accuracy,
-    correct,
     fgsm,
     ifgsm,
     pgd,
@@ -22,10 +21,11 @@ from dampode.robustness import (
     square,
     uniform_noise,
 )
+from dampode.robustness.classifier import correct
 from tests.helpers.trained import classifier, digits
 
 EPS = 24 / 255
-SPECS = [UniformNoise(), FGSM(), IFGSM(), PGD(restarts=2), RecenteredPGD(), Square(20), Transfer(classifier())]
+ATTACKS = [UniformNoise(), FGSM(), IFGSM(), PGD(restarts=2), RecenteredPGD(), Square(20), Transfer(classifier())]
 
 
 def seeded(seed=0):
@@ -140,19 +140,19 @@ def test_early_exit_keeps_the_first_broken_iterate():
         assert torch.equal(moved[k], iterates[int(broken[:, k].int().argmax())][k])
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: type(spec).__name__)
-def test_an_attack_stays_inside_and_is_its_seed_s_alone(spec):
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: type(attack).__name__)
+def test_an_attack_stays_inside_and_is_its_seed_s_alone(attack):
     (x, y), model = digits(), classifier()
     x, y = x[:50], y[:50]
-    moved = spec(model, x, y, EPS, seeded(), 50)
-    assert (moved - x).abs().max() <= spec.reach * EPS + 1e-6
+    moved = attack(model, x, y, EPS, seeded(), 50)
+    assert (moved - x).abs().max() <= attack.traits.max_distance * EPS + 1e-6
     assert moved.min() >= 0
     assert moved.max() <= 1
     assert not torch.equal(moved, x)
-    in_pieces = spec(model, x, y, EPS, seeded(), 7)  # other sums, so that a gradient near zero may change its sign
+    in_pieces = attack(model, x, y, EPS, seeded(), 7)  # other sums, so that a gradient near zero may change its sign
     assert ((moved - in_pieces).abs() > 1e-6).double().mean() < 0.01
-    assert torch.equal(moved, spec(model, x, y, EPS, seeded(), 50))
-    assert torch.equal(spec(model, x, y, 0.0, seeded(), 50), x)
+    assert torch.equal(moved, attack(model, x, y, EPS, seeded(), 50))
+    assert torch.equal(attack(model, x, y, 0.0, seeded(), 50), x)
     assert all(p.grad is None for p in model.parameters())
 
 

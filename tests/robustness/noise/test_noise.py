@@ -5,8 +5,8 @@ import pytest
 import torch
 from skimage.util import random_noise
 
-from dampode.robustness import SEVERITIES, CifarCFiles, Drawn, NormalizedPerFile, corrupt, evaluate, load_cifar_c
-from dampode.robustness.noise.sources import BLOCK, blocks
+from dampode.robustness import SEVERITIES, CifarCFiles, DrawnNoise, NormalizedPerFile, corrupt, evaluate, load_cifar_c
+from dampode.robustness.random_blocks import BLOCK_SIZE, blocks
 
 LEVELS = np.array([0, 51, 128, 204, 255]) / 255
 DRAWS = 100_000
@@ -58,14 +58,14 @@ def test_moments_and_quantiles_are_the_reference_s(name, severity):
 
 
 def test_draws_of_a_source_are_its_seed_s_alone():
-    x = torch.rand(BLOCK + 7, 1, 2, 2)
-    source = Drawn(x, seed=3)
-    assert [b.stop - b.start for b in blocks(len(x))] == [BLOCK, 7]
-    for index, images in ((0, BLOCK), (1, 7)):
+    x = torch.rand(BLOCK_SIZE + 7, 1, 2, 2)
+    source = DrawnNoise(x, seed=3)
+    assert [b.stop - b.start for b in blocks(len(x))] == [BLOCK_SIZE, 7]
+    for index, images in ((0, BLOCK_SIZE), (1, 7)):
         block = source.block("shot_noise", 2, index)
         assert len(block) == images
-        assert torch.equal(block, Drawn(x, seed=3).block("shot_noise", 2, index))
-        assert not torch.equal(block, Drawn(x, seed=4).block("shot_noise", 2, index))
+        assert torch.equal(block, DrawnNoise(x, seed=3).block("shot_noise", 2, index))
+        assert not torch.equal(block, DrawnNoise(x, seed=4).block("shot_noise", 2, index))
     assert not torch.equal(source.block("gaussian_noise", 1, 0)[:7], source.block("gaussian_noise", 1, 1))
 
 
@@ -139,7 +139,7 @@ def test_damaged_files_end_in_words(official, tmp_path):
 def test_the_authors_protocol_normalizes_by_the_file():
     x = torch.rand(40, 3, 4, 4, dtype=torch.float64)
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-    plain = Drawn(x, 1)
+    plain = DrawnNoise(x, 1)
     source = NormalizedPerFile(plain, mean, std)
     everything = torch.cat([plain.block("gaussian_noise", s, 0) for s in range(1, 6)]).numpy()
     m, s = everything.mean((0, 2, 3)), everything.std((0, 2, 3))
@@ -150,12 +150,12 @@ def test_the_authors_protocol_normalizes_by_the_file():
         NormalizedPerFile(plain, (0.5,), (0.2,)).block("gaussian_noise", 1, 0)
     x[:, 1] = 0  # which shot noise leaves at 0
     with pytest.raises(ValueError, match=r"each channel must vary .*, got shot_noise of means"):
-        NormalizedPerFile(Drawn(x, 1), mean, std).block("shot_noise", 1, 0)
+        NormalizedPerFile(DrawnNoise(x, 1), mean, std).block("shot_noise", 1, 0)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.3, 1.0])
 def test_constant_images_cannot_be_normalized_by_the_file(level):
-    class Constant(Drawn):
+    class Constant(DrawnNoise):
         def block(self, name, severity, index):
             return self.x
 

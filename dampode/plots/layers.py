@@ -1,0 +1,67 @@
+"""Figures of one number per layer: damping coefficients and growth factors."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from dampode.plots.styles import MARKERS
+from dampode.plots.tables import as_tables
+
+__all__ = ["coefficients_by_layer", "growth_by_layer"]
+
+GROWTH = r"$\|\delta x_{n+1}\| \,/\, \|\delta x_n\|$"
+
+
+def coefficients_by_layer(ax: Axes, curves: Mapping[str, Sequence[Sequence[float]]]) -> Axes:
+    """The coefficients λ_n against n: one faint line per seed, and their mean, as in the paper's Figs. 1 and 4-6.
+
+    Args:
+        ax: where to draw.
+        curves: model name -> λ_n, one row per seed.
+
+    Returns:
+        The same Axes.
+
+    Raises:
+        ValueError: there are no curves, or the rows of a curve are not numbers of the same count.
+    """
+    for marker, (name, values) in zip(cycle(MARKERS), as_tables(curves).items(), strict=False):  # (seeds, layers)
+        n = np.arange(1, values.shape[1] + 1)
+        (line,) = ax.plot(n, values.mean(0), marker=marker, markersize=4, label=name)
+        if len(values) > 1:
+            ax.plot(n, values.T, color=line.get_color(), alpha=0.3, linewidth=0.8)
+    for value, text in ((0, "λ = 0: residual"), (1, "λ = 1: non-residual")):
+        ax.axhline(value, color="gray", linewidth=0.8, linestyle="--")
+        ax.annotate(text, (0.99, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(xlabel="damped layer n", ylabel="λ_n after training")
+    ax.legend(frameon=False)
+    return ax
+
+
+def growth_by_layer(ax: Axes, curves: Mapping[str, Sequence[float]], ylabel: str = GROWTH) -> Axes:
+    """The growth factor of each layer, on a logarithmic axis. A line at 1 separates decay from growth.
+
+    Args:
+        ax: where to draw.
+        curves: name -> one positive number per layer.
+        ylabel: the name of the numbers.
+
+    Returns:
+        The same Axes.
+
+    Raises:
+        ValueError: there are no curves, or a curve is not a row of numbers.
+    """
+    for name, rows in as_tables({name: [values] for name, values in curves.items()}).items():
+        ax.plot(range(1, rows.shape[1] + 1), rows[0], marker="o", markersize=3, label=name)
+    ax.axhline(1, color="gray", linewidth=0.8, linestyle="--")
+    ax.set(xlabel="layer n", ylabel=ylabel, yscale="log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}")
+    ax.grid(alpha=0.3, which="both")
+    ax.legend(frameon=False, fontsize="small")
+    return ax

@@ -1,0 +1,6 @@
+"""Styles that tell curves apart without color."""
+
+__all__ = ["DASHES", "MARKERS"]
+
+MARKERS = "osD^vP*X"
+DASHES = ("-", "--", "-.", ":")

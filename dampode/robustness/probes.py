@@ -1,0 +1,48 @@
+"""What is measured for the sanity checks only, beyond the columns of a report."""
+
+from collections.abc import Mapping, Sequence
+
+from dampode.robustness.attacks.settings import Square
+from dampode.robustness.attacks.traits import Attack
+from dampode.robustness.results import Column
+from dampode.robustness.tasks import Setup, Task
+
+__all__ = ["probe_tasks"]
+
+PROBED_IMAGES = 1000
+QUICKLY_PROBED_IMAGES = 100
+"""Images on which ε = 0 is tried and the logits are evaluated again."""
+LARGE_RADIUS = 0.5
+"""A radius at which no classifier can be right: every image can be moved to mid-gray."""
+
+
+def probe_tasks(setup: Setup, columns: Sequence[Column], attacks: Mapping[str, Attack]) -> list[Task]:
+    """The measurements that the sanity checks need, given the columns measured so far, clean images first."""
+    tasks = [setup.has_repeated_logits(QUICKLY_PROBED_IMAGES)]
+    if attacks:
+        tasks.append(setup.has_gradient(PROBED_IMAGES))
+    tasks += [setup.unchanged_at_zero(name, attack, QUICKLY_PROBED_IMAGES) for name, attack in attacks.items()]
+    name = _strongest(attacks)
+    if name is None:
+        return tasks
+    attack, curve = attacks[name], [c for c in columns if c.group == "attack" and c.name == name]
+    half = columns[0].accuracy / 2
+    sensitive = min(curve, key=lambda c: abs(c.accuracy - half)).strength  # where more work can change most
+    largest = max(c.strength for c in curve)  # where gradient masking shows most
+    probes = [
+        ("twice the steps", attack.with_twice_the_steps(), sensitive),
+        ("large radius", attack.for_radius(LARGE_RADIUS), LARGE_RADIUS),
+        ("more restarts", attack.with_more_restarts(), sensitive),
+    ]
+    tasks += [setup.attacked(name, a, eps, group, PROBED_IMAGES) for group, a, eps in probes if a is not None]
+    return tasks + [
+        setup.attacked("square search", Square(), eps, "search without gradients", PROBED_IMAGES)
+        for eps in sorted({sensitive, largest})
+    ]
+
+
+def _strongest(attacks: Mapping[str, Attack]) -> str | None:
+    """The attack to probe: the first iterated gradient attack within ε, one with a random start if there is one."""
+    suitable = [name for name, a in attacks.items() if a.traits.iterates_own_gradient and a.traits.within_eps]
+    random_start = [name for name in suitable if attacks[name].traits.random_start]
+    return next(iter(random_start + suitable), None)
