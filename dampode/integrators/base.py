@@ -87,23 +87,24 @@ class FixedStep(Integrator):
 
     Args:
         steps: number of steps.
-        checkpoint: segments that the backward pass computes anew, at most ``steps``; None keeps what every step
-            computed. About √steps segments keep about √steps states and one segment's steps, for one more forward pass
-            and the same gradients. f then runs twice: batch norm in training mode counts a batch twice.
+        recompute: number of segments of steps that the backward pass recomputes, at most ``steps``; None keeps what
+            every step computed. About √steps segments keep about √steps states and the steps of one segment. This costs
+            one more forward pass and gives the same gradients. f then runs twice, so batch norm in train mode counts a
+            batch twice.
 
     Raises:
-        ValueError, TypeError: steps or checkpoint is not a positive int, or checkpoint exceeds steps.
+        ValueError, TypeError: steps or recompute is not a positive int, or recompute exceeds steps.
     """
 
     steps: int = 1
-    checkpoint: int | None = field(default=None, repr=False)  # changes no value: no part of an architecture
+    recompute: int | None = field(default=None, repr=False)  # it changes no value, so it is no part of an architecture
     order: ClassVar[int]
     """Global order of accuracy in h, at fixed λ."""
 
     def __post_init__(self) -> None:
         """Check the settings."""
         require_positive_int(self.steps, "steps")
-        require_segments(self.checkpoint, self.steps)
+        require_segments(self.recompute, self.steps)
 
     @abstractmethod
     def step(self, func: DampedODEFunc, x: Tensor, t: Scalar, h: Scalar) -> Tensor:
@@ -132,10 +133,10 @@ class FixedStep(Integrator):
                 x = self.step(func, x, start + n * length, length)
             return (x,)
 
-        if self.checkpoint is None:
+        if self.recompute is None:
             return run(range(self.steps), x)[0]
         clock = (t0, h) if isinstance(t0, Tensor) and isinstance(h, Tensor) else ()  # they may want gradients
-        for numbers in segments(self.steps, self.checkpoint):
+        for numbers in segments(self.steps, self.recompute):
             (x,) = recomputed(partial(run, numbers), func, x, *clock)
         return x
 

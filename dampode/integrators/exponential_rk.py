@@ -38,11 +38,15 @@ class ETD2RK(FixedStep):
 
     def step(self, func: DampedODEFunc, x: Tensor, t: Scalar, h: Scalar) -> Tensor:
         """One step."""
-        remainder = Splitting(func, x)
-        e, p1, p2, _ = phis(_argument(remainder.lam, h, x))
-        n1 = remainder(t, x)
-        u = torch.addcmul(e * x, h * p1, n1)
-        return torch.addcmul(u, h * p2, remainder(t + h, u) - n1)
+        return etd2rk_step(Splitting(func, x), x, t, h)
+
+
+def etd2rk_step(splitting: Splitting, x: Tensor, t: Scalar, h: Scalar) -> Tensor:
+    """One step of `ETD2RK` from x at t, with the splitting at x; (N, *S). It calls f twice."""
+    e, p1, p2, _ = phis(_argument(splitting.lam, h, x))
+    n1 = splitting.nonlinear(t, x)
+    u = torch.addcmul(e * x, h * p1, n1)
+    return torch.addcmul(u, h * p2, splitting.nonlinear(t + h, u) - n1)
 
 
 @dataclass(frozen=True)
@@ -63,15 +67,15 @@ class HochbruckOstermann3(FixedStep):
 
     def step(self, func: DampedODEFunc, x: Tensor, t: Scalar, h: Scalar) -> Tensor:
         """One step."""
-        remainder = Splitting(func, x)
-        z = _argument(remainder.lam, h, x)
+        splitting = Splitting(func, x)
+        z = _argument(splitting.lam, h, x)
         powers = phis(torch.stack((z / 2, 2 / 3 * z, z)))
         (e2, e3, e), (p12, p13, p1), (_, p23, p2) = (p.unbind() for p in powers[:3])
-        n1 = remainder(t, x)
+        n1 = splitting.nonlinear(t, x)
         u2 = torch.addcmul(e2 * x, h / 2 * p12, n1)
-        n2 = remainder(t + h / 2, u2)
+        n2 = splitting.nonlinear(t + h / 2, u2)
         u3 = torch.addcmul(torch.addcmul(e3 * x, 2 / 3 * h * p13, n1), 8 / 9 * h * p23, n2 - n1)
-        n3 = remainder(t + 2 / 3 * h, u3)
+        n3 = splitting.nonlinear(t + 2 / 3 * h, u3)
         return torch.addcmul(torch.addcmul(e * x, h * p1, n1), 1.5 * h * p2, n3 - n1)
 
 
@@ -92,11 +96,11 @@ class KrogstadStep(NamedTuple):
     """h φ_2(z), broadcast to x."""
 
 
-def krogstad_step(remainder: Splitting, x: Tensor, n1: Tensor, times: tuple[Scalar, Scalar], h: Scalar) -> KrogstadStep:
+def krogstad_step(splitting: Splitting, x: Tensor, n1: Tensor, times: tuple[Scalar, Scalar], h: Scalar) -> KrogstadStep:
     """One step of Krogstad's method from x, with N_1 = N(x, t) given.
 
     Args:
-        remainder: the split field, frozen at x.
+        splitting: the splitting at x.
         x: state, (N, *S).
         n1: N(x, t), (N, *S).
         times: t + h/2 and t + h.
@@ -107,16 +111,16 @@ def krogstad_step(remainder: Splitting, x: Tensor, n1: Tensor, times: tuple[Scal
 
     Source: Krogstad 2005, Generalized integrating factor methods for stiff PDEs, Eq. 51.
     """
-    z = _argument(remainder.lam, h, x)
+    z = _argument(splitting.lam, h, x)
     e, p1, p2, p3 = phis(torch.stack((z / 2, z)))
     hp1, hp2, hp3 = h * p1, h * p2, h * p3[1]
     middle, end = times
     u2 = torch.addcmul(e[0] * x, hp1[0], n1, value=0.5)
-    n2 = remainder(middle, u2)
-    n3 = remainder(middle, torch.addcmul(u2, hp2[0], n2 - n1))
+    n2 = splitting.nonlinear(middle, u2)
+    n3 = splitting.nonlinear(middle, torch.addcmul(u2, hp2[0], n2 - n1))
     free = torch.addcmul(e[1] * x, hp1[1], n1)  # exact for a constant N
     u4 = torch.addcmul(free, hp2[1], n3 - n1, value=2)
-    n4 = remainder(end, u4)
+    n4 = splitting.nonlinear(end, u4)
     curve = 2 * (n1 + n4 - (n2 + n3))
     slope = n4 - n1 - curve
     new = torch.addcmul(torch.addcmul(free, hp2[1], slope), hp3, curve, value=2)
@@ -139,8 +143,8 @@ class Krogstad4(FixedStep):
 
     def step(self, func: DampedODEFunc, x: Tensor, t: Scalar, h: Scalar) -> Tensor:
         """One step."""
-        remainder = Splitting(func, x)
-        return krogstad_step(remainder, x, remainder(t, x), (t + h / 2, t + h), h).x
+        splitting = Splitting(func, x)
+        return krogstad_step(splitting, x, splitting.nonlinear(t, x), (t + h / 2, t + h), h).x
 
 
 @dataclass(frozen=True)
@@ -160,20 +164,20 @@ class HochbruckOstermann4(FixedStep):
 
     def step(self, func: DampedODEFunc, x: Tensor, t: Scalar, h: Scalar) -> Tensor:
         """One step."""
-        remainder = Splitting(func, x)
-        z = _argument(remainder.lam, h, x)
+        splitting = Splitting(func, x)
+        z = _argument(splitting.lam, h, x)
         powers = phis(torch.stack((z / 2, z)))
         (e2, e), (p12, p1), (p22, p2), (p32, p3) = (p.unbind() for p in powers)
-        n1 = remainder(t, x)
+        n1 = splitting.nonlinear(t, x)
         u2 = torch.addcmul(e2 * x, h / 2 * p12, n1)
-        n2 = remainder(t + h / 2, u2)
-        n3 = remainder(t + h / 2, torch.addcmul(u2, h * p22, n2 - n1))
+        n2 = splitting.nonlinear(t + h / 2, u2)
+        n3 = splitting.nonlinear(t + h / 2, torch.addcmul(u2, h * p22, n2 - n1))
         free = torch.addcmul(e * x, h * p1, n1)
         pair = torch.add(n2 + n3, n1, alpha=-2)
-        rise = remainder(t + h, torch.addcmul(free, h * p2, pair)) - n1
+        rise = splitting.nonlinear(t + h, torch.addcmul(free, h * p2, pair)) - n1
         a = p22 / 2 - p3 + p2 / 4 - p32 / 2
         u5 = torch.addcmul(torch.addcmul(u2, h * a, pair), h * (p22 / 4 - a), rise)
-        n5 = remainder(t + h / 2, u5)
+        n5 = splitting.nonlinear(t + h / 2, u5)
         return torch.addcmul(torch.addcmul(free, h * (4 * p3 - p2), rise), h * (4 * p2 - 8 * p3), n5 - n1)
 
 

@@ -208,5 +208,5 @@ def _require_adjoint(func: DampedODEFunc, x: Tensor, times: Tensor) -> None:
         raise ValueError(
             "adjoint=True re-integrates the state backwards, where damping amplifies by e^{λΔt}: λΔt is "
             f"{growth:.3g} between two times, and above {digits:.0f} no digit of {x.dtype} is left; use adjoint=False, "
-            "or an integrator with checkpoint="
+            "or an integrator with recompute="
         )

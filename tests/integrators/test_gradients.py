@@ -25,7 +25,7 @@ from dampode.integrators.recompute import segments
 from dampode.weighting import one_plus
 from tests.helpers.oracles import Forced
 
-SAVED = [Krogstad4(40, checkpoint=6), AdaptiveExponential(1e-6, 1e-8, checkpoint=5)]
+SAVED = [Krogstad4(40, recompute=6), AdaptiveExponential(1e-6, 1e-8, recompute=5)]
 PLAIN = [Krogstad4(40), AdaptiveExponential(1e-6, 1e-8)]
 pairs = pytest.mark.parametrize(("plain", "saved"), list(zip(PLAIN, SAVED, strict=True)), ids=["fixed", "adaptive"])
 
@@ -75,7 +75,7 @@ def test_checkpoints_in_float32_with_rejected_steps():
     with torch.no_grad():
         assert solve(func, x, t, AdaptiveExponential(**rough)).rejected.min() > 0
     (want_x, want), (got_x, got) = (
-        gradients(func, x, t, AdaptiveExponential(checkpoint=count, **rough)) for count in (None, 4)
+        gradients(func, x, t, AdaptiveExponential(recompute=count, **rough)) for count in (None, 4)
     )
     torch.testing.assert_close(got_x, want_x, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
@@ -96,7 +96,7 @@ def test_checkpoints_give_second_derivatives(plain, saved):
 def test_a_hundred_steps_in_ten_segments_keep_a_seventh_of_the_memory():
     func = DampedODEFunc(Forced(8), Learned(0.5, 2.0).double())
     x = torch.randn(16, 8, dtype=torch.float64, requires_grad=True)
-    used = [saved_bytes(lambda i=i: i(func, x, 0.0, 1.0)) for i in (Krogstad4(100), Krogstad4(100, checkpoint=10))]
+    used = [saved_bytes(lambda i=i: i(func, x, 0.0, 1.0)) for i in (Krogstad4(100), Krogstad4(100, recompute=10))]
     # the hooks see what the segments begin with; a segment's own steps come and go in the backward pass
     used[1] += saved_bytes(lambda: Krogstad4(10)(func, x, 0.0, 0.1))
     assert used[1] < used[0] / 7
@@ -104,7 +104,7 @@ def test_a_hundred_steps_in_ten_segments_keep_a_seventh_of_the_memory():
 
 def test_a_block_with_checkpoints_trains_and_compiles():
     f = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.Tanh())
-    block = DampedBlock(f, Learned(), integrator=ExponentialEuler(6, checkpoint=3))
+    block = DampedBlock(f, Learned(), integrator=ExponentialEuler(6, recompute=3))
     plain = DampedBlock(f, block.func.damping, integrator=ExponentialEuler(6))
     x, found = torch.randn(4, 3), []
     for module in (plain, block):
@@ -121,25 +121,25 @@ def test_a_block_with_checkpoints_trains_and_compiles():
 def test_a_failed_sample_fails_with_checkpoints_too():
     func = DampedODEFunc(lambda x: torch.where(x > 2, torch.nan, 1.0).to(x), Learned(0.1, 0.2).double())
     x, t = torch.tensor([[-1.0], [1.5]], dtype=torch.float64), torch.linspace(0, 1, 5, dtype=torch.float64)
-    plain, saved = (solve(func, x, t, AdaptiveExponential(checkpoint=c)) for c in (None, 3))
+    plain, saved = (solve(func, x, t, AdaptiveExponential(recompute=c)) for c in (None, 3))
     assert saved.status == plain.status
     torch.testing.assert_close(saved.x, plain.x, equal_nan=True, rtol=1e-13, atol=1e-13)
     with pytest.raises(IntegrationError, match="the first at index 1"):
-        odeint(func, x, t, AdaptiveExponential(checkpoint=3))
+        odeint(func, x, t, AdaptiveExponential(recompute=3))
 
 
 def test_replayed_calls_are_counted():
     calls = []
     func = DampedODEFunc(lambda x: calls.append(1) or torch.sin(x), Learned(1.0, 2.0).double())
     x, t = torch.ones(2, 3, dtype=torch.float64), torch.linspace(0, 1, 4, dtype=torch.float64)
-    assert solve(func, x, t, AdaptiveExponential(checkpoint=3)).nfe.max() == len(calls)
+    assert solve(func, x, t, AdaptiveExponential(recompute=3)).nfe.max() == len(calls)
     calls.clear()
     assert solve(func, x, t.requires_grad_()).nfe.max() == len(calls)
 
 
 def test_a_tensor_that_is_no_parameter_is_named():
     w = torch.tensor(0.5, requires_grad=True)
-    loss = Krogstad4(4, checkpoint=2)(DampedODEFunc(lambda x: torch.sin(w * x)), torch.ones(2, 3), 0.0, 1.0).sum()
+    loss = Krogstad4(4, recompute=2)(DampedODEFunc(lambda x: torch.sin(w * x)), torch.ones(2, 3), 0.0, 1.0).sum()
     with pytest.raises(ValueError, match=r"a parameter of f or λ: f uses one of shape \(\) that is none; register it"):
         loss.backward()
 
@@ -172,7 +172,7 @@ def test_a_field_that_changes_before_the_backward_pass_is_refused(saved):
 
 
 def test_segments_inside_other_ways_to_save_memory():
-    block = DampedBlock(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), integrator=Krogstad4(4, checkpoint=2))
+    block = DampedBlock(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), integrator=Krogstad4(4, recompute=2))
     x, params = torch.randn(4, 3), tuple(block.parameters())
     want = grad(block(x).sum(), params)
     torch.testing.assert_close(grad(checkpoint(block, x, use_reentrant=False).sum(), params), want)
@@ -181,7 +181,7 @@ def test_segments_inside_other_ways_to_save_memory():
     torch.testing.assert_close(grad(y.sum(), params), want)
 
 
-@pytest.mark.parametrize("integrator", [AdaptiveExponential(checkpoint=4), KenCarp4()], ids=["exponential", "implicit"])
+@pytest.mark.parametrize("integrator", [AdaptiveExponential(recompute=4), KenCarp4()], ids=["exponential", "implicit"])
 def test_a_solve_of_which_nothing_wants_a_gradient_is_not_repeated(integrator):
     func = DampedODEFunc(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), Constant(2.0)).requires_grad_(False)
     x, t = torch.randn(4, 3), torch.linspace(0, 1, 4)
@@ -206,13 +206,13 @@ def test_what_f_keeps_from_its_first_call_has_a_graph():
 @pytest.mark.parametrize(("count", "kind"), [(0, ValueError), (-2, ValueError), (1.5, TypeError), (True, TypeError)])
 def test_checkpoint_must_be_a_positive_int(count, kind):
     for make in (Krogstad4, AdaptiveExponential):
-        with pytest.raises(kind, match="checkpoint must be a positive int, got"):
-            make(checkpoint=count)
+        with pytest.raises(kind, match="recompute must be a positive int, got"):
+            make(recompute=count)
 
 
 def test_more_segments_than_steps():
-    with pytest.raises(ValueError, match=r"checkpoint must be at most steps, .* got checkpoint=9, steps=8"):
-        Krogstad4(steps=8, checkpoint=9)
+    with pytest.raises(ValueError, match=r"recompute must be at most steps, .* got recompute=9, steps=8"):
+        Krogstad4(steps=8, recompute=9)
 
 
 @pytest.mark.parametrize(("steps", "count"), [(1, 1), (7, 3), (10, 10), (1000, 32), (3, 5)])
@@ -250,8 +250,8 @@ def exact(a, b, lam, x0, t0, t1):
 @pytest.mark.parametrize("lam", [0.5, 50.0])
 @pytest.mark.parametrize(
     "integrator",
-    [HochbruckOstermann4(30), HochbruckOstermann4(30, checkpoint=5), AdaptiveExponential(1e-7, 1e-10),
-     AdaptiveExponential(1e-7, 1e-10, checkpoint=7)],
+    [HochbruckOstermann4(30), HochbruckOstermann4(30, recompute=5), AdaptiveExponential(1e-7, 1e-10),
+     AdaptiveExponential(1e-7, 1e-10, recompute=7)],
     ids=["fixed", "fixed, checkpoints", "adaptive", "adaptive, checkpoints"],
 )  # fmt: skip
 def test_a_field_with_known_gradients(integrator, lam):
@@ -325,7 +325,7 @@ def test_the_adjoint_loses_digits_as_damping_grows():
 @pytest.mark.parametrize("damping", [lambda: Constant(1.0), lambda: Gated(16)], ids=["constant", "gated"])
 @pytest.mark.parametrize(
     "integrator",
-    [LinearizedEuler(1000), Krogstad4(250, checkpoint=16), AdaptiveExponential(1e-6, 1e-8), KenCarp4(1e-4, 1e-6)],
+    [LinearizedEuler(1000), Krogstad4(250, recompute=16), AdaptiveExponential(1e-6, 1e-8), KenCarp4(1e-4, 1e-6)],
     ids=["fixed", "checkpoint", "adaptive", "implicit"],
 )
 def test_gradients_of_many_steps_keep_their_precision_under_autocast(integrator, damping):

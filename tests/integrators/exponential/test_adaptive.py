@@ -10,19 +10,18 @@ from dampode.damping import Constant, Damping, Gated, Learned
 from dampode.fields import VectorField
 from dampode.functional import phis
 from dampode.integrators import AdaptiveExponential, IntegrationError, KenCarp4, Status
-from dampode.integrators.exponential.dense_output import DenseOutput, Segment
+from dampode.integrators.exponential.dense_output import DenseOutput, Interpolant
 from dampode.integrators.exponential_rk import krogstad_step
-from dampode.integrators.lost import Lost
-from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import (
-    Change,
-    History,
+from dampode.integrators.exponential.error_estimate import (
+    CurveChange,
     change_of_curve,
-    cubic,
     error_estimate,
-    left_undamped,
-    no_history,
+    jacobian_growth,
+    third_difference,
 )
+from dampode.integrators.exponential.step import initial_state
+from dampode.integrators.splitting import Splitting
+from dampode.integrators.step_control import GiveUp
 from dampode.weighting import one_plus, unit
 from tests.helpers.oracles import Forced, dop853
 
@@ -160,16 +159,16 @@ def test_error_estimate_sees_where_rho_f_undoes_the_damping():
     mu, z = torch.tensor([-1, 0.1, 0.5, 0.9, 0.99, 0.9999]).double(), torch.tensor([1, 10, 100, 1e3, 1e4, 1e6]).double()
     lam, mu = z.repeat(len(mu))[:, None], mu.repeat_interleave(len(z))[:, None]
     x, h = torch.ones_like(lam), torch.ones_like(lam)
-    split = Splitting(DampedODEFunc(lambda x: mu * lam * x, Constant(lam)), x)
-    step = krogstad_step(split, x, split(0.0, x), (h / 2, h), h)
-    n5, unchanged = split(h, step.x), Change(torch.zeros_like(x), torch.zeros_like(x))
-    ratio = error_estimate(step, n5, unchanged, split.lam, h).abs() / (step.x - torch.exp(-lam * (1 - mu))).abs()
+    splitting = Splitting(DampedODEFunc(lambda x: mu * lam * x, Constant(lam)), x)
+    step = krogstad_step(splitting, x, splitting.nonlinear(0.0, x), (h / 2, h), h)
+    n5, unchanged = splitting.nonlinear(h, step.x), CurveChange(torch.zeros_like(x), torch.zeros_like(x))
+    ratio = error_estimate(step, n5, unchanged, splitting.lam, h).abs() / (step.x - torch.exp(-lam * (1 - mu))).abs()
     assert ratio.min() > 1 / 50
     assert ratio.max() < 10
-    u = left_undamped(step, n5 - step.n4, split.lam, h)
+    u = jacobian_growth(step, n5 - step.n4, splitting.lam, h)
     torch.testing.assert_close(u, (2 + lam) / (2 + lam * (1 - mu.clamp(min=0))), rtol=1e-6, atol=0.0)
     assert (ratio / u).min() < 1e-4  # what the estimate would be without
-    assert torch.equal(left_undamped(step, n5 - step.n4, split.lam, -h), torch.ones_like(x))
+    assert torch.equal(jacobian_growth(step, n5 - step.n4, splitting.lam, -h), torch.ones_like(x))
 
 
 @pytest.mark.parametrize("lam", [0.0, 3.0, 500.0])
@@ -198,7 +197,7 @@ def test_dense_output_integrates_its_cubic():
     exact = solve_ivp(rhs, (0, h), x[0].numpy(), method="DOP853", rtol=1e-12, atol=1e-13, t_eval=times).y.T
     dense = DenseOutput(x, torch.tensor(times, dtype=torch.float64))
     step = torch.full((1, 1), h, dtype=torch.float64)
-    dense.add(Segment(x, n1, slope, curve, cubic, lam, step, step.reshape(-1)))
+    dense.add(Interpolant(x, n1, slope, curve, cubic, lam, step, step.reshape(-1)))
     torch.testing.assert_close(dense.states()[:, 0], torch.from_numpy(exact.copy()), rtol=1e-9, atol=1e-10)
 
 
@@ -209,17 +208,19 @@ def test_cubic_is_the_third_derivative_of_n():
         return torch.tensor([[2 * (t**3 - 2 * (t + h / 2) ** 3 + (t + h) ** 3)]], dtype=torch.float64)
 
     h = torch.tensor([[0.5]], dtype=torch.float64)
-    past = History(curve(1.0, 0.2), torch.tensor([[0.2]], dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64))
-    torch.testing.assert_close(cubic(change_of_curve(curve(1.2, 0.5), h, past)), h**3)
-    first = no_history(torch.ones(1, 1, dtype=torch.float64))
-    assert torch.equal(cubic(change_of_curve(curve(1.2, 0.5), h, first)), torch.zeros(1, 1, dtype=torch.float64))
+    last_h, one = torch.tensor([[0.2]], dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    change = change_of_curve(curve(1.2, 0.5), h, curve(1.0, 0.2), last_h)
+    torch.testing.assert_close(third_difference(change), h**3)
+    first = initial_state(one, one, 0 * one)
+    change = change_of_curve(curve(1.2, 0.5), h, first.last_curve, first.last_h)
+    assert torch.equal(third_difference(change), 0 * one)
 
 
 def test_dense_output_meets_the_step_at_its_end():
     x, n1, slope, curve = torch.randn(4, 2, 3, dtype=torch.float64).unbind()
     h, lam = torch.full((2, 1), 0.3, dtype=torch.float64), torch.tensor([0.0, 1.0, 9.0], dtype=torch.float64)
     dense = DenseOutput(x, torch.tensor([0.3], dtype=torch.float64))
-    dense.add(Segment(x, n1, slope, curve, torch.zeros_like(x), lam, h, h.reshape(-1)))
+    dense.add(Interpolant(x, n1, slope, curve, torch.zeros_like(x), lam, h, h.reshape(-1)))
     e, p1, p2, p3 = phis(-lam * h)
     torch.testing.assert_close(dense.states()[0], e * x + h * (p1 * n1 + p2 * slope + 2 * p3 * curve))
 
@@ -429,14 +430,14 @@ def test_steps_that_were_only_too_long_give_no_sample_up(integrator, f, start, s
 
 def test_samples_are_given_up_that_lose_a_hundred_attempts_and_stay():
     tau, h = torch.zeros(3, 1, dtype=torch.float64), torch.full((3, 1), 0.5, dtype=torch.float64)
-    lost, attempts = torch.tensor([[True], [True], [False]]), Lost(tau, torch.tensor(1.0))
-    assert torch.equal(attempts.held(2 * h, h), 2 * h)
+    lost, give_up = torch.tensor([[True], [True], [False]]), GiveUp(tau, torch.tensor(1.0))
+    assert torch.equal(give_up.limited(2 * h, h), 2 * h)
     for n in range(1, 101):
-        found = attempts.hopeless(lost, tau)
+        found = give_up.given_up(lost, tau)
         assert found.flatten().tolist() == [n == 100, False, False]
         tau = tau + torch.tensor([[1e-6], [1e-4], [0.0]], dtype=torch.float64)
-    assert attempts.held(2 * h, h).flatten().tolist() == [0.5, 0.5, 1.0]
-    assert torch.equal(attempts.held(2 * h, h), 2 * h)
+    assert give_up.limited(2 * h, h).flatten().tolist() == [0.5, 0.5, 1.0]
+    assert torch.equal(give_up.limited(2 * h, h), 2 * h)
 
 
 def test_nan_at_the_start():

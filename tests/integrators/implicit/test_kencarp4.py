@@ -14,7 +14,7 @@ from dampode.fields import VectorField
 from dampode.integrators import AdaptiveExponential, IntegrationError, KenCarp4, Status
 from dampode.integrators.implicit import gradients
 from dampode.integrators.implicit.gradients import gmres
-from dampode.integrators.implicit.quasi_newton import Secants
+from dampode.integrators.implicit.quasi_newton import SecantPairs
 from dampode.integrators.implicit.tableau import EMBEDDED, GAMMA, NODES, ROWS, WEIGHTS, hermite
 from dampode.weighting import one_plus
 from tests.helpers.oracles import Forced
@@ -106,10 +106,10 @@ def test_gradients_leave_the_states_as_they_are_and_cost_a_solve_a_stage(monkeyp
     x, solves, nodes = torch.randn(1, 3, dtype=torch.float64), [], []
     original = gradients.gmres
     monkeypatch.setattr(gradients, "gmres", lambda *a: solves.append(1) or original(*a))
-    pulled = gradients._Operator._pulled
+    pulled = gradients._NewtonMatrix._vjp
     monkeypatch.setattr(
-        gradients._Operator,
-        "_pulled",
+        gradients._NewtonMatrix,
+        "_vjp",
         lambda self, *a: nodes.append(graph_size(self._n)) or pulled(self, *a),
     )
     with torch.no_grad():
@@ -259,17 +259,17 @@ def test_gmres_against_a_dense_solve(restart):
 
 def test_secants_that_span_the_space_solve_a_linear_equation():
     j, g = torch.randn(2, 4, 4, dtype=torch.float64) / 2, torch.rand(1, 4, dtype=torch.float64)
-    r, secants = torch.randn(2, 4, dtype=torch.float64), Secants.none(torch.zeros(2, 4, dtype=torch.float64))
+    r, secants = torch.randn(2, 4, dtype=torch.float64), SecantPairs.empty(torch.zeros(2, 4, dtype=torch.float64))
     used = torch.ones(2, 1, dtype=torch.bool)
-    torch.testing.assert_close(secants.solve(r, r, ~used, r, g), r)
-    torch.testing.assert_close(secants.solve(0 * r, r, used, r, g), r)  # no move, no pair
+    torch.testing.assert_close(secants.correction(r, r, ~used, r, g), r)
+    torch.testing.assert_close(secants.correction(0 * r, r, used, r, g), r)  # no move, no pair
     for _ in range(6):
         move = torch.randn(2, 4, dtype=torch.float64)
-        got = secants.solve(move, (j @ move[:, :, None])[:, :, 0], used, r, g)
+        got = secants.correction(move, (j @ move[:, :, None])[:, :, 0], used, r, g)
     want = torch.linalg.solve(torch.eye(4, dtype=torch.float64) - g[0, :, None] * j, r)
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-8)
     one = torch.full((2, 1), 0.3, dtype=torch.float64)
-    got = secants.solve(move, r, ~used, r, one)
+    got = secants.correction(move, r, ~used, r, one)
     want = torch.linalg.solve(torch.eye(4, dtype=torch.float64) - 0.3 * j, r)
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-8)
 
