@@ -1,12 +1,12 @@
-"""What gradients cost and how wrong they are: kept steps, checkpoints, torchdiffeq's continuous adjoint.
+"""What gradients cost and how wrong they are: kept steps, recomputed segments, torchdiffeq's continuous adjoint.
 
     python benchmarks/gradients.py          about ten minutes on two quiet cores
     python benchmarks/gradients.py --quick  half a minute, small sizes
 
 The loss is |x(1)|² summed; gradients are with respect to x0, λ and f's parameters, float64. Two tables:
 
-- memory and time at N = 100 and 1000 steps of Krogstad4: every step kept, √N checkpoints, and the adaptive solve with
-  and without checkpoints. Peak bytes are those of all tensor storages that the forward and backward pass make, counted
+- memory and time at N = 100 and 1000 steps of Krogstad4: every step kept, √N recomputed segments, and the adaptive solve
+  with and without recomputed segments. Peak bytes are those of all tensor storages that the forward and backward pass make, counted
   as each is made and freed, as a device's allocator would count them.
 - the relative error of each gradient, beside a solve at tolerance 1e-10 that keeps its steps: ours, and the adjoint
   over dopri5 (torchdiffeq's odeint_adjoint, called as it is: `TorchDiffEq(adjoint=True)` would refuse the worst).
@@ -69,9 +69,9 @@ def runs(steps: int) -> dict[str, Run]:
     root = math.isqrt(steps)
     named = {
         "kept": Krogstad4(steps),
-        "checkpoints": Krogstad4(steps, checkpoint=root),
+        "checkpoints": Krogstad4(steps, recompute=root),
         "adaptive, kept": AdaptiveExponential(1e-6, 1e-9),
-        "adaptive, checkpoints": AdaptiveExponential(1e-6, 1e-9, checkpoint=8),
+        "adaptive, checkpoints": AdaptiveExponential(1e-6, 1e-9, recompute=8),
     }
     return {name: (lambda func, x, i=i: i(func, x, 0.0, 1.0)) for name, i in named.items()} | {"adjoint": adjoint}
 

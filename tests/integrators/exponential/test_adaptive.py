@@ -11,7 +11,6 @@ from dampode.fields import VectorField
 from dampode.functional import phis
 from dampode.integrators import AdaptiveExponential, IntegrationError, KenCarp4, Status
 from dampode.integrators.exponential.dense_output import DenseOutput, Interpolant
-from dampode.integrators.exponential_rk import krogstad_step
 from dampode.integrators.exponential.error_estimate import (
     CurveChange,
     change_of_curve,
@@ -20,6 +19,7 @@ from dampode.integrators.exponential.error_estimate import (
     third_difference,
 )
 from dampode.integrators.exponential.step import initial_state
+from dampode.integrators.exponential_rk import krogstad_step
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import GiveUp
 from dampode.weighting import one_plus, unit
