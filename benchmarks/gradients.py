@@ -5,9 +5,9 @@
 
 The loss is |x(1)|² summed; gradients are with respect to x0, λ and f's parameters, float64. Two tables:
 
-- memory and time at N = 100 and 1000 steps of Krogstad4: every step kept, √N recomputed segments, and the adaptive solve
-  with and without recomputed segments. Peak bytes are those of all tensor storages that the forward and backward pass make, counted
-  as each is made and freed, as a device's allocator would count them.
+- memory and time at N = 100 and 1000 steps of Krogstad4: every step kept, √N recomputed segments, and the adaptive
+  solve with and without recomputed segments. Peak bytes are those of all tensor storages that the forward and backward
+  pass make. They are counted as each is made and freed, as a device's allocator would count them.
 - the relative error of each gradient, beside a solve at tolerance 1e-10 that keeps its steps: ours, and the adjoint
   over dopri5 (torchdiffeq's odeint_adjoint, called as it is: `TorchDiffEq(adjoint=True)` would refuse the worst).
 """
