@@ -1,17 +1,17 @@
 """Exponential Runge-Kutta methods of orders 2 to 4 with a fixed step: damping exactly, f to high order.
 
-All step x' = −λ x + N(x, t) with N = ρ(λ) f (see `Splitting` where λ depends on the state). With z = −hλ, φ_k = φ_k(z)
-and φ_{k,i} = φ_k(c_i z). At λ = 0 each is an ordinary Runge-Kutta method.
+They solve x' = −λ x + N(x, t) with the nonlinear part N = ρ(λ) f. If λ depends on the state, see `Splitting`. The
+formulas use z = −hλ, φ_k = φ_k(z) and φ_{k,i} = φ_k(c_i z). At λ = 0 each method is an ordinary Runge-Kutta method.
 
-| method | calls of f a step | order | order uniform in λ, ρ = 1 |
+| method | calls of f per step | order | order uniform in λ, ρ = 1 |
 |---|---|---|---|
 | `ETD2RK` | 2 | 2 | 2 |
 | `HochbruckOstermann3` | 3 | 3 | 3 |
 | `Krogstad4` | 4 | 4 | 3 |
 | `HochbruckOstermann4` | 5 | 4 | 4 |
 
-With ρ ~ λ the nonlinear part is as stiff as the linear one: every explicit method is then about of order 1 until
-h ρ Lip(f) is small, and only `ExponentialEuler` and `ETD2RK` never amplify, whatever hλ, where ρ Lip(f) <= λ.
+With ρ ~ λ the nonlinear part is as stiff as the linear one. Every explicit method then has an order of about 1 until
+h ρ Lip(f) is small. If ρ Lip(f) <= λ, `ExponentialEuler` and `ETD2RK` amplify no error, whatever hλ; the others may.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,16 @@ from dampode.dynamics import DampedODEFunc
 from dampode.functional import Scalar, phis
 from dampode.integrators.base import FixedStep
 from dampode.integrators.splitting import Splitting
+
+__all__ = [
+    "ETD2RK",
+    "HochbruckOstermann3",
+    "HochbruckOstermann4",
+    "Krogstad4",
+    "KrogstadStep",
+    "etd2rk_step",
+    "krogstad_step",
+]
 
 
 @dataclass(frozen=True)
@@ -56,8 +66,8 @@ class HochbruckOstermann3(FixedStep):
     U_2 = e^{z/2} x + (h/2) φ_{1,2} N_1, U_3 = e^{2z/3} x + h [(2/3) φ_{1,3} N_1 + (8/9) φ_{2,3} (N_2 − N_1)],
     x⁺ = e^z x + h [φ_1 N_1 + (3/2) φ_2 (N_3 − N_1)].
 
-    The uniform order is absolute: where x ~ f/λ the error relative to |x| is of order 2 with a large constant, and a
-    method with a stage at t + h is better.
+    The uniform order is that of the absolute error. Where x ~ f/λ, the error relative to |x| has order 2 with a large
+    constant. A method with a stage at t + h is better there.
 
     Source: Hochbruck & Ostermann 2005, Explicit exponential Runge-Kutta methods, SIAM J. Numer. Anal., Sec. 5.2.
     """
@@ -80,7 +90,7 @@ class HochbruckOstermann3(FixedStep):
 
 
 class KrogstadStep(NamedTuple):
-    """A step of Krogstad's method, and the quadratic N_1 + θ slope + θ² curve that it took for N over the step."""
+    """A step of Krogstad's method, with the quadratic N_1 + θ slope + θ² curve by which it approximates N."""
 
     x: Tensor
     """x⁺, (N, *S)."""
@@ -89,7 +99,9 @@ class KrogstadStep(NamedTuple):
     n4: Tensor
     """N at the last stage, (N, *S)."""
     slope: Tensor
+    """The θ coefficient of N, (N, *S)."""
     curve: Tensor
+    """The θ² coefficient of N, (N, *S)."""
     p1: Tensor
     """φ_1(z), broadcast to x."""
     hp2: Tensor
@@ -97,14 +109,14 @@ class KrogstadStep(NamedTuple):
 
 
 def krogstad_step(splitting: Splitting, x: Tensor, n1: Tensor, times: tuple[Scalar, Scalar], h: Scalar) -> KrogstadStep:
-    """One step of Krogstad's method from x, with N_1 = N(x, t) given.
+    """One step of Krogstad's method from x, with N_1 = N(x, t) given. It calls f three times.
 
     Args:
         splitting: the splitting at x.
         x: state, (N, *S).
         n1: N(x, t), (N, *S).
         times: t + h/2 and t + h.
-        h: the step, a number or per sample (N, 1, ..., 1) in x's dtype.
+        h: the step, a number or one number per sample, (N, 1, ..., 1), in x's dtype.
 
     Returns:
         x⁺ and what an error estimate and dense output need.
@@ -129,7 +141,7 @@ def krogstad_step(splitting: Splitting, x: Tensor, n1: Tensor, times: tuple[Scal
 
 @dataclass(frozen=True)
 class Krogstad4(FixedStep):
-    """Four stages at c = 0, 1/2, 1/2, 1. Order 4; about 3 uniformly in λ for ρ = 1, with a small constant.
+    """Four stages at c = 0, 1/2, 1/2, 1. Order 4. Uniformly in λ for ρ = 1 it is about 3, with a small constant.
 
     U_2 = e^{z/2} x + (h/2) φ_{1,2} N_1, U_3 = U_2 + h φ_{2,2} (N_2 − N_1),
     U_4 = e^z x + h φ_1 N_1 + 2h φ_2 (N_3 − N_1), and x⁺ integrates the quadratic through N_1, (N_2 + N_3)/2 and N_4:
@@ -182,5 +194,5 @@ class HochbruckOstermann4(FixedStep):
 
 
 def _argument(lam: Tensor, h: Scalar, x: Tensor) -> Tensor:
-    """The argument z = −hλ in x's dtype, on the shape that λ and h need."""
+    """The argument z = −hλ in x's dtype, in the shape to which λ and h broadcast."""
     return (lam * -h).to(x.dtype)
