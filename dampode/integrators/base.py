@@ -127,9 +127,8 @@ class FixedStep(Integrator):
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
         """The states at all ``times``, with ``steps`` steps from each time to the next. Reads no values."""
         states = [x]
-        lengths = (
-            times.diff() / self.steps
-        )  # subtract before rounding to the state's dtype, which may not resolve a short step at a late time
+        # subtract before rounding to the state's dtype, which may not resolve a short step at a late time
+        lengths = times.diff() / self.steps
         for t0, h in zip(times[:-1].to(x).unbind(), lengths.to(x).unbind(), strict=True):
             x = self._march(func, x, t0, h)
             states.append(x)

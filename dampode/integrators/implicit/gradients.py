@@ -64,6 +64,8 @@ class _NewtonMatrix:
         return w - self._vjp(self._g * w, False)
 
     def _vjp(self, w: Tensor, create_graph: bool) -> Tensor:
+        if not self._n.requires_grad:  # N depends neither on u nor on a parameter
+            return torch.zeros_like(w)
         (product,) = torch.autograd.grad(
             self._n, self._point, w, retain_graph=True, create_graph=create_graph, materialize_grads=True
         )

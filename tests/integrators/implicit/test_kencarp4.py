@@ -151,6 +151,16 @@ def test_gradients_with_strong_damping_match_finite_differences():
     assert ((up - down) / (2 * eps)).item() == pytest.approx(gradient.flatten()[1].item(), rel=1e-3, abs=1e-4)
 
 
+def test_gradients_of_a_field_of_time_alone():
+    """x' = −λx + 1 with x(0) = 0: x(1) = (1 − e^{−λ}) / λ."""
+    func = DampedODEFunc(lambda x: torch.ones_like(x), Learned(2.0, 2.0).double())
+    x = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
+    y = KenCarp4(1e-7, 1e-9)(func, x, 0.0, 1.0)
+    by_x, by_lam = grad(y[0, 0], (x, func.damping.raw))
+    assert by_x[0, 0].item() == pytest.approx(math.exp(-2), rel=1e-5)
+    assert by_lam.item() == pytest.approx((3 * math.exp(-2) - 1) / 4, rel=1e-5)
+
+
 def test_batch_mates_do_not_influence_one_another():
     func, x = DampedODEFunc(Forced(3), Constant(50.0), one_plus), torch.randn(3, 3, dtype=torch.float64)
     x[0] *= 20
