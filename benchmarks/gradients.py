@@ -74,9 +74,9 @@ def runs(steps: int) -> dict[str, Run]:
     root = math.isqrt(steps)
     named = {
         "kept": Krogstad4(steps),
-        "checkpoints": Krogstad4(steps, checkpoint=root),
+        "checkpoints": Krogstad4(steps, recompute=root),
         "adaptive, kept": AdaptiveExponential(1e-6, 1e-9),
-        "adaptive, checkpoints": AdaptiveExponential(1e-6, 1e-9, checkpoint=8),
+        "adaptive, checkpoints": AdaptiveExponential(1e-6, 1e-9, recompute=8),
     }
     return {name: over_unit_time(integrator) for name, integrator in named.items()} | {"adjoint": adjoint}
 

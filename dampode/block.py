@@ -1,6 +1,7 @@
 """Layers: `DampedBlock`, a flow that keeps the state's shape, and `Transition`, which changes it."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,27 +12,29 @@ from dampode.fields import VectorField
 from dampode.integrators import Integrator, LinearizedEuler
 from dampode.weighting import Weighting, unit
 
+__all__ = ["DampedBlock", "Transition"]
+
 
 class DampedBlock(nn.Module):
     """A layer that integrates dx/dt = −λ x + ρ(λ) f(x, t) over ``t_span``: x (N, *S) -> (N, *S).
 
-    The defaults are one layer of In-ResNet, Eq. 13. Other networks are other choices of the four parts:
+    The defaults give one layer of In-ResNet, Eq. 13. Other networks choose the four parts differently:
 
-    - ResNet: ``damping=Constant(0.)``; then one step of h = 1 is x + f(x) to the last bit.
-    - CNN: ``damping=Constant(1.)``; then one linearized step of h = 1 is f(x) to the last bit.
+    - ResNet: ``damping=Constant(0.)``. One step of h = 1 is then x + f(x) to the last bit.
+    - CNN: ``damping=Constant(1.)``. One linearized step of h = 1 is then f(x) to the last bit.
     - λ-In-ResNet, Eq. 15: ``rho=weighting.one_plus``.
     - continuous depth: ``integrator=TorchDiffEq("dopri5")``.
 
     Args:
         f: a `VectorField`, or any callable of the state alone.
         damping: λ; None makes a new ``Learned(0.2, 0.25)`` for this instance.
-        rho: the weight function ρ(λ).
-        integrator: how to get from t_span[0] to t_span[1].
+        rho: the weight function ρ.
+        integrator: takes the state from t_span[0] to t_span[1].
         t_span: (t0, t1) with t0 < t1.
 
     Raises:
-        ValueError: t_span does not increase; in forward, a state that is empty or that f does not keep.
-        TypeError: a part of the wrong type; in forward, a state that is not a floating tensor.
+        ValueError: t_span does not increase; in forward, the state is empty or f changes its shape.
+        TypeError: a part is of the wrong type; in forward, the state is not a floating tensor.
 
     Source: Yang et al. 2020, Eqs. 4, 8, 13, 15.
     """
@@ -51,6 +54,19 @@ class DampedBlock(nn.Module):
         self.integrator = integrator
         self.t_span = (t0, t1)
 
+    @property
+    def damping(self) -> Damping:
+        """The damping λ, which is ``func.damping``. It can be set."""
+        return self.func.damping
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # nn.Module would register a module under this name, where the property hides it
+        if name == "damping":
+            require_instance(value, Damping, "damping", "wrap a number in Constant(value)")
+            self.func.damping = value
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, x: Tensor) -> Tensor:
         """The state at t_span[1], (N, *S)."""
         require_state(x)
@@ -62,14 +78,14 @@ class DampedBlock(nn.Module):
 
 
 class Transition(nn.Module):
-    """A change of shape between flows: shortcut(x) + f(x). Not an ODE's flow, so it has no damping.
+    """A change of shape between flows: shortcut(x) + f(x). It is not the flow of an ODE, so it has no damping.
 
     Args:
         f: maps (N, *S) to (N, *S').
         shortcut: maps (N, *S) to the same (N, *S').
 
     Raises:
-        ValueError: in forward, f and shortcut disagree in shape.
+        ValueError: in forward, f and shortcut give different shapes.
 
     Source: He et al. 2016, Identity mappings in deep residual networks (projection shortcuts).
     """

@@ -1,4 +1,4 @@
-"""Damping coefficients λ = act(d(x)), Eq. 21: constant, learned, or gated by the state."""
+"""Damping coefficients λ = act(d(x)), Eq. 21: constant, learned or gated by the state."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,14 +16,17 @@ from dampode._checks import (
     require_real,
 )
 
+__all__ = ["Activation", "Constant", "Damping", "Gated", "Learned"]
+
 Activation = Callable[[Tensor], Tensor]
+"""Maps to λ >= 0, elementwise."""
 
 
 class Damping(nn.Module, ABC):
     """λ of Eq. 4 as a module: x (N, *S) -> λ >= 0 that broadcasts to x, in x's dtype and on its device."""
 
     depends_on_state: ClassVar[bool]
-    """Whether λ is a function of x. Where it is not, an integrator may compute it once for a whole step."""
+    """Whether λ is a function of x. If not, an integrator may compute it once for a whole solve."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -34,9 +37,9 @@ class Constant(Damping):
     """λ fixed, not trained: d(x) = value, act = identity.
 
     Args:
-        value: a float >= 0, or a floating tensor >= 0 broadcast to the state from its last axis on: (), (C, 1, 1) for
-            an image's channels (where (C,) would damp its columns), (N, 1, 1, 1), ... A float stays a float, so that
-            the state's dtype loses nothing; a tensor becomes a buffer.
+        value: a float >= 0, or a floating tensor >= 0 that broadcasts to the state from its last axis on: (), (N, 1, 1,
+            1), or (C, 1, 1) for the channels of an image, where (C,) would damp its columns. A float stays a float, so
+            that it loses no precision in the state's dtype. A tensor becomes a buffer.
 
     Raises:
         ValueError: λ is negative, NaN or infinite.
@@ -73,21 +76,24 @@ class Constant(Damping):
 class Learned(Damping):
     """λ trained: λ = act(anchor + raw), with anchor + raw ~ U[low, high] at the start.
 
-    In-ResNet's coefficients with act = relu, In-ResNet-sig's with act = sigmoid. Weight decay pulls ``raw`` to 0 and
-    so λ to act(anchor): the authors' In-ResNet decays to 1 (anchor=1), their λ-In-ResNet to 0 (anchor=0). relu has no
-    gradient at and below 0: a λ that reached 0 does not revive by gradient.
+    With act = relu these are the coefficients of In-ResNet, with act = sigmoid those of In-ResNet-sig.
+
+    Weight decay pulls ``raw`` to 0, and so λ to act(anchor). The default anchor 0 pulls λ towards act(0), which for
+    relu is 0, for every network, as decay would pull the λ that the paper prints. The authors' In-ResNet code stores
+    k = 1 − λ, so there decay pulls λ to 1. Set ``anchor=1.0`` to reproduce that. Their code for λ-In-ResNet has
+    anchor 0. relu has no gradient at and below 0: a λ that has reached 0 stays there.
 
     Args:
         low, high: range of anchor + raw at the start, before act; for relu it is the range of λ itself.
         act: maps to λ >= 0, elementwise.
-        anchor: the value of anchor + raw that weight decay pulls to.
-        shape: shape of λ, broadcast to the state from its last axis on: () for one λ a layer; for one a channel
-            (C, 1, 1) where the state is an image (there (C,) would damp its columns), (C,) where it is (N, C) or tokens
+        anchor: the value of anchor + raw to which weight decay pulls.
+        shape: shape of λ, which broadcasts to the state from its last axis on. () is one λ per layer. For one λ per
+            channel it is (C, 1, 1) for images, where (C,) would damp the columns, and (C,) for states (N, C) or tokens
             (N, T, C).
 
     Raises:
-        ValueError: low > high, a bound or the anchor is not finite, act gives a negative λ somewhere in [−10, 10], or
-            λ could start at 0, where relu lets none return.
+        ValueError: low > high, a bound or the anchor is not finite, act gives a negative λ somewhere in [−10, 10], or λ
+            could start at 0, where act has no gradient.
         TypeError: act is not callable.
 
     Source: Yang et al. 2020, Eqs. 13, 15, 21.
@@ -129,22 +135,21 @@ class Learned(Damping):
 class Gated(Damping):
     """λ gated by the state: λ(x) = act(W_d x + b_d), W_d mixing the channels at every position (a 1x1 convolution).
 
-    In-ResNet-gating with act = relu; In-ResNet-gating-sig with act = sigmoid, the shortcut-only gate of He et al.
-    2016 (Identity mappings). λ has the state's own shape. The paper leaves the shape of W_d open; ``pooled`` gives
-    one λ a channel from the state's mean over positions instead, 1 in their place.
+    With act = relu this is In-ResNet-gating. With act = sigmoid it is In-ResNet-gating-sig, the shortcut-only gate of
+    He et al. 2016 (Identity mappings). λ has the shape of the state. The paper does not say the shape of W_d.
 
     Args:
-        channels: C of the state.
+        channels: number of channels C of the state.
         act: maps to λ >= 0, elementwise.
-        pooled: whether W_d reads the mean over positions.
-        start: None for PyTorch's usual start of W_d and b_d; (low, high) for W_d = 0 and b_d ~ U[low, high], so that
-            λ starts in [act(low), act(high)] whatever the state: a relu gate on a large state would start unstable.
+        pooled: whether W_d reads the mean of the state over positions. λ is then one number per channel.
+        start: None starts W_d and b_d as PyTorch does. (low, high) starts with W_d = 0 and b_d ~ U[low, high]: λ then
+            starts in [act(low), act(high)] for every state, where a relu gate on a large state could start unstable.
         dim: axis of the channels: 1 for states (N, C, *positions), −1 for tokens (N, T, C).
 
     Raises:
-        ValueError: channels is below 1, start is no finite, increasing range, dim is 0, the batch, or act gives a
-            negative λ somewhere in [−10, 10]; in forward, a state without that many channels there.
-        TypeError: act is not callable, or dim no int.
+        ValueError: channels is below 1, start is not a finite range with low <= high, dim is 0 (the batch), or act
+            gives a negative λ somewhere in [−10, 10]; in forward, the state has another number of channels there.
+        TypeError: act is not callable, or dim is not an int.
 
     Source: Yang et al. 2020, Eq. 21 and Sec. 4.4.
     """
@@ -177,7 +182,7 @@ class Gated(Damping):
             nn.init.uniform_(self.gate.bias, low, high)
 
     def forward(self, x: Tensor) -> Tensor:
-        """λ(x), of x's shape, or if pooled with 1 in the place of every position."""
+        """λ(x), in the shape of x; if pooled, every position's axis has length 1."""
         channels = self.gate.in_features
         if self.dim not in range(1 - x.ndim, x.ndim) or x.shape[self.dim] != channels:
             raise ValueError(
@@ -189,7 +194,7 @@ class Gated(Damping):
         return self.act(self.gate(read.movedim(self.dim, -1)).movedim(-1, self.dim)).to(x.dtype)
 
     def extra_repr(self) -> str:
-        """Activation, whether pooled, and an axis other than 1."""
+        """Activation, whether pooled, and the axis if it is not 1."""
         axis = "" if self.dim == 1 else f", dim={self.dim}"
         return f"act={name_of(self.act)}, pooled={self.pooled}{axis}"
 

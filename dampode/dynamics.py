@@ -19,15 +19,17 @@ from dampode.fields import VectorField, as_field
 from dampode.functional import Scalar, damped_rhs
 from dampode.weighting import Weighting, unit
 
+__all__ = ["DampedODEFunc"]
+
 
 class DampedODEFunc(nn.Module):
-    """dx/dt = −λ x + ρ(λ) f(x, t), Eq. 4: the vector field every integrator takes, torchdiffeq's included.
+    """dx/dt = −λ x + ρ(λ) f(x, t), Eq. 4: the vector field that every integrator takes, torchdiffeq's included.
 
     Args:
-        f: a `VectorField`, or any callable of the state alone; it must keep the state's shape, dtype and device, and
-            leave the state as it is.
+        f: a `VectorField`, or any callable of the state alone. It must keep the state's shape, dtype and device, and
+            must not change the state in place.
         damping: λ; None makes a new ``Learned(0.2, 0.25)`` for this instance.
-        rho: ρ(λ), `weighting.unit` or `weighting.one_plus` or any function of λ that broadcasts.
+        rho: the weight function ρ: `weighting.unit`, `weighting.one_plus` or any function of λ that broadcasts.
 
     Raises:
         TypeError: damping is not a `Damping`, or f or rho is not callable.
@@ -86,7 +88,8 @@ class DampedODEFunc(nn.Module):
     def field(self, t: float | Tensor, x: Tensor) -> Tensor:
         """f(x, t) alone, (N, *S), checked.
 
-        Where torch counts no changes in place (compiled, exported, in inference mode, under vmap), f is given a copy.
+        Changes in place are found by torch's version counter. Where there is none (compiled, exported, in inference
+        mode, under vmap), f gets a copy of the state.
 
         Args:
             t: depth time, as in `parts`.
@@ -97,7 +100,7 @@ class DampedODEFunc(nn.Module):
             TypeError: f changes the state's dtype outside autocast.
         """
         before = version(x)
-        # compiled code drops the copy where f leaves it as it is
+        # compiled code drops the copy if f does not change it
         with _without_cache(x):
             fx: Tensor = self.f(t, x.clone() if before is None else x)
         require_field_value(x, fx)
@@ -128,14 +131,15 @@ class DampedODEFunc(nn.Module):
         return damped_rhs(x, lam, weight, fx)
 
     def extra_repr(self) -> str:
-        """The weight function's name."""
+        """The name of the weight function."""
         return f"rho={name_of(self.rho)}"
 
 
 def _without_cache(x: Tensor) -> AbstractContextManager[object]:
-    """Autocast as it is but for its cache, which keeps one half-precision copy of a weight for a whole solve.
+    """Autocast as it is, but without its cache.
 
-    The gradients of all steps would be added up in that copy's precision, where those of 1,000 steps lose a half.
+    The cache keeps one half-precision copy of each weight for a whole solve. The gradients of all steps would be summed
+    in half precision, which loses half of the sum over 1,000 steps.
     """
     kind = x.device.type
     wanted = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

@@ -8,13 +8,23 @@ from torch import Tensor, nn
 
 from dampode._checks import name_of, require_positive_int
 
+__all__ = [
+    "Autonomous",
+    "Branch",
+    "PreActBasic",
+    "PreActBottleneck",
+    "ResNeXtBranch",
+    "VectorField",
+    "as_field",
+]
+
 
 class VectorField(nn.Module, ABC):
-    """f of Eq. 4 where it depends on time: subclass and write ``forward(t, x)``.
+    """f of Eq. 4 if it depends on time: subclass this and write ``forward(t, x)``.
 
-    Every call returns a new tensor, not a buffer that the next call fills again: a step keeps the values of its stages.
-    Under integrators with a step size a sample, f acts on each sample by itself, at that sample's time. The nodes of a
-    graph are one sample: give them as x[None].
+    Every call must return a new tensor, because a step keeps the values of its stages; a buffer that the next call
+    fills again would change them. Under integrators with a step size per sample, f must act on each sample by itself,
+    at that sample's time. The nodes of a graph are one sample: give them as x[None].
     """
 
     @abstractmethod
@@ -47,25 +57,25 @@ class Autonomous(VectorField):
             raise
 
     def extra_repr(self) -> str:
-        """The name of an f that is no module."""
+        """The name of f if it is not a module."""
         return "" if isinstance(self.f, nn.Module) else name_of(self.f)
 
 
 def as_field(f: VectorField | Callable[[Tensor], Tensor]) -> VectorField:
-    """Return f itself if it is a `VectorField`, else f as a callable of x alone, wrapped in `Autonomous`."""
+    """Return f itself if it is a `VectorField`. Else f is a callable of x alone: return it wrapped in `Autonomous`."""
     return f if isinstance(f, VectorField) else Autonomous(f)
 
 
 class Branch(Protocol):
-    """What a residual branch's class offers a network: sizes in, a module out."""
+    """A class of residual branches, as the network builders use it."""
 
     @property
     def expansion(self) -> int:
-        """Channels of the state over the width of the branch's 3x3 convolutions."""
+        """Channels of the state divided by the width of the branch's 3x3 convolutions."""
 
     @property
     def convolutions(self) -> int:
-        """Weighted layers, which count towards a network's depth."""
+        """Number of convolutions, which count towards a network's depth."""
 
     def __call__(self, in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
         """The branch: (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride)."""
@@ -75,8 +85,8 @@ class PreActBasic(nn.Sequential):
     """The branch of a pre-activation basic block: BN, ReLU, conv3x3 (stride), BN, ReLU, conv3x3.
 
     Args:
-        in_channels, out_channels: C before and after.
-        stride: of the first convolution.
+        in_channels, out_channels: number of channels before and after.
+        stride: stride of the first convolution.
 
     Raises:
         ValueError: a size is below 1.
@@ -103,11 +113,11 @@ class PreActBottleneck(nn.Sequential):
     """The branch of a pre-activation bottleneck: BN, ReLU and a convolution, three times: 1x1, 3x3 (stride), 1x1.
 
     Args:
-        in_channels, out_channels: C before and after; the 3x3 convolution works on out_channels / 4.
-        stride: of the 3x3 convolution.
+        in_channels, out_channels: number of channels before and after; the 3x3 convolution has out_channels / 4.
+        stride: stride of the 3x3 convolution.
 
     Raises:
-        ValueError: a size is below 1, or out_channels is no multiple of 4.
+        ValueError: a size is below 1, or out_channels is not a multiple of 4.
 
     Source: He et al. 2016, Identity mappings in deep residual networks.
     """
@@ -134,15 +144,15 @@ class PreActBottleneck(nn.Sequential):
 class ResNeXtBranch(nn.Sequential):
     """The branch of a ResNeXt block: conv1x1, BN, ReLU, grouped conv3x3 (stride), BN, ReLU, conv1x1, BN.
 
-    The ReLU behind the sum is no part of it.
+    The ReLU after the sum is not part of it.
 
     Args:
-        in_channels, out_channels: C before and after; each group works on out_channels / 4.
-        stride: of the 3x3 convolution.
+        in_channels, out_channels: number of channels before and after; each group has out_channels / 4.
+        stride: stride of the 3x3 convolution.
         cardinality: number of groups.
 
     Raises:
-        ValueError: a size is below 1, or out_channels is no multiple of 4.
+        ValueError: a size is below 1, or out_channels is not a multiple of 4.
 
     Source: Xie et al. 2017, Aggregated residual transformations for deep neural networks, Fig. 3c.
     """

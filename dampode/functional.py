@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+__all__ = ["Scalar", "damped_rhs", "exponential_step", "linearized_step", "phi", "phis"]
+
 Scalar = float | Tensor
 """A number or a tensor that broadcasts to the state."""
 
@@ -13,9 +15,9 @@ def phi(k: int, z: Tensor) -> Tensor:
     """The function φ_k of exponential integrators, elementwise: φ_0(z) = e^z, φ_k(z) = Σ_n z^n / (n + k)!.
 
     Equivalently φ_{k+1}(z) = (φ_k(z) − 1/k!) / z, with φ_k(0) = 1/k!. Values, first and second derivatives are
-    accurate for every real z, 0 included: the series is used for |z| < 1 and the recurrence elsewhere, and each branch
-    is given a safe argument where it is not used, so that automatic differentiation never meets 0/0. float16 and
-    bfloat16 are computed in float32.
+    accurate for every real z, 0 included. The series is used for |z| < 1 and the recurrence elsewhere. Each of the two
+    gets a safe argument where it is not used, so that automatic differentiation never meets 0/0. float16 and bfloat16
+    are computed in float32.
 
     Args:
         k: index, 0 to 3.
@@ -37,7 +39,7 @@ def phi(k: int, z: Tensor) -> Tensor:
 
 
 def phis(z: Tensor, last: int = 3) -> tuple[Tensor, ...]:
-    """φ_0(z), .., φ_last(z) from one evaluation: what a step of a higher-order method needs.
+    """φ_0(z), ..., φ_last(z) from one evaluation, for the steps of higher-order methods.
 
     Args:
         z: floating tensor of any shape.
@@ -85,7 +87,7 @@ def _phis(z: Tensor, last: int) -> tuple[Tensor, ...]:
 def _series(s: Tensor, k: int) -> Tensor:
     """φ_k(s), k >= 3, as Σ_{n<16} s^n / (n + k)! for |s| <= 1, to 1e-16: Estrin's scheme on monic pairs.
 
-    19 operations where Horner's scheme has 30.
+    This takes 19 operations; Horner's scheme takes 30.
     """
     first = k + 1
     terms, power = [s + (n + first) for n in range(0, 16, 2)], s * s  # pair n is (n+k+1)! times c_n + c_{n+1} s
@@ -119,7 +121,7 @@ def damped_rhs(x: Tensor, lam: Scalar, weight: Scalar, fx: Tensor) -> Tensor:
 def exponential_step(x: Tensor, lam: Scalar, weight: Scalar, fx: Tensor, h: Scalar) -> Tensor:
     """One exponential Euler step, Eq. 8: x1 = e^{−λh} x + h φ_1(−λh) ρ f, where h φ_1(−λh) = (1 − e^{−λh}) / λ.
 
-    Exact when f is constant over the step, whatever λh; error O(h²) a step otherwise. At λ = 0 it is x + h f.
+    It is exact for every λh if f is constant over the step; else the error per step is O(h²). At λ = 0 it is x + h f.
     As λ → ∞ it tends to f for ρ ~ λ (the paper's Eq. 10 prints Δt f) and to 0 for ρ = 1.
 
     Args:

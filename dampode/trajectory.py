@@ -1,4 +1,4 @@
-"""`odeint` and `solve`: a trajectory of the damped ODE at asked times, by any integrator."""
+"""`odeint` and `solve`: a trajectory of the damped ODE at given times, by any integrator."""
 
 import warnings
 
@@ -12,29 +12,34 @@ from dampode.integrators import AdaptiveExponential, IntegrationError, Integrato
 from dampode.integrators.base import require_field_and_state
 from dampode.integrators.solution import solution_of_batch
 
+__all__ = ["odeint", "solve"]
+
 
 def odeint(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = AdaptiveExponential()) -> Tensor:
     """The states of dx/dt = −λ x + ρ(λ) f(x, t), Eq. 4, at the times t.
 
-    With a fixed-step integrator it reads no values under ``torch.compile`` and compiles whole; the values of t and
-    of the result are then not checked.
+    With a fixed-step integrator it compiles to one graph. Under ``torch.compile`` it does not check the values of t and
+    of the result, because that would read them.
 
     Args:
         func: the damped vector field.
         x0: state at t[0], (N, *S), N samples; one system of D numbers is (1, D).
         t: times, (T,), at least two, strictly increasing or strictly decreasing.
-        integrator: how to get from one time to the next. A fixed-step one takes its ``steps`` in every interval.
+        integrator: takes the state from one time to the next. A fixed-step integrator takes ``steps`` steps in every
+            interval.
 
     Returns:
         The states, (T, N, *S), x0 first.
 
     Raises:
-        ValueError: t is not as above, or the state is empty; f changes the state's shape.
-        TypeError: an argument of the wrong type or dtype; f changes the state's dtype.
-        IntegrationError: a sample did not reach the last time; the words say which, when, and what to do.
+        ValueError: t is not as above, the state is empty, or f changes the state's shape.
+        TypeError: an argument is of the wrong type or dtype, or f changes the state's dtype.
+        IntegrationError: a sample did not reach the last time. The message says which one, at which time it stopped,
+            and what to do.
 
     Warns:
-        UserWarning: the state's dtype resolves the times, at which f is called, to less than 1e-4 of their span.
+        UserWarning: f depends on time, and the state's dtype, in which f gets t, rounds times by more than 1e-4 of
+            their span.
 
     Source: Yang et al. 2020, Eq. 4; the argument order is torchdiffeq's.
     """
@@ -46,26 +51,26 @@ def odeint(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = 
 
 
 def solve(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = AdaptiveExponential()) -> Solution:
-    """`odeint` with statistics, and a status per sample in the place of an error.
+    """`odeint` with statistics, and with a status per sample instead of an error.
 
     Args:
         func: the damped vector field.
         x0: state at t[0], (N, *S), N samples; one system of D numbers is (1, D). A sample that is not finite makes the
-            gradients of shared parameters NaN, whatever the loss: leave it out.
+            gradients of shared parameters NaN, even if the loss ignores that sample: leave it out of the batch.
         t: times, (T,), at least two, strictly increasing or strictly decreasing.
-        integrator: how to get from one time to the next.
+        integrator: takes the state from one time to the next.
 
     Returns:
         The states, the calls of f, the steps and the status of every sample. An integrator that steps the whole batch
-        at once gives every sample the same counts. torchdiffeq's methods to a tolerance give up for the whole batch:
-        every sample then has the failed status, at t[0].
+        at once gives every sample the same counts. If a torchdiffeq method to a tolerance fails, the whole batch fails:
+        every sample has the failed status, at t[0].
 
     Raises:
         ValueError, TypeError: as in `odeint`.
         IntegrationError: torchdiffeq refuses the options of a `TorchDiffEq`.
 
     Warns:
-        StiffnessWarning: an explicit method is out of its depth, with the measured ρ|J|/λ.
+        StiffnessWarning: f is too stiff for an explicit method. The message gives the measured ρ|J|/λ.
         UserWarning: as in `odeint`.
 
     Source: Yang et al. 2020, Eq. 4.
@@ -75,7 +80,7 @@ def solve(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = A
 
 
 def _require(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator) -> None:
-    """Raise unless the arguments of a solve are sound."""
+    """Raise unless the arguments of a solve are valid."""
     require_field_and_state(func, x0)
     require_instance(
         integrator, Integrator, "integrator", "take one from dampode.integrators, such as TorchDiffEq('dopri5')"
@@ -100,7 +105,7 @@ def _require(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator)
     span = abs(t[-1].item() - t[0].item())
     if resolved > 1e-4 * span and not isinstance(func.f, Autonomous):
         warnings.warn(
-            f"f takes t in the state's dtype, and {x0.dtype} tells times near {t.abs().max().item():g} apart to "
-            f"{resolved:.1g} only, of a span of {span:.3g}: let times begin near 0, or use a float64 state",
+            f"f gets t in the state's dtype, and {x0.dtype} rounds times near {t.abs().max().item():g} by "
+            f"{resolved:.1g}, of a span of {span:.3g}: let times begin near 0, or use a float64 state",
             stacklevel=3,
         )

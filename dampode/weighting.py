@@ -1,7 +1,9 @@
-"""The weight function ρ(λ) of Eq. 4, and the two limits that Eq. 9 asks of it.
+"""The weight function ρ of Eq. 4, and the two limits that Eq. 9 requires of it.
 
-`one_plus` meets both: ρ → 1 as λ → 0 (the ResNet limit) and ρ ~ λ as λ → ∞ (the CNN limit). `unit` meets the first
-only; with it, Eq. 8 tends to 0 as λ → ∞.
+In the whole package ``rho`` is the function ρ and ``weight`` is its value ρ(λ).
+
+`one_plus` meets both limits: ρ → 1 as λ → 0 (the ResNet limit) and ρ ~ λ as λ → ∞ (the CNN limit). `unit` meets only
+the first. With `unit`, Eq. 8 tends to 0 as λ → ∞.
 """
 
 import math
@@ -11,10 +13,12 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+__all__ = ["Limits", "Weighting", "limits", "one_plus", "unit", "weight_at"]
+
 T = TypeVar("T", float, Tensor)
 
 Weighting = Callable[[Any], Any]
-"""ρ: takes λ, a float or a tensor, and returns a float or a tensor that broadcasts like λ."""
+"""The type of ρ: it takes λ, a float or a tensor, and returns a float or a tensor that broadcasts like λ."""
 
 
 def unit(lam: float | Tensor) -> float:
@@ -24,7 +28,7 @@ def unit(lam: float | Tensor) -> float:
         lam: λ, a float or a tensor.
 
     Returns:
-        The number 1.0 in either case: it broadcasts like λ and costs no kernel.
+        The number 1.0, also for a tensor. It broadcasts like λ and costs no kernel.
 
     Source: Yang et al. 2020, Sec. 3.3, above Eq. 11.
     """
@@ -46,7 +50,7 @@ def one_plus(lam: T) -> T:
 
 
 def weight_at(rho: Weighting, lam: float) -> float:
-    """ρ(λ) of one number λ: ρ gets it as solves give it, a tensor, here 0-dim and in float64.
+    """ρ(λ) of one number λ. As in a solve, ρ gets a tensor, here 0-dim and in float64.
 
     Args:
         rho: the weight function.
@@ -74,13 +78,13 @@ class Limits(NamedTuple):
 
 
 def limits(rho: Weighting) -> Limits:
-    """Test a weight function against Eq. 9 at λ = 1e-12 and λ = 1e12, to a relative 1e-6.
+    """Test a weight function against Eq. 9 at λ = 1e-12 and λ = 1e12, with relative tolerance 1e-6.
 
     Args:
-        rho: ρ, called with 0-dim float64 tensors.
+        rho: the weight function, called with 0-dim float64 tensors.
 
     Returns:
-        The limits that hold.
+        Which limits hold.
 
     Source: Yang et al. 2020, Eq. 9.
     """

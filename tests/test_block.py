@@ -99,3 +99,13 @@ def test_a_continuous_block_trains():
     block = DampedBlock(nn.Linear(3, 3), Learned(), integrator=TorchDiffEq("dopri5"))
     block(torch.randn(4, 3)).square().sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in block.parameters())
+
+
+def test_a_blocks_damping_is_that_of_its_func():
+    block = DampedBlock(nn.Linear(3, 3))
+    assert block.damping is block.func.damping
+    block.damping = Gated(3)
+    assert isinstance(block.func.damping, Gated)
+    assert set(block.state_dict()) == set(DampedBlock(nn.Linear(3, 3), Gated(3)).state_dict())
+    with pytest.raises(TypeError, match=r"wrap a number in Constant\(value\)"):
+        block.damping = 0.5

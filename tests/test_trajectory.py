@@ -191,7 +191,7 @@ def test_an_integrator_called_by_itself_refuses_in_words(integrator):
 
 def test_times_that_the_dtype_does_not_resolve_are_warned_of():
     x, t = torch.ones(2, 2), torch.tensor([1e6, 1e6 + 10], dtype=torch.float64)
-    with pytest.warns(UserWarning, match="tells times near 1.00001e.06 apart to 0.1 only"):
+    with pytest.warns(UserWarning, match="rounds times near 1.00001e.06 by 0.1, of a span of 10"):
         odeint(DampedODEFunc(Forced(2), Constant(1.0)).float(), x, t, Krogstad4(2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""Segments of a solve that the backward pass computes anew: what ``checkpoint=`` counts."""
+"""Less memory for gradients: the backward pass recomputes the steps of a solve, one segment after another."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from dampode._checks import require_positive_int
 
+__all__ = ["recomputed", "require_segments", "segments"]
+
 States = tuple[Tensor, ...]
 
 
@@ -20,31 +22,32 @@ def require_segments(count: int | None, steps: int | None = None) -> None:
     """Raise unless ``count`` is None or a positive int of at most ``steps``."""
     if count is None:
         return
-    require_positive_int(count, "checkpoint")
+    require_positive_int(count, "recompute")
     if steps is not None and count > steps:
         raise ValueError(
-            f"checkpoint must be at most steps, since a segment holds at least one step: got checkpoint={count}, "
+            f"recompute must be at most steps, since a segment holds at least one step: got recompute={count}, "
             f"steps={steps}; about the square root of steps keeps the least memory"
         )
 
 
 def segments(steps: int, count: int) -> list[range]:
-    """The numbers of ``steps`` steps in ``count`` segments of nearly equal length, at most one a step."""
+    """The numbers of ``steps`` steps in ``count`` segments of nearly equal length, or in one segment per step."""
     count = min(count, steps)
     return [range(a, b) for a, b in pairwise(steps * k // count for k in range(count + 1))]
 
 
 def recomputed(run: Callable[..., States], func: nn.Module, *states: Tensor) -> States:
-    """run(*states), of which only ``states`` are kept: the backward pass runs it again, with the same random numbers.
+    """run(*states), without what the backward pass needs of it: the backward pass runs it again.
 
-    Hooks no saved tensor, as torch.utils.checkpoint does, which where tensors are small costs more than the second run;
-    the price is that ``run`` may depend on gradients through ``states`` and the parameters of ``func`` only, which is
-    checked, as is that it gives the same values again. Parameters that torch.func.functional_call has exchanged are put
-    back for the second run. Derivatives of any order are had by the same means: the backward pass is itself recomputed.
-    Under torch.compile it is torch.utils.checkpoint, which compiles.
+    Only ``states`` are kept. The second run draws the same random numbers. Parameters that torch.func.functional_call
+    has exchanged are put back for it. Derivatives of any order work, because the backward pass is itself recomputed.
+
+    torch.utils.checkpoint hooks every tensor that autograd saves. For small tensors that costs more than the second
+    run, so it is used under torch.compile only, which supports nothing else. Without hooks, gradients reach only
+    ``states`` and the parameters of ``func``. This is checked, and so is that the second run gives the same values.
 
     Args:
-        run: the segment: tensors -> tensors.
+        run: the segment, from tensors to tensors.
         func: the module that ``run`` calls.
         states: what the segment begins with.
 
@@ -52,7 +55,7 @@ def recomputed(run: Callable[..., States], func: nn.Module, *states: Tensor) -> 
         run(*states).
 
     Raises:
-        ValueError: in the backward pass: f uses a tensor that wants a gradient and is no parameter, or gives other
+        ValueError: in the backward pass, f uses a tensor that wants a gradient and is not a parameter, or f gives other
             values than before.
     """
     if not torch.is_grad_enabled():
@@ -60,29 +63,29 @@ def recomputed(run: Callable[..., States], func: nn.Module, *states: Tensor) -> 
     if torch.compiler.is_compiling():
         compiled: States = checkpoint(run, *states, use_reentrant=False)
         return compiled
-    held = {name: p for name, p in func.named_parameters() if p.requires_grad}
+    trained = {name: p for name, p in func.named_parameters() if p.requires_grad}
 
-    def again(params: States, *states: Tensor) -> States:
+    def run_with(params: States, *states: Tensor) -> States:
         present = dict(func.named_parameters())
-        if all(present[name] is p for name, p in zip(held, params, strict=True)):
+        if all(present[name] is p for name, p in zip(trained, params, strict=True)):
             return run(*states)
-        exchanged = {f"func.{name}": p for name, p in zip(held, params, strict=True)}
-        found: States = functional_call(_Called(func, run), exchanged, states)
-        return found
+        exchanged = {f"func.{name}": p for name, p in zip(trained, params, strict=True)}
+        outputs: States = functional_call(_Segment(func, run), exchanged, states)
+        return outputs
 
-    return _kept(again, tuple(held.values()), states)
+    return _recomputed(run_with, tuple(trained.values()), states)
 
 
-def _kept(run: Callable[..., States], params: States, states: States) -> States:
-    """run(params, *states), which the backward pass runs again where there is one."""
+def _recomputed(run: Callable[..., States], params: States, states: States) -> States:
+    """run(params, *states), which the backward pass runs again if there is one."""
     if not torch.is_grad_enabled():
         return run(params, *states)
-    found: States = _Recomputed.apply(run, len(states), *states, *params)
-    return found
+    outputs: States = _Recomputed.apply(run, len(states), *states, *params)
+    return outputs
 
 
-class _Called(nn.Module):
-    """What runs a segment as a module, in whose ``func`` parameters can be exchanged."""
+class _Segment(nn.Module):
+    """A segment as a module, so that the parameters of its ``func`` can be exchanged."""
 
     def __init__(self, func: nn.Module, run: Callable[..., States]) -> None:
         super().__init__()
@@ -99,36 +102,37 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: Callable[..., States], count: int, *tensors: Tensor) -> States:
         ctx.run, ctx.count = run, count
-        ctx.surroundings = _Surroundings(tensors[0].device)
+        ctx.conditions = _Conditions(tensors[0].device)
         outputs = run(tensors[count:], *tensors[:count])
-        ctx.save_for_backward(*tensors, *outputs)  # the next segment begins with what this one ends with
+        # keeping the outputs costs nothing: the next segment begins with them and keeps them too
+        ctx.save_for_backward(*tensors, *outputs)
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        states, params, found = saved[: ctx.count], saved[ctx.count : -len(grads)], saved[-len(grads) :]
-        moving = [s.requires_grad for s in states]
+        states, params, first_outputs = saved[: ctx.count], saved[ctx.count : -len(grads)], saved[-len(grads) :]
+        wanted = [s.requires_grad for s in states]
 
-        def pull(params: States, *tensors: Tensor) -> States:
-            deep, begins = torch.is_grad_enabled(), tensors[: ctx.count]
-            if not deep:
-                begins = tuple(s.detach().requires_grad_(m) for s, m in zip(begins, moving, strict=True))
-            with ctx.surroundings.again():
+        def vjp(params: States, *tensors: Tensor) -> States:
+            create_graph, begins = torch.is_grad_enabled(), tensors[: ctx.count]
+            if not create_graph:
+                begins = tuple(s.detach().requires_grad_(w) for s, w in zip(begins, wanted, strict=True))
+            with ctx.conditions.restored():
                 outputs = ctx.run(params, *begins)
-            _require_same(outputs, found)
+            _require_same(outputs, first_outputs)
             ends = [(out, g) for out, g in zip(outputs, tensors[ctx.count :], strict=True) if out.requires_grad]
-            wanted = [*(s for s, m in zip(begins, moving, strict=True) if m), *params]
-            roots = [out for out, _ in ends]
-            _require_known(roots, [*tensors, *wanted])
-            return torch.autograd.grad(roots, wanted, [g for _, g in ends], create_graph=deep, materialize_grads=True)
+            inputs = [*(s for s, w in zip(begins, wanted, strict=True) if w), *params]
+            roots, seeds = [out for out, _ in ends], [g for _, g in ends]
+            _require_known(roots, [*tensors, *inputs])
+            return torch.autograd.grad(roots, inputs, seeds, create_graph=create_graph, materialize_grads=True)
 
-        got = iter(_kept(pull, params, (*states, *grads)))
-        return None, None, *(next(got) if m else None for m in moving), *got
+        got = iter(_recomputed(vjp, params, (*states, *grads)))
+        return None, None, *(next(got) if w else None for w in wanted), *got
 
 
-class _Surroundings:
-    """The random generators' states and the autocast under which a segment ran."""
+class _Conditions:
+    """The states of the random generators and of autocast under which a segment ran first."""
 
     def __init__(self, device: torch.device) -> None:
         self._devices = [device] if device.type == "cuda" else []
@@ -139,8 +143,8 @@ class _Surroundings:
         self._dtype = torch.get_autocast_dtype(device.type)
 
     @contextmanager
-    def again(self) -> Iterator[None]:
-        """The same, with gradients on."""
+    def restored(self) -> Iterator[None]:
+        """A context with the same conditions, with gradients on."""
         autocast = torch.autocast(self._type, self._dtype, enabled=self._autocast)
         with torch.enable_grad(), torch.random.fork_rng(self._devices), autocast:
             torch.set_rng_state(self._cpu)
@@ -150,7 +154,7 @@ class _Surroundings:
 
 
 def _require_same(outputs: Sequence[Tensor], before: Sequence[Tensor]) -> None:
-    """Raise where a second run differs from the first by more than a hundredth, which is no rounding."""
+    """Raise if a second run differs from the first by more than a hundredth, which is more than rounding."""
     with torch.no_grad():
         apart = [
             ((now - then).abs() > 0.01 * then.abs().max()).any()
@@ -159,15 +163,15 @@ def _require_same(outputs: Sequence[Tensor], before: Sequence[Tensor]) -> None:
         ]
         if bool(torch.stack(apart).any()):
             raise ValueError(
-                "checkpoint= needs an f that gives the same values in the backward pass as before, and it gave others: "
-                "its mode, its attributes or its weights have changed since; call backward first, or leave checkpoint "
+                "recompute= needs an f that gives the same values in the backward pass as before, and it gave others: "
+                "its mode, its attributes or its weights have changed since; call backward first, or leave recompute "
                 "out"
             )
 
 
-def _require_known(outputs: list[Tensor], wanted: list[Tensor]) -> None:
-    """Raise where a graph leads to a tensor that wants a gradient and is not ``wanted``."""
-    known = {get_gradient_edge(w).node for w in wanted if w.requires_grad}
+def _require_known(outputs: list[Tensor], inputs: list[Tensor]) -> None:
+    """Raise if a graph leads to a tensor that wants a gradient and is not among ``inputs``."""
+    known = {get_gradient_edge(tensor).node for tensor in inputs if tensor.requires_grad}
     waiting: list[Any] = [out.grad_fn for out in outputs]
     while waiting:
         node = waiting.pop()
@@ -176,8 +180,8 @@ def _require_known(outputs: list[Tensor], wanted: list[Tensor]) -> None:
         known.add(node)
         if node.name().endswith("AccumulateGrad"):
             raise ValueError(
-                "checkpoint= needs every tensor that wants a gradient to be a parameter of f or λ: f uses one of "
+                "recompute= needs every tensor that wants a gradient to be a parameter of f or λ: f uses one of "
                 f"shape {tuple(node.variable.shape)} that is none; register it as an nn.Parameter, or leave "
-                "checkpoint out"
+                "recompute out"
             )
         waiting.extend(before for before, _ in node.next_functions)

@@ -1,4 +1,4 @@
-"""What a solve gives back: the trajectory, its statistics, and a status for every sample."""
+"""The result of a solve: the trajectory, its statistics, and a status per sample."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -6,9 +6,11 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+__all__ = ["Solution", "Status", "solution_of_batch"]
+
 
 class Status(Enum):
-    """How a sample's solve ended, in the words a user reads: what happened and what to do."""
+    """How the solve of a sample ended. Each value is the message for the user: what happened and what to do."""
 
     SUCCESS = "the last time was reached"
     MAX_STEPS = "max_steps were spent before the last time: raise max_steps, or loosen rtol and atol"
@@ -32,28 +34,28 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class Solution:
-    """A trajectory and what it cost.
+    """A trajectory and its cost.
 
-    Where a sample's status is not SUCCESS, its states after ``reached`` are NaN.
+    If the status of a sample is not SUCCESS, its states after ``reached`` are NaN.
     """
 
     t: Tensor
-    """The times asked for, (T,)."""
+    """The output times, (T,)."""
     x: Tensor
     """The states there, (T, N, *S), the initial state first."""
     nfe: Tensor
-    """Calls of f that worked for the sample, (N,) int64. f always sees the whole batch."""
+    """Calls of f that each sample needed, (N,) int64. f always sees the whole batch."""
     accepted: Tensor
-    """Accepted steps, (N,) int64; -1 where an integrator's library does not tell."""
+    """Accepted steps, (N,) int64; -1 if the integrator's library does not report them."""
     rejected: Tensor
-    """Rejected steps, (N,) int64; -1 likewise."""
+    """Rejected steps, (N,) int64; -1 if the integrator's library does not report them."""
     status: tuple[Status, ...]
-    """How each sample ended, N of them."""
+    """How the solve of each sample ended, N statuses."""
     reached: Tensor
     """The time each sample reached, (N,) float64."""
 
     def failure(self) -> str | None:
-        """The first failed sample, its time and the remedy in words; None where all samples succeeded."""
+        """A message with the first failed sample, its time and the remedy; None if all samples succeeded."""
         failed = [n for n, status in enumerate(self.status) if status is not Status.SUCCESS]
         if not failed:
             return None
@@ -68,13 +70,14 @@ def solution_of_batch(times: Tensor, xs: Tensor, calls: int, steps: int) -> Solu
     """The Solution of an integrator that steps the whole batch at once.
 
     Args:
-        times: (T,).
+        times: the output times, (T,).
         xs: the states there, (T, N, *S).
-        calls: calls of f.
-        steps: steps taken, -1 where that is unknown.
+        calls: number of calls of f.
+        steps: number of steps; -1 if it is unknown.
 
     Returns:
-        The statistics, the same for every sample; the status is NOT_FINITE where a state is.
+        The solution, with the same counts for every sample. The status of a sample is NOT_FINITE if a state of it is
+        not finite.
     """
     finite = torch.isfinite(xs.detach()).reshape(*xs.shape[:2], -1).all(2)  # (T, N)
     sound = finite.long().cumprod(0)  # before the first state that is not finite

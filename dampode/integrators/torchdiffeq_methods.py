@@ -17,11 +17,13 @@ from dampode.fields import Autonomous
 from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
 from dampode.integrators.solution import Solution, Status, solution_of_batch
 
+__all__ = ["TorchDiffEq"]
+
 _FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams", "fixed_adams")
 """Methods with a fixed step."""
 
 _OPTIONS = {"explicit_adams": {"max_order": 4}}
-"""Where torchdiffeq's own are of no use: its Adams-Bashforth method of order 12 is unstable at nearly any step."""
+"""Our defaults. torchdiffeq's default order 12 makes its Adams-Bashforth method unstable at nearly any step."""
 
 _STATUS = {
     "underflow in dt": Status.STEP_UNDERFLOW,
@@ -29,38 +31,39 @@ _STATUS = {
     "non-finite values": Status.NOT_FINITE,
     "stopped": Status.STEP_UNDERFLOW,
 }
-"""What torchdiffeq's words mean."""
+"""The status for each message of torchdiffeq, by a part of the message."""
 
 
 @dataclass(frozen=True)
 class TorchDiffEq(Integrator):
     """Any method that the installed torchdiffeq offers, through its public ``odeint`` or ``odeint_adjoint``.
 
-    The whole batch shares one step size, so a sample's result depends on its batch mates within the tolerance.
-    Where λ is large, explicit methods need steps in proportion to λ(t1 − t0), dopri5 about a third of it.
+    The whole batch shares one step size, so the result of a sample depends, within the tolerance, on the other samples.
+    Where λ is large, explicit methods need a number of steps proportional to λ(t1 − t0); dopri5 needs about a third of
+    it.
 
     Args:
         method: a torchdiffeq method, "dopri5", "rk4", ...
         rtol, atol: tolerances of an adaptive method, > 0.
         adjoint: whether gradients come from the continuous adjoint instead of backpropagation through the steps. The
-            adjoint re-integrates the state backwards from one asked time to the last, where damping makes errors grow
-            like e^{λΔt}: memory stays constant, but gradients lose accuracy quickly as λΔt grows (docs/gradients.md
-            has measured errors). Where e^{λΔt} times the dtype's rounding error exceeds 1, no digit of the state is
-            left, and a solve that wants gradients refuses. f must be a module, since the adjoint finds parameters in
-            modules only.
+            adjoint re-integrates the state backwards from each output time to the one before. Memory stays constant,
+            but damping makes errors grow like e^{λΔt}, so gradients lose accuracy quickly as λΔt grows
+            (docs/gradients.md has measured errors). If e^{λΔt} times the dtype's rounding error exceeds 1, no digit of
+            the state is left, and a solve that wants gradients raises an error. f must be a module, because the adjoint
+            finds parameters in modules only.
         options: torchdiffeq's own options of the method, such as {"step_size": 0.1}. explicit_adams has order 4 by
-            default here, where torchdiffeq's 12 is unstable.
+            default here, because torchdiffeq's default 12 is unstable.
 
     Raises:
-        ValueError: torchdiffeq has no such method (the installed ones are listed), or a tolerance is not above 0; in a
-            solve: adjoint with an f that is no module, or with a damping that the backward pass amplifies beyond the
+        ValueError: torchdiffeq has no such method (the message lists the installed ones), or a tolerance is not above
+            0. In a solve with adjoint: f is not a module, or the backward pass would amplify rounding errors beyond the
             dtype's digits.
-        TypeError: a setting of the wrong type; in a solve to a tolerance, a state of half precision.
-        IntegrationError: in a call or `odeint`: f gives NaN or infinity, or the step size underflows; everywhere:
+        TypeError: a setting is of the wrong type; in a solve to a tolerance, the state is of half precision.
+        IntegrationError: in a call or `odeint`, f gives NaN or infinity, or the step size underflows; also in `solve`,
             torchdiffeq refuses the options.
 
     Warns:
-        UserWarning: gradients are wanted of scipy_solver without the adjoint, which has none.
+        UserWarning: gradients are wanted from scipy_solver without the adjoint, which gives none.
 
     Source: Chen et al. 2018; https://github.com/rtqichen/torchdiffeq.
     """
@@ -72,7 +75,7 @@ class TorchDiffEq(Integrator):
     options: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
-        """Check the settings, the method against the installed torchdiffeq."""
+        """Check the settings. The installed torchdiffeq checks the method."""
         require_instance(self.method, str, "method")
         require_instance(self.adjoint, bool, "adjoint")
         if self.options is not None:
@@ -80,7 +83,7 @@ class TorchDiffEq(Integrator):
         require_positive(self.rtol, "rtol")
         require_positive(self.atol, "atol")
         try:
-            # an empty solve asks torchdiffeq itself, and its refusal names what is installed
+            # torchdiffeq refuses an unknown method with a list of the installed ones
             torchdiffeq.odeint(lambda t, y: y, torch.zeros(1), torch.zeros(1), method=self.method)
         except ValueError as error:
             raise ValueError(f"method must be one that the installed torchdiffeq offers: {error}") from None
@@ -94,16 +97,16 @@ class TorchDiffEq(Integrator):
         return self.trajectory(func, x, times)[-1]
 
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
-        """The states at all ``times`` (T,), strictly monotonic: (T, N, *S), x first."""
-        field = _Watched(func)
+        """The states at strictly monotonic ``times`` (T,): (T, N, *S), x first."""
+        field = _WatchedField(func)
         xs = self._integrated(field, x, times)
         if not bool(torch.isfinite(xs).all()):
             raise field.failure(self.method, "the state is not finite")
         return xs
 
     def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
-        """The states with the calls of f and a status per sample; all fail at t[0] where torchdiffeq gives up."""
-        field = _Watched(func)
+        """The states with the calls of f and a status per sample. If torchdiffeq gives up, all samples fail at t[0]."""
+        field = _WatchedField(func)
         try:
             xs = self._integrated(field, x, times)
         except IntegrationError:
@@ -114,8 +117,8 @@ class TorchDiffEq(Integrator):
             return replace(solution_of_batch(times, xs, field.calls, -1), status=(status,) * len(x))
         return solution_of_batch(times, xs, field.calls, -1)
 
-    def _integrated(self, field: "_Watched", x: Tensor, times: Tensor) -> Tensor:
-        """What torchdiffeq gives, (T, N, *S), or an IntegrationError where it gives up."""
+    def _integrated(self, field: "_WatchedField", x: Tensor, times: Tensor) -> Tensor:
+        """The states from torchdiffeq, (T, N, *S), or an IntegrationError if it gives up."""
         if self.method not in _FIXED:
             require_single(x)
         if self.adjoint:
@@ -129,7 +132,7 @@ class TorchDiffEq(Integrator):
             else:
                 xs = torchdiffeq.odeint(field, x, times, **settings)
         except AssertionError as error:
-            if error is field.own:
+            if error is field.own_error:
                 raise
             raise field.failure(self.method, str(error)) from None
         wanted = torch.is_grad_enabled() and any(p.requires_grad for p in (x, *field.func.parameters()))
@@ -144,13 +147,13 @@ class TorchDiffEq(Integrator):
         return xs
 
 
-class _Watched:
-    """The vector field as torchdiffeq calls it, with what tells why it gave up."""
+class _WatchedField:
+    """The vector field as torchdiffeq calls it. It counts calls, and remembers what explains a failure."""
 
     def __init__(self, func: DampedODEFunc) -> None:
         self.func, self.calls = func, 0
-        self.own: AssertionError | None = None  # f's own, not torchdiffeq's
-        self._said: str | None = None  # why torchdiffeq gave up
+        self.own_error: AssertionError | None = None  # raised by f, not by torchdiffeq
+        self._message: str | None = None  # of torchdiffeq, when it gave up
         self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=16)  # a step of dopri8 has 14 stages
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
@@ -159,18 +162,18 @@ class _Watched:
         try:
             dx: Tensor = self.func(t, x)
         except AssertionError as error:
-            self.own = error
+            self.own_error = error
             raise
         self._recent.append((t.detach(), dx.detach()))
         return dx
 
-    def failure(self, method: str, said: str) -> IntegrationError:
-        """What went wrong in a solve, from the last values of the vector field and torchdiffeq's own words."""
-        self._said, bad = said, self._bad()
+    def failure(self, method: str, message: str) -> IntegrationError:
+        """The error of a solve, from the last values of the vector field and the message of torchdiffeq."""
+        self._message, bad = message, self._first_nonfinite()
         if bad is None:
             return IntegrationError(
-                f"torchdiffeq's {method} could not go on ({said}); the problem is stiff or diverges: loosen rtol and "
-                "atol, or use an exponential integrator, which takes damping exactly"
+                f"torchdiffeq's {method} could not go on ({message}); the problem is stiff or diverges: loosen rtol "
+                "and atol, or use an exponential integrator, which takes damping exactly"
             )
         t, samples = bad
         return IntegrationError(
@@ -179,15 +182,15 @@ class _Watched:
         )
 
     def status(self, x: Tensor) -> Status | None:
-        """How a solve from x ended that torchdiffeq gave up; None where it did not, or for its options."""
-        if self._said is None:
+        """The status of a solve from x that torchdiffeq gave up; None if it did not, or refused the options."""
+        if self._message is None:
             return None
-        if not bool(torch.isfinite(x).all()) or self._bad() is not None:
+        if not bool(torch.isfinite(x).all()) or self._first_nonfinite() is not None:
             return Status.NOT_FINITE
-        return next((status for words, status in _STATUS.items() if words in self._said), None)
+        return next((status for words, status in _STATUS.items() if words in self._message), None)
 
-    def _bad(self) -> tuple[float, list[int]] | None:
-        """The time of the first of the last values that is not finite, and its samples."""
+    def _first_nonfinite(self) -> tuple[float, list[int]] | None:
+        """The time and the samples of the first of the recent values that is not finite; None if all are finite."""
         for t, dx in self._recent:
             bad = ~torch.isfinite(dx.reshape(len(dx), -1)).all(1)
             if bool(bad.any()):
@@ -196,7 +199,7 @@ class _Watched:
 
 
 def _require_adjoint(func: DampedODEFunc, x: Tensor, times: Tensor) -> None:
-    """Raise where the continuous adjoint cannot find all parameters, or has no digit of the state left."""
+    """Raise if the continuous adjoint cannot find all parameters, or would have no digit of the state left."""
     if isinstance(func.f, Autonomous) and not isinstance(func.f.f, nn.Module):
         raise ValueError("adjoint=True finds parameters in modules only: make f an nn.Module, or use adjoint=False")
     if not torch.is_grad_enabled():
@@ -208,5 +211,5 @@ def _require_adjoint(func: DampedODEFunc, x: Tensor, times: Tensor) -> None:
         raise ValueError(
             "adjoint=True re-integrates the state backwards, where damping amplifies by e^{λΔt}: λΔt is "
             f"{growth:.3g} between two times, and above {digits:.0f} no digit of {x.dtype} is left; use adjoint=False, "
-            "or an integrator with checkpoint="
+            "or an integrator with recompute="
         )

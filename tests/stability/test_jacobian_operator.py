@@ -77,7 +77,7 @@ def test_a_backward_pass_without_a_derivative_is_refused_where_it_matters():
     torch.testing.assert_close(jacobian(once, x), jacobian(twice, x))
 
 
-@pytest.mark.parametrize("integrator", [TorchDiffEq("dopri5"), KenCarp4(), ExponentialEuler(4, checkpoint=2)], ids=repr)
+@pytest.mark.parametrize("integrator", [TorchDiffEq("dopri5"), KenCarp4(), ExponentialEuler(4, recompute=2)], ids=repr)
 def test_the_whole_jacobian_of_any_block(integrator):
     block, x = DampedBlock(Forced(4), Constant(0.5), integrator=integrator).double().eval(), torch.randn(1, 4).double()
     with torch.no_grad():

@@ -1,1 +1,3 @@
-"""The adaptive exponential method: damping exactly, the rest to a tolerance."""
+"""The adaptive exponential method: damping exactly, f to a tolerance."""
+
+__all__: list[str] = []

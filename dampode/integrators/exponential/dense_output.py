@@ -1,4 +1,4 @@
-"""Dense output of an exponential method: states inside accepted steps, at a step's own accuracy, without calls of f."""
+"""Dense output of Krogstad's method: states inside accepted steps, as accurate as a step, without calls of f."""
 
 from typing import NamedTuple
 
@@ -6,104 +6,108 @@ import torch
 from torch import Tensor
 
 from dampode.functional import phis
+from dampode.integrators.output_times import scatter_states
+
+__all__ = ["DenseOutput", "Interpolant"]
 
 
-class Segment(NamedTuple):
-    """An attempted step: what the state inside it needs."""
+class Interpolant(NamedTuple):
+    """What the states inside a step need."""
 
     x: Tensor
+    """State at its start, (N, *S)."""
     n1: Tensor
+    """N there, (N, *S)."""
     slope: Tensor
+    """θ coefficient of N over the step, (N, *S)."""
     curve: Tensor
+    """θ² coefficient of N, (N, *S)."""
     cubic: Tensor
+    """θ³ coefficient of N, the third difference D, (N, *S)."""
     lam: Tensor
+    """λ_n, broadcast to x."""
     h: Tensor
-    """Signed step, (N, 1, ..., 1), in x's dtype."""
+    """Signed length, (N, 1, ..., 1), in x's dtype."""
     end: Tensor
-    """Time since t0 after the attempt, |t − t0|, (N,); unchanged where it was rejected."""
+    """τ after the step, (N,); for samples that rejected it, τ before it."""
 
 
 class DenseOutput:
-    """States at asked times, from N ≈ N_1 + θ (slope + D/2) + θ² (curve − 3D/2) + θ³ D over a step, θ in (0, 1].
+    """States at the output times, from N ≈ N_1 + θ (slope + D/2) + θ² (curve − 3D/2) + θ³ D over a step, θ in (0, 1].
 
-    The quadratic N_1 + θ slope + θ² curve is the step's own; D = h³ N‴/6, from the last step's curvature, adds
-    D θ (θ − 1/2) (θ − 1), which leaves its nodes where they are. With z = −hλ,
-    x(t + θh) = e^{θz} x + θh [φ_1(θz) N_1 + θ φ_2(θz) (slope + D/2) + 2θ² φ_3(θz) (curve − 3D/2) + 6θ³ φ_4(θz) D]:
-    at θ = 1 the step itself, to the tolerance; uniformly of order 3 in between.
+    The quadratic N_1 + θ slope + θ² curve is the one that the step itself uses. D = h³ N‴/6 adds the cubic
+    D θ (θ − 1/2) (θ − 1), which is 0 at the step's nodes. With z = −hλ,
+    x(t + θh) = e^{θz} x + θh [φ_1(θz) N_1 + θ φ_2(θz) (slope + D/2) + 2θ² φ_3(θz) (curve − 3D/2) + 6θ³ φ_4(θz) D].
+    At θ = 1 this is the step itself, to the tolerance. Inside the step it is uniformly of order 3.
 
-    Segments are kept for ``capacity`` steps and then evaluated together, so the cost in Python does not grow with the
-    number of times, and without gradients memory stays bounded.
+    Up to ``capacity`` steps are kept and then evaluated together. So the cost in Python does not grow with the number
+    of output times, and memory stays bounded without gradients.
 
     Args:
         x: initial state, (N, *S).
-        times: the asked times as |t − t0| > 0, increasing, (T,) float64.
-        capacity: segments kept.
-        start: |t − t0| at which the first segment begins, (N,); None is 0.
+        tau: τ > 0 of the output times, increasing, (T,) float64.
+        capacity: number of steps to keep.
+        start: τ at which the first step begins, (N,); None is 0.
     """
 
-    def __init__(self, x: Tensor, times: Tensor, capacity: int = 64, start: Tensor | None = None) -> None:
-        self.wanted = len(times) > 0
-        """Whether any time is asked for: else no step has to be kept."""
-        self._times = times
+    def __init__(self, x: Tensor, tau: Tensor, capacity: int = 64, start: Tensor | None = None) -> None:
+        self.needed = len(tau) > 0
+        """Whether there is any output time. If not, no step has to be added."""
+        self._tau = tau
         self._capacity = capacity
-        self._segments: list[Segment] = []
-        self._start = torch.zeros(len(x), dtype=times.dtype, device=x.device) if start is None else start
-        self._rows: list[Tensor] = []
-        self._places: list[Tensor] = []
+        self._steps: list[Interpolant] = []
+        self._start = torch.zeros(len(x), dtype=tau.dtype, device=x.device) if start is None else start
+        self._states: list[Tensor] = []
+        self._indices: list[Tensor] = []
         self._like = x
 
-    def add(self, segment: Segment) -> None:
-        """Keep a step."""
-        self._segments.append(segment)
-        if len(self._segments) == self._capacity:
+    def add(self, step: Interpolant) -> None:
+        """Add the next step."""
+        self._steps.append(step)
+        if len(self._steps) == self._capacity:
             self._evaluate()
 
     def states(self) -> Tensor:
-        """The states at the asked times, (T, N, *S); NaN where no step came by."""
-        return placed(*self.found(), len(self._times), self._like)
+        """The states at the output times, (T, N, *S); NaN at times that no step reached."""
+        return scatter_states(*self.indexed_states(), len(self._tau), self._like)
 
-    def found(self) -> tuple[Tensor, Tensor]:
-        """Where in (T · N) the steps so far gave a state, (M,), and the states, (M, *S)."""
+    def indexed_states(self) -> tuple[Tensor, Tensor]:
+        """The states so far, (M, *S), after their indices in (T · N), (M,), as `scatter_states` takes them."""
         self._evaluate()
         none = self._like.new_empty((0, *self._like.shape[1:]))
-        return torch.cat([*self._places, self._start.new_empty(0, dtype=torch.long)]), torch.cat([*self._rows, none])
+        indices = torch.cat([*self._indices, self._start.new_empty(0, dtype=torch.long)])
+        return indices, torch.cat([*self._states, none])
 
     def _evaluate(self) -> None:
-        """Turn the kept segments into states."""
-        segments, self._segments = self._segments, []
-        if not segments:
+        """Turn the steps that are kept into states."""
+        steps, self._steps = self._steps, []
+        if not steps:
             return
-        ends = torch.stack([s.end for s in segments], 1)  # (N, B)
+        ends = torch.stack([s.end for s in steps], 1)  # (N, B)
         begins = torch.cat((self._start[:, None], ends[:, :-1]), 1)
         self._start = ends[:, -1]
-        asked = self._times.expand(len(ends), -1).contiguous()  # (N, T)
-        sample, place = ((asked > begins[:, :1]) & (asked <= ends[:, -1:])).nonzero(as_tuple=True)
+        tau = self._tau.expand(len(ends), -1).contiguous()  # (N, T)
+        sample, output = ((tau > begins[:, :1]) & (tau <= ends[:, -1:])).nonzero(as_tuple=True)
         if len(sample) == 0:
             return
-        step = torch.searchsorted(ends, asked)[sample, place]
-        begin = begins[sample, step]
-        theta = (self._times[place] - begin) / (ends[sample, step] - begin)
+        number = torch.searchsorted(ends, tau)[sample, output]
+        begin = begins[sample, number]
+        theta = (self._tau[output] - begin) / (ends[sample, number] - begin)
 
-        def rows(values: list[Tensor]) -> Tensor:
-            return torch.stack(values)[step, sample]  # (M, *S)
+        def select(values: list[Tensor]) -> Tensor:
+            return torch.stack(values)[number, sample]  # (M, *S)
 
-        x = rows([s.x for s in segments])
+        x = select([s.x for s in steps])
         theta = theta.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
-        length = theta * rows([s.h for s in segments])
-        e, p1, p2, p3, p4 = phis(-length * rows([_per_sample(s.lam, s.x) for s in segments]), 4)
-        cubic = rows([s.cubic for s in segments])
-        state = torch.addcmul(e * x, length * p1, rows([s.n1 for s in segments]))
-        state = torch.addcmul(state, length * theta * p2, rows([s.slope for s in segments]) + cubic / 2)
-        curve = torch.add(rows([s.curve for s in segments]), cubic, alpha=-1.5)
+        length = theta * select([s.h for s in steps])
+        e, p1, p2, p3, p4 = phis(-length * select([_per_sample(s.lam, s.x) for s in steps]), 4)
+        cubic = select([s.cubic for s in steps])
+        state = torch.addcmul(e * x, length * p1, select([s.n1 for s in steps]))
+        state = torch.addcmul(state, length * theta * p2, select([s.slope for s in steps]) + cubic / 2)
+        curve = torch.add(select([s.curve for s in steps]), cubic, alpha=-1.5)
         state = torch.addcmul(state, 2 * length * theta**2 * p3, curve)
-        self._rows.append(torch.addcmul(state, 6 * length * theta**3 * p4, cubic))
-        self._places.append(place * len(self._like) + sample)
-
-
-def placed(places: Tensor, rows: Tensor, times: int, like: Tensor) -> Tensor:
-    """The states ``rows`` (M, *S) at their ``places`` (M,) in (T · N), as (T, N, *S); NaN elsewhere."""
-    flat = like.new_full((times * len(like), *like.shape[1:]), torch.nan)
-    return flat.index_copy(0, places, rows).reshape(times, *like.shape)
+        self._states.append(torch.addcmul(state, 6 * length * theta**3 * p4, cubic))
+        self._indices.append(output * len(self._like) + sample)
 
 
 def _per_sample(lam: Tensor, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The accepted steps of an adaptive solve, taken again in segments that the backward pass computes anew."""
+"""The accepted steps of an adaptive solve, taken again in segments that the backward pass recomputes."""
 
 from functools import partial
 from typing import NamedTuple
@@ -7,62 +7,77 @@ import torch
 from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
-from dampode.integrators.clock import Clock
-from dampode.integrators.exponential.dense_output import DenseOutput, Segment, placed
+from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.exponential.dense_output import DenseOutput, Interpolant
+from dampode.integrators.exponential.error_estimate import change_of_curve, third_difference
 from dampode.integrators.exponential_rk import krogstad_step
+from dampode.integrators.output_times import scatter_states
 from dampode.integrators.recompute import recomputed, segments
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import History, change_of_curve, cubic
+from dampode.integrators.time_axis import TimeAxis
+
+__all__ = ["AcceptedStep", "replay"]
 
 
-class Taken(NamedTuple):
-    """A step that at least one sample accepted."""
+class AcceptedStep(NamedTuple):
+    """A step that at least one sample accepted. Values per sample are (N, 1, ..., 1)."""
 
     begin: Tensor
-    """τ before and after it, (N, 1, ..., 1) float64: the same for samples that did not move."""
+    """τ before the step, float64."""
     end: Tensor
-    last: Tensor
-    """The length of each sample's last step before it, in x's dtype."""
+    """τ after it, float64; equal to ``begin`` for the other samples."""
+    last_h: Tensor
+    """The length of each sample's accepted step before this one, in x's dtype."""
 
 
 def replay(
-    func: DampedODEFunc, x: Tensor, n1: Tensor, inner: Tensor, clock: Clock, steps: list[Taken], count: int
+    func: DampedODEFunc,
+    x: Tensor,
+    n1: Tensor,
+    inner_tau: Tensor,
+    axis: TimeAxis,
+    steps: list[AcceptedStep],
+    count: int,
+    calls: CallCounter,
 ) -> Tensor:
-    """The states from given steps of Krogstad's method, with what ``count`` segments begin with kept.
+    """The states from given steps of Krogstad's method. Only what each segment begins with is kept.
 
     Args:
         func: the damped vector field.
         x: initial state, (N, *S).
         n1: N there, (N, *S).
-        inner: the asked times between the first and the last one, as τ, (T − 2,) float64.
-        clock: the time axis.
+        inner_tau: τ of the output times between the first and the last one, (T − 2,) float64.
+        axis: the time axis.
         steps: the steps, at least one.
-        count: segments, at most one a step.
+        count: number of segments; there is at most one per step.
+        calls: counts the calls of f.
 
     Returns:
         The states, (T, N, *S), x first; NaN at inner times that no step reached.
     """
 
-    def run(numbers: range, x: Tensor, n1: Tensor, curve: Tensor) -> tuple[Tensor, ...]:
-        split = Splitting(func, x)
-        dense = DenseOutput(x, inner, start=steps[numbers[0]].begin.reshape(-1))
-        for begin, end, last in (steps[n] for n in numbers):
+    def run(numbers: range, x: Tensor, n1: Tensor, last_curve: Tensor) -> tuple[Tensor, ...]:
+        splitting = Splitting(func, x, calls)
+        dense = DenseOutput(x, inner_tau, start=steps[numbers[0]].begin.reshape(-1))
+        for begin, end, last_h in (steps[n] for n in numbers):
             h, ok = end - begin, end > begin
-            length, after = h.to(x.dtype), clock.time(end, x.dtype)
-            signed = clock.sign * length
-            step = krogstad_step(split, x, n1, (clock.time(begin + 0.5 * h, x.dtype), after), signed)
-            if dense.wanted:
-                bend = cubic(change_of_curve(step.curve, length, History(curve, last, last)))
-                dense.add(Segment(x, n1, step.slope, step.curve, bend, split.lam, signed, end.reshape(-1)))
-                curve = torch.where(ok, step.curve, curve)
+            calls.active = ok.reshape(-1)
+            length, after = h.to(x.dtype), axis.time(end, x.dtype)
+            signed = axis.sign * length
+            step = krogstad_step(splitting, x, n1, (axis.time(begin + 0.5 * h, x.dtype), after), signed)
+            if dense.needed:
+                cubic = third_difference(change_of_curve(step.curve, length, last_curve, last_h))
+                lam, tau = splitting.lam, end.reshape(-1)
+                dense.add(Interpolant(x, n1, step.slope, step.curve, cubic, lam, signed, tau))
+                last_curve = torch.where(ok, step.curve, last_curve)
             x = torch.where(ok, step.x, x)
-            split = split.at(x)
-            n1 = torch.where(ok, split(after, x), n1)
-        return x, n1, curve, *dense.found()
+            splitting = splitting.at(x)
+            n1 = torch.where(ok, splitting.nonlinear(after, x), n1)
+        return x, n1, last_curve, *dense.indexed_states()
 
-    first, places, rows, curve = x, [], [], torch.zeros_like(x)
+    first, indices, states, last_curve = x, [], [], torch.zeros_like(x)
     for numbers in segments(len(steps), count):
-        x, n1, curve, place, row = recomputed(partial(run, numbers), func, x, n1, curve)
-        places.append(place)
-        rows.append(row)
-    return torch.cat((first[None], placed(torch.cat(places), torch.cat(rows), len(inner), x), x[None]))
+        x, n1, last_curve, index, state = recomputed(partial(run, numbers), func, x, n1, last_curve)
+        indices.append(index)
+        states.append(state)
+    return torch.cat((first[None], scatter_states(torch.cat(indices), torch.cat(states), len(inner_tau), x), x[None]))

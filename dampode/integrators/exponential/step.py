@@ -1,105 +1,110 @@
-"""One attempted step of the adaptive exponential pair for a whole batch: tensors in, tensors out, no host sync."""
+"""One step of the adaptive exponential method for a whole batch: tensors in, tensors out, no value read."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dampode.integrators.clock import Clock
+from dampode.integrators.exponential.error_estimate import change_of_curve, error_estimate
 from dampode.integrators.exponential_rk import KrogstadStep, krogstad_step
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import (
-    FLOOR,
-    History,
-    Tolerance,
-    change_of_curve,
-    cubic,
-    error_estimate,
-    logarithm,
-    step_factor,
-)
+from dampode.integrators.step_control import MIN_LOG_RATIO, Tolerance, log_error_ratio, step_factor
+from dampode.integrators.time_axis import TimeAxis
+
+__all__ = ["SampleState", "StepFunction", "TriedStep", "initial_state", "try_step"]
 
 
-class Place(NamedTuple):
-    """Where every sample stands. Values per sample are (N, 1, ..., 1); times are float64."""
+class SampleState(NamedTuple):
+    """Where every sample is. Values per sample are (N, 1, ..., 1); τ is float64."""
 
     x: Tensor
     """The state, (N, *S)."""
     n1: Tensor
     """N there, (N, *S)."""
     tau: Tensor
-    past: History
+    last_curve: Tensor
+    """θ² coefficient of N over the last accepted step, (N, *S)."""
+    last_h: Tensor
+    """The length > 0 of the last accepted step, in x's dtype."""
+    last_log_ratio: Tensor
+    """The logarithm of its error ratio."""
 
 
-class Attempt(NamedTuple):
-    """What an attempt gave. Samples whose length was 0 stand where they stood, to the last bit."""
+class TriedStep(NamedTuple):
+    """A step, accepted or not. A sample whose step has length 0 does not change, to the last bit."""
 
-    step: KrogstadStep
-    split: Splitting
-    """The field split at x⁺."""
-    n1: Tensor
-    """N at x⁺ in that splitting, (N, *S)."""
-    past: History
-    """The attempt as the last step, for the samples that accept it."""
-    tau: Tensor
-    """Time after the attempt; unchanged where it is rejected."""
+    krogstad: KrogstadStep
+    splitting: Splitting
+    """The splitting at x⁺."""
+    state: SampleState
+    """Where a sample is if it accepts the step."""
     h: Tensor
-    """Signed length in x's dtype."""
-    wished: Tensor
-    """Length to try next."""
+    """The signed length in x's dtype."""
+    next_h: Tensor
+    """The length to try next."""
     ok: Tensor
     """Whether the error is within the tolerance."""
     finite: Tensor
-    """Whether the error is a number."""
+    """Whether the error is a finite number."""
     stuck: Tensor
-    """Whether it is rejected and no shorter step would advance t, or λ is negative or NaN at x⁺."""
+    """Whether the step is rejected and no shorter one would advance t, or λ is negative or NaN at x⁺."""
     running: Tensor
-    """Whether the last time is still ahead."""
+    """Whether the last time is not reached yet."""
     counts: Tensor
     """How many samples are ok, finite, stuck, running, (4,) int64."""
 
 
-def attempt(split: Splitting, place: Place, h: Tensor, clock: Clock, tol: Tolerance) -> Attempt:
-    """A step of length h for every sample, cut at the last time, with its error and the length to try next.
+StepFunction = Callable[[Splitting, SampleState, Tensor, TimeAxis, Tolerance], TriedStep]
+"""`try_step`, or its compiled form."""
+
+
+def initial_state(x: Tensor, n1: Tensor, tau: Tensor) -> SampleState:
+    """The samples before their first step.
+
+    The last step counts as infinitely short, so that the whole curvature of N counts as error.
+    """
+    per_sample = torch.zeros(tau.shape, dtype=x.dtype, device=x.device)
+    return SampleState(x, n1, tau, torch.zeros_like(x), per_sample + torch.finfo(x.dtype).tiny, per_sample)
+
+
+def try_step(splitting: Splitting, state: SampleState, h: Tensor, axis: TimeAxis, tol: Tolerance) -> TriedStep:
+    """A step of length h for every sample, with its error and the length to try next. It ends at the last time at most.
 
     Args:
-        split: the field split at the state.
-        place: where the samples stand.
+        splitting: the splitting at the state.
+        state: where the samples are.
         h: lengths >= 0, (N, 1, ..., 1) float64; 0 where a sample is done or has failed.
-        clock: the time axis.
+        axis: the time axis.
         tol: tolerance of a step.
 
     Returns:
-        The attempt. Gradients flow through the step and N, not through its length and its error.
+        The step. Gradients flow through the state and N, not through the length and the error.
     """
-    dtype = place.x.dtype
+    dtype = state.x.dtype
     with torch.no_grad():
-        end = torch.minimum(place.tau + h, clock.span)
-        h = end - place.tau
-        times = clock.time(torch.add(place.tau, h, alpha=0.5), dtype), clock.time(end, dtype)
+        end = torch.minimum(state.tau + h, axis.span)
+        h = end - state.tau
+        times = axis.time(torch.add(state.tau, h, alpha=0.5), dtype), axis.time(end, dtype)
         length = h.to(dtype)
-        signed = length * clock.sign
-    step = krogstad_step(split, place.x, place.n1, times, signed)
-    after = split.at(step.x)
-    n1 = after(times[1], step.x)
+        signed = length * axis.sign
+    step = krogstad_step(splitting, state.x, state.n1, times, signed)
+    after = splitting.at(step.x)
+    n1 = after.nonlinear(times[1], step.x)
     with torch.no_grad():
-        n5 = n1 if after is split else torch.addcmul(n1, split.lam - after.lam, step.x)
-        change = change_of_curve(step.curve, length, place.past)
-        error = error_estimate(step, n5, change, split.lam, signed)
-        ratio = tol.ratio(error, torch.maximum(place.x.abs(), step.x.abs()))
+        n5 = n1 if after is splitting else torch.addcmul(n1, splitting.lam - after.lam, step.x)
+        change = change_of_curve(step.curve, length, state.last_curve, state.last_h)
+        error = error_estimate(step, n5, change, splitting.lam, signed)
+        ratio = tol.ratio(error, torch.maximum(state.x.abs(), step.x.abs()))
         ok, finite = ratio <= 1, ratio < torch.inf
-        log_ratio = logarithm(ratio)
-        wished = h * step_factor(log_ratio, ok, place.past.log_ratio)
-        stuck = (wished <= clock.shortest) > ok
-        if after is not split:
-            stuck = stuck | (ok & after.undamped(step.x))
-        tau = torch.where(ok, end, place.tau)
-        running = tau < clock.span
+        log_ratio = log_error_ratio(ratio)
+        next_h = h * step_factor(log_ratio, ok, state.last_log_ratio)
+        stuck = (next_h <= axis.shortest) > ok
+        if after is not splitting:
+            stuck = stuck | (ok & after.has_negative_damping(step.x))
+        tau = torch.where(ok, end, state.tau)
+        running = tau < axis.span
         counts = torch.stack((ok, finite, stuck, running)).flatten(1).sum(1)
-        past = History(step.curve, length.clamp(min=torch.finfo(dtype).tiny), log_ratio.clamp_(min=FLOOR))
-    return Attempt(step, after, n1, past, tau, signed, wished, ok, finite, stuck, running, counts)
-
-
-def bend(made: Attempt, place: Place) -> Tensor:
-    """D = h³ N‴ / 6 over an attempt, for dense output, (N, *S)."""
-    return cubic(change_of_curve(made.step.curve, made.past.h, place.past))
+        last_h, last_log_ratio = length.clamp(min=torch.finfo(dtype).tiny), log_ratio.clamp_(min=MIN_LOG_RATIO)
+    moved = SampleState(step.x, n1, tau, step.curve, last_h, last_log_ratio)
+    return TriedStep(step, after, moved, signed, next_h, ok, finite, stuck, running, counts)

@@ -1,4 +1,4 @@
-"""Where explicit methods are out of their depth: the measured ratio ρ|J|/λ of f's stiffness to the damping's."""
+"""A warning where f is too stiff for an explicit method: the measured ratio ρ|J|/λ of its stiffness to the damping."""
 
 import warnings
 
@@ -8,23 +8,26 @@ from torch import Tensor
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.solution import Solution
 
+__all__ = ["StiffnessWarning", "field_to_damping_ratio", "warn_if_stiff"]
+
 
 class StiffnessWarning(UserWarning):
-    """A solve whose steps were held short by ρ f, which no explicit method takes exactly."""
+    """The stiffness of ρ f kept the steps of a solve short. No explicit method avoids this."""
 
 
 @torch.no_grad()
 def field_to_damping_ratio(func: DampedODEFunc, x: Tensor, t: Tensor, iterations: int = 6) -> Tensor:
-    """ρ|J|/λ of every sample, J = ∂f/∂x: how stiff the nonlinear part is beside the damping.
+    """The ratio ρ|J|/λ of every sample, with J = ∂f/∂x: the stiffness of the nonlinear part beside the damping.
 
     Args:
         func: the damped vector field.
         x: states, (N, *S).
         t: their times, (N, 1, ..., 1).
-        iterations: of the power method on difference quotients of f, each one call; |J| is bounded from below.
+        iterations: iterations of the power method on difference quotients of f. Each calls f once. They bound |J| from
+            below.
 
     Returns:
-        The ratio at each sample's largest λ, (N,); infinity where λ is 0.
+        The smallest ratio over each sample's λ, (N,); infinity where λ is 0.
     """
     lam, weight, fx = func.parts(t, x)
     reach = torch.finfo(x.dtype).eps ** 0.5 * (1 + _norm(x))
@@ -39,7 +42,7 @@ def field_to_damping_ratio(func: DampedODEFunc, x: Tensor, t: Tensor, iterations
 
 
 def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> None:
-    """Warn where a solve took short steps, in units of 1/λ, and f is the reason. Costs calls of f only then."""
+    """Warn if the steps of a solve were short in units of 1/λ because of f. It calls f only if they were short."""
     x = solution.x.detach()
     last = torch.isfinite(x).reshape(*x.shape[:2], -1).all(2).long().cumprod(0).sum(0).sub(1).clamp(min=0)
     x = x[last, torch.arange(x.shape[1], device=x.device)]
@@ -54,7 +57,7 @@ def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> None:
     worst = int(ratio.argmax())
     if ratio[worst] > 0.1:
         warnings.warn(
-            "explicit steps are held short by f and not by λ: the measured ρ|J|/λ of sample "
+            "the stiffness of f, not λ, keeps explicit steps short: the measured ρ|J|/λ of sample "
             f"{worst} is {ratio[worst].item():.2g}, so ρ f is about as stiff as the damping; "
             f"{int(solution.accepted[worst])} steps were taken over λ|t1 − t0| = {damped[worst].item():.3g}, and their "
             "errors may add up beyond the tolerance; use KenCarp4, ρ = 1 or a smaller λ",
@@ -64,6 +67,6 @@ def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> None:
 
 
 def _norm(x: Tensor) -> Tensor:
-    """Norm of every sample, (N, 1, ..., 1)."""
+    """The norm of every sample, (N, 1, ..., 1)."""
     norm: Tensor = torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1)
     return norm.reshape(-1, *[1] * (x.ndim - 1))

@@ -1,4 +1,4 @@
-"""The stages of an implicit step, every sample at a stage of its own."""
+"""The stages of an implicit step. Every sample may be at a different stage."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,169 +7,226 @@ import torch
 from torch import Tensor
 
 from dampode.integrators.implicit import tableau
-from dampode.integrators.implicit.quasi_newton import Secants
+from dampode.integrators.implicit.quasi_newton import SecantPairs
 from dampode.integrators.step_control import Tolerance
 
-_ITERATIONS = 12  # of a stage, at most: a shorter step costs less than more of them
-_SHARE = 0.02  # of the tolerance that the error of a stage may take
-_LONG_AGO = 1e9  # in spans: where the history of a first step lies, so that it predicts no change
+__all__ = ["Iteration", "StageEquations", "StageState", "Stages", "iterate"]
+
+_MAX_ITERATIONS = 12
+"""Of a stage. A shorter step costs less than more iterations."""
+
+_ERROR_SHARE = 0.02
+"""The share of the tolerance that the error of a stage may take."""
+
+_LONG_AGO = 1e9
+"""In spans: before a first step, the steps in the history lie so far back that they predict no change."""
 
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(τ, u, solving) -> N, (N, d); the call counts for the samples that are ``solving``."""
 
 
-class Step(NamedTuple):
+class StageEquations(NamedTuple):
     """What does not change while the stages of a step are solved."""
 
     rows: Tensor
-    """What `tableau.combinations` are of, (N, 9, d); a stage's is written in place, 0 before."""
+    """The rows that `tableau.combinations` combine, (N, 9, d). The row of a stage is 0 until it is solved."""
     sums: Tensor
-    """Which of the rows are first guess and explicit part of a stage, (N, 5, 2, 9)."""
+    """How the rows are summed to the first guess and to the explicit part of each stage, (N, 5, 2, 9)."""
     times: Tensor
     """τ of the stages, (N, 5)."""
     weight: Tensor
+    """w of `tableau.stage_coefficients`."""
     g: Tensor
-    """Of `tableau.damped`."""
+    """g of `tableau.stage_coefficients`."""
     unit: Tensor
-    """What a correction is multiplied by before its norm: 1 is as much as a stage may be off, (N, d)."""
+    """A correction is multiplied by this before its norm is taken. A norm of 1 is the error that a stage may have,
+    (N, d)."""
 
 
-class Inner(NamedTuple):
-    """Where the stages of every sample stand. Values per sample are (N, 1)."""
+class StageState(NamedTuple):
+    """Which stage each sample is at, and its iterate. Values per sample are (N, 1)."""
 
     u: Tensor
     """The iterate, (N, d)."""
-    base: Tensor
-    """The explicit part, (N, d)."""
+    explicit: Tensor
+    """The explicit part of the stage's equation, (N, d)."""
     tau: Tensor
+    """τ of the stage."""
     last_u: Tensor
+    """The iterate before, (N, d)."""
     last_n: Tensor
-    """The last iterate and N there, (N, d)."""
+    """N there, (N, d)."""
     last_size: Tensor
-    """Of the last correction."""
+    """The norm of the last correction."""
     rate: Tensor
-    """Of convergence."""
-    tries: Tensor
-    """Calls of f at this stage."""
+    """The rate of convergence."""
+    iterations: Tensor
+    """The calls of f at this stage."""
     stage: Tensor
-    """How many are solved, at most 4."""
-    busy: Tensor
-    """Whether there are stages to solve."""
-    good: Tensor
-    """Whether all have converged."""
+    """The number of stages that are solved, at most 4."""
+    solving: Tensor
+    """Whether stages are left to solve."""
+    converged: Tensor
+    """Whether no stage has failed to converge."""
 
 
-Iterating = Callable[[Step, Secants, Inner, Tensor], Inner]
-"""`iterate`, or a compiled form of it."""
+Iteration = Callable[[StageEquations, SecantPairs, StageState, Tensor], StageState]
+"""`iterate`, or its compiled form."""
 
 
-def iterate(step: Step, secants: Secants, inner: Inner, n: Tensor) -> Inner:
-    """A quasi-Newton iteration from N at the iterates, (N, d); where a stage has converged, the next one is opened."""
-    u, busy, stage, tries = inner.u, inner.busy, inner.stage, inner.tries + 1
-    again = busy & (tries > 1)
-    residual = torch.addcmul(torch.addcmul(-u, step.weight, inner.base), step.g, n)
-    move = secants.solve(u - inner.last_u, n - inner.last_n, again, residual, step.g)
-    size = torch.linalg.vector_norm(move * step.unit, dim=1, keepdim=True)
-    rate = torch.where(again, (size / inner.last_size).nan_to_num(0.99, 0.99).clamp(1e-3, 0.99), inner.rate)
-    new = torch.where(busy, u + move, u)
-    step.rows[secants.sample, stage[:, 0] + 3] = new
-    solved = busy & (size <= (1 / rate - 1).clamp(min=1e-3))
-    hopeless = busy & ~solved & ((tries >= _ITERATIONS) | ~torch.isfinite(size))
+def iterate(equations: StageEquations, secants: SecantPairs, state: StageState, n: Tensor) -> StageState:
+    """One quasi-Newton iteration. A sample whose stage has converged starts with its next stage.
+
+    Args:
+        equations: the equations of the step.
+        secants: the pairs kept so far.
+        state: where the samples are.
+        n: N at the iterates, (N, d).
+
+    Returns:
+        Where the samples are afterwards.
+    """
+    u, solving, stage, iterations = state.u, state.solving, state.stage, state.iterations + 1
+    again = solving & (iterations > 1)
+    residual = torch.addcmul(torch.addcmul(-u, equations.weight, state.explicit), equations.g, n)
+    move = secants.correction(u - state.last_u, n - state.last_n, again, residual, equations.g)
+    size = torch.linalg.vector_norm(move * equations.unit, dim=1, keepdim=True)
+    rate = torch.where(again, (size / state.last_size).nan_to_num(0.99, 0.99).clamp(1e-3, 0.99), state.rate)
+    new = torch.where(solving, u + move, u)
+    equations.rows[secants.sample, stage[:, 0] + 3] = new
+    solved = solving & (size <= (1 / rate - 1).clamp(min=1e-3))
+    failed = solving & ~solved & ((iterations >= _MAX_ITERATIONS) | ~torch.isfinite(size))
     onward = solved & (stage < 4)
     stage = stage + onward
-    guess, base, tau = opened(step, secants.sample, stage)
-    return Inner(
-        torch.where(onward, guess, new),
-        base,
-        tau,
-        u,
-        n,
-        size,
-        rate,
-        torch.where(onward, 0, tries),
-        stage,
-        onward | (busy & ~solved & ~hopeless),
-        inner.good & ~hopeless,
+    guess, explicit, tau = _stage_start(equations, secants.sample, stage)
+    return StageState(
+        u=torch.where(onward, guess, new),
+        explicit=explicit,
+        tau=tau,
+        last_u=u,
+        last_n=n,
+        last_size=size,
+        rate=rate,
+        iterations=torch.where(onward, 0, iterations),
+        stage=stage,
+        solving=onward | (solving & ~solved & ~failed),
+        converged=state.converged & ~failed,
     )
 
 
-def opened(step: Step, sample: Tensor, stage: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the stages that the samples are at: a first guess, the explicit part, and their τ."""
-    guess, base = torch.bmm(step.sums[sample, stage[:, 0]], step.rows).unbind(1)
-    return guess, base, step.times.gather(1, stage)
+def _stage_start(equations: StageEquations, sample: Tensor, stage: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The first guess, the explicit part and τ of the stages that the samples are at."""
+    guess, explicit = torch.bmm(equations.sums[sample, stage[:, 0]], equations.rows).unbind(1)
+    return guess, explicit, equations.times.gather(1, stage)
 
 
 class Stages:
-    """The stages of a step.
+    """The stages of one step after another.
 
-    A sample whose stage has converged goes on to its next one at once: it waits for the others at the step's end only.
+    A sample whose stage has converged goes to its next stage at once. It waits for the others only at the end of the
+    step.
 
     Args:
         x: initial states, (N, d).
         span: length of the solve.
         tol: tolerance of a step.
-        iterate: what makes an iteration.
+        iterate: does one iteration.
     """
 
-    def __init__(self, x: Tensor, span: Tensor, tol: Tolerance, iterate: Iterating) -> None:
+    def __init__(self, x: Tensor, span: Tensor, tol: Tolerance, iterate: Iteration) -> None:
         self._tol, self._iterate = tol, iterate
-        self._share = max(_SHARE, 2 * torch.finfo(x.dtype).eps / tol.rtol)
+        self._error_share = max(_ERROR_SHARE, 2 * torch.finfo(x.dtype).eps / tol.rtol)
         self._nodes = torch.tensor(tableau.NODES, dtype=torch.float64, device=x.device)
-        bases, ends = tableau.combinations()
-        self._bases, self._ends = bases.to(x), ends.to(x)
-        self.rows = x.new_zeros(len(x), 9, x.shape[1])
-        """The last step's stages 3 and 4, this one's start, its five stages and h F at the start, (N, 9, d)."""
-        self.rows[:, :3] = x[:, None]
+        explicit_sums, end_sums = tableau.combinations()
+        self._explicit_sums, self._end_sums = explicit_sums.to(x), end_sums.to(x)
+        # stages 3 and 4 of the last step, the start of this one, its five stages, and h F at its start
+        self._rows = x.new_zeros(len(x), 9, x.shape[1])
+        self._rows[:, :3] = x[:, None]
         self._times = span * span.new_tensor([-2 * _LONG_AGO, -_LONG_AGO, *[0.0] * 6]).repeat(len(x), 1)
         self._rate = x.new_full((len(x), 1), 0.5)
-        self._secants = Secants.none(x)
+        self._secants = SecantPairs.empty(x)
+
+    @property
+    def start_state(self) -> Tensor:
+        """The state at the start of the step, (N, d)."""
+        return self._rows[:, 2]
+
+    @property
+    def start_slope(self) -> Tensor:
+        """The slope h F at the start of the step, (N, d)."""
+        return self._rows[:, 8]
+
+    @property
+    def end_state(self) -> Tensor:
+        """The state at the end of the step, which is its last stage, (N, d)."""
+        return self._rows[:, 7]
+
+    def converged_stages(self) -> tuple[Tensor, ...]:
+        """A copy of the step's stages, five of (N, d)."""
+        return self._rows[:, 3:8].clone().unbind(1)
 
     def end(self, moved: Tensor) -> None:
-        """Move samples, (N, 1), to the end of their step, and keep what predicts the next one's stages."""
+        """Move some samples, (N, 1), to the end of their step, and keep what predicts the stages of the next one."""
         self._times[:, :3] = torch.where(moved, self._times[:, 5:], self._times[:, :3])
-        self.rows[:, :3] = torch.where(moved[:, :, None], self.rows[:, 5:8], self.rows[:, :3])
+        self._rows[:, :3] = torch.where(moved[:, :, None], self._rows[:, 5:8], self._rows[:, :3])
 
     def error_and_slope(self) -> tuple[Tensor, Tensor]:
-        """The step's error and h F at its end, (N, d)."""
-        with self._unrounded():
-            error, slope = torch.matmul(self._ends, self.rows).unbind(1)
-        return error, slope
+        """The error of the step and h F at its end, (N, d)."""
+        with self._without_autocast():
+            error, h_slope = torch.matmul(self._end_sums, self._rows).unbind(1)
+        return error, h_slope
 
-    def _unrounded(self) -> torch.autocast:
-        """Without autocast, which is f's own matter: the products of the solver keep the state's dtype."""
-        return torch.autocast(self.rows.device.type, enabled=False)
-
-    def solve(self, field: Field, ends: Tensor, h: Tensor, slope: Tensor, lam: Tensor, busy: Tensor) -> Tensor:
+    def solve(self, field: Field, ends: Tensor, h: Tensor, slope: Tensor, lam: Tensor, solving: Tensor) -> Tensor:
         """Solve all stages of a step.
 
         Args:
-            field: (τ, u, busy) -> N, (N, d).
+            field: gives N.
             ends: τ of the step's ends, (N, 2).
             h: its signed length, (N, 1), in x's dtype.
             slope: F at its start, (N, d).
             lam: λ, (N, 1) or (N, d).
-            busy: the samples that take part, (N, 1).
+            solving: the samples that take part, (N, 1).
 
         Returns:
             Whether all five stages converged, (N, 1).
         """
+        equations = self._equations(ends, h, slope, lam)
+        x, stage = self.start_state, torch.zeros_like(solving, dtype=torch.long)
+        with self._without_autocast():
+            guess, explicit, tau = _stage_start(equations, self._secants.sample, stage)
+        u = torch.where(solving, guess, x)
+        state = StageState(
+            u=u,
+            explicit=explicit,
+            tau=tau,
+            last_u=torch.zeros_like(u),
+            last_n=torch.zeros_like(u),  # not the same tensor: a compiled function would depend on that
+            last_size=torch.ones_like(h),
+            rate=self._rate,
+            iterations=torch.zeros_like(stage),
+            stage=stage,
+            solving=solving,
+            converged=solving.clone(),
+        )
+        while bool(state.solving.any()):
+            n = field(state.tau, state.u, state.solving)
+            with self._without_autocast():
+                state = self._iterate(equations, self._secants, state, n)
+        self._rate = state.rate
+        return state.converged
+
+    def _equations(self, ends: Tensor, h: Tensor, slope: Tensor, lam: Tensor) -> StageEquations:
+        """The equations of the step between ``ends``."""
         self._times[:, 2:] = torch.lerp(ends[:, :1], ends[:, 1:], self._nodes)
-        self.rows[:, 3:8] = 0.0
-        self.rows[:, 8] = h * slope
-        x = self.rows[:, 2]
-        guesses = tableau.predictors(self._times).to(x.dtype)
-        sums = torch.stack((guesses, self._bases.expand_as(guesses)), 2)
-        unit = 1 / (self._share * x.shape[1] ** 0.5 * (self._tol.rtol * x.abs() + self._tol.atol))
-        step = Step(self.rows, sums, self._times[:, 3:], *tableau.damped(lam, h), unit)
-        stage = torch.zeros_like(busy, dtype=torch.long)
-        with self._unrounded():
-            guess, base, tau = opened(step, self._secants.sample, stage)
-        u = torch.where(busy, guess, x)
-        last_u, last_n = torch.zeros_like(u), torch.zeros_like(u)  # of their own: a compiled form is of no aliases
-        tries, good = torch.zeros_like(stage), busy.clone()
-        inner = Inner(u, base, tau, last_u, last_n, torch.ones_like(h), self._rate, tries, stage, busy, good)
-        while bool(inner.busy.any()):
-            n = field(inner.tau, inner.u, inner.busy)
-            with self._unrounded():
-                inner = self._iterate(step, self._secants, inner, n)
-        self._rate = inner.rate
-        return inner.good
+        self._rows[:, 3:8] = 0.0
+        self._rows[:, 8] = h * slope
+        x = self.start_state
+        guess_sums = tableau.predictors(self._times).to(x.dtype)
+        sums = torch.stack((guess_sums, self._explicit_sums.expand_as(guess_sums)), 2)
+        weight, g = tableau.stage_coefficients(lam, h)
+        unit = 1 / (self._error_share * x.shape[1] ** 0.5 * (self._tol.rtol * x.abs() + self._tol.atol))
+        return StageEquations(self._rows, sums, self._times[:, 3:], weight, g, unit)
+
+    def _without_autocast(self) -> torch.autocast:
+        """Autocast is for f only: the products of the solver keep the state's dtype."""
+        return torch.autocast(self._rows.device.type, enabled=False)

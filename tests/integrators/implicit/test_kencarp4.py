@@ -14,7 +14,7 @@ from dampode.fields import VectorField
 from dampode.integrators import AdaptiveExponential, IntegrationError, KenCarp4, Status
 from dampode.integrators.implicit import gradients
 from dampode.integrators.implicit.gradients import gmres
-from dampode.integrators.implicit.quasi_newton import Secants
+from dampode.integrators.implicit.quasi_newton import SecantPairs
 from dampode.integrators.implicit.tableau import EMBEDDED, GAMMA, NODES, ROWS, WEIGHTS, hermite
 from dampode.weighting import one_plus
 from tests.helpers.oracles import Forced
@@ -106,10 +106,10 @@ def test_gradients_leave_the_states_as_they_are_and_cost_a_solve_a_stage(monkeyp
     x, solves, nodes = torch.randn(1, 3, dtype=torch.float64), [], []
     original = gradients.gmres
     monkeypatch.setattr(gradients, "gmres", lambda *a: solves.append(1) or original(*a))
-    pulled = gradients._Operator._pulled
+    pulled = gradients._NewtonMatrix._vjp
     monkeypatch.setattr(
-        gradients._Operator,
-        "_pulled",
+        gradients._NewtonMatrix,
+        "_vjp",
         lambda self, *a: nodes.append(graph_size(self._n)) or pulled(self, *a),
     )
     with torch.no_grad():
@@ -149,6 +149,16 @@ def test_gradients_with_strong_damping_match_finite_differences():
         down = loss()
         flat[1] += eps
     assert ((up - down) / (2 * eps)).item() == pytest.approx(gradient.flatten()[1].item(), rel=1e-3, abs=1e-4)
+
+
+def test_gradients_of_a_field_of_time_alone():
+    """x' = −λx + 1 with x(0) = 0: x(1) = (1 − e^{−λ}) / λ."""
+    func = DampedODEFunc(lambda x: torch.ones_like(x), Learned(2.0, 2.0).double())
+    x = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
+    y = KenCarp4(1e-7, 1e-9)(func, x, 0.0, 1.0)
+    by_x, by_lam = grad(y[0, 0], (x, func.damping.raw))
+    assert by_x[0, 0].item() == pytest.approx(math.exp(-2), rel=1e-5)
+    assert by_lam.item() == pytest.approx((3 * math.exp(-2) - 1) / 4, rel=1e-5)
 
 
 def test_batch_mates_do_not_influence_one_another():
@@ -259,17 +269,17 @@ def test_gmres_against_a_dense_solve(restart):
 
 def test_secants_that_span_the_space_solve_a_linear_equation():
     j, g = torch.randn(2, 4, 4, dtype=torch.float64) / 2, torch.rand(1, 4, dtype=torch.float64)
-    r, secants = torch.randn(2, 4, dtype=torch.float64), Secants.none(torch.zeros(2, 4, dtype=torch.float64))
+    r, secants = torch.randn(2, 4, dtype=torch.float64), SecantPairs.empty(torch.zeros(2, 4, dtype=torch.float64))
     used = torch.ones(2, 1, dtype=torch.bool)
-    torch.testing.assert_close(secants.solve(r, r, ~used, r, g), r)
-    torch.testing.assert_close(secants.solve(0 * r, r, used, r, g), r)  # no move, no pair
+    torch.testing.assert_close(secants.correction(r, r, ~used, r, g), r)
+    torch.testing.assert_close(secants.correction(0 * r, r, used, r, g), r)  # no move, no pair
     for _ in range(6):
         move = torch.randn(2, 4, dtype=torch.float64)
-        got = secants.solve(move, (j @ move[:, :, None])[:, :, 0], used, r, g)
+        got = secants.correction(move, (j @ move[:, :, None])[:, :, 0], used, r, g)
     want = torch.linalg.solve(torch.eye(4, dtype=torch.float64) - g[0, :, None] * j, r)
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-8)
     one = torch.full((2, 1), 0.3, dtype=torch.float64)
-    got = secants.solve(move, r, ~used, r, one)
+    got = secants.correction(move, r, ~used, r, one)
     want = torch.linalg.solve(torch.eye(4, dtype=torch.float64) - 0.3 * j, r)
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-8)
 

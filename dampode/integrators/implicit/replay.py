@@ -1,0 +1,76 @@
+"""The accepted steps of an implicit solve, taken again with gradients: each stage by the implicit function theorem."""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.implicit import tableau
+from dampode.integrators.implicit.gradients import with_implicit_gradient
+from dampode.integrators.output_times import scatter_states
+from dampode.integrators.splitting import Splitting
+from dampode.integrators.time_axis import TimeAxis
+
+__all__ = ["AcceptedStep", "replay"]
+
+
+class AcceptedStep(NamedTuple):
+    """A step that at least one sample accepted. Values per sample are (N, 1, ..., 1) float64."""
+
+    h: Tensor
+    """Its length; 0 for the other samples."""
+    begin: Tensor
+    """τ before the step."""
+    end: Tensor
+    """τ after it."""
+    stages: list[Tensor]
+    """The converged stages, five of (N, *S)."""
+
+
+def replay(
+    splitting: Splitting,
+    x: Tensor,
+    slope: Tensor,
+    output_tau: Tensor,
+    axis: TimeAxis,
+    steps: list[AcceptedStep],
+    rtol: float,
+    calls: CallCounter,
+) -> Tensor:
+    """The states at the output times with their derivatives.
+
+    Args:
+        splitting: the splitting at the initial state, with its graph.
+        x: initial state, (N, *S).
+        slope: F(x, t) there, with its graph, (N, *S).
+        output_tau: τ of the output times after the first, (T − 1,) float64.
+        axis: the time axis.
+        steps: the accepted steps.
+        rtol: relative tolerance of the linear solves of the backward pass.
+        calls: counts the calls of f.
+
+    Returns:
+        The states, (T, N, *S), x first; NaN at times that no step reached.
+    """
+    first, indices, states = x, [output_tau.new_empty(0, dtype=torch.long)], [x.new_empty(0, *x.shape[1:])]
+    for h, begin, end, stages in steps:
+        signed, ok = (axis.sign * h).to(x.dtype), h > 0
+        calls.active = ok.reshape(-1)
+        (weight, g), slopes, u = tableau.stage_coefficients(splitting.lam, signed), [signed * slope], x
+        fixed, lam_change = splitting.with_constant_damping()
+        for node, stage in zip(tableau.NODES[1:], stages, strict=True):
+            explicit, t = tableau.explicit_part(x, slopes), axis.time(torch.lerp(begin, end, node), x.dtype)
+            value = torch.where(ok, stage, x.detach())
+            u = with_implicit_gradient(partial(fixed.nonlinear, t), lam_change, weight * explicit, g, value, rtol)
+            slopes.append(tableau.stage_slope(u, explicit))
+        since = output_tau - begin.reshape(-1, 1)
+        sample, output = ((since > 0) & (output_tau <= end.reshape(-1, 1))).nonzero(as_tuple=True)
+        theta = (since[sample, output].reshape(-1, *[1] * (x.ndim - 1)) / h[sample]).to(x.dtype)
+        indices.append(output * len(x) + sample)
+        states.append(tableau.hermite(theta, *(value[sample] for value in (x, slopes[0], u, slopes[-1]))))
+        slope = torch.where(ok, slopes[-1] / torch.where(ok, signed, 1.0), slope)
+        x = torch.where(ok, u, x)
+        splitting = splitting.at(x)
+    return torch.cat((first[None], scatter_states(torch.cat(indices), torch.cat(states), len(output_tau), x)))

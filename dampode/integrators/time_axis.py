@@ -1,0 +1,43 @@
+"""The time axis of an adaptive solve, which always runs forward."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["TimeAxis"]
+
+
+class TimeAxis(NamedTuple):
+    """The time axis of a solve: t = t0 + sign τ, with τ from 0 to ``span``.
+
+    τ = |t − t0| grows whether t grows or falls. It is float64, whatever the dtype of the state.
+    """
+
+    t0: Tensor
+    """The first time, () float64."""
+    span: Tensor
+    """The length of the solve, () float64."""
+    sign: float
+    """1.0 if t grows, −1.0 if it falls."""
+    shortest: Tensor
+    """A step of this length is too short to advance t, () float64."""
+
+    @classmethod
+    def of(cls, times: Tensor, device: torch.device) -> "TimeAxis":
+        """The axis of strictly monotonic times (T,), with its tensors on a device."""
+        values: list[float] = times.detach().to(torch.float64).tolist()
+        first, last = values[0], values[-1]
+        info = torch.finfo(torch.float64)
+        shortest = max(16 * info.eps * max(abs(first), abs(last)), info.tiny)
+        # one copy to the device instead of three
+        t0, span, least = torch.tensor([first, abs(last - first), shortest], dtype=torch.float64).to(device).unbind()
+        return cls(t0, span, 1.0 if last > first else -1.0, least)
+
+    def tau(self, times: Tensor) -> Tensor:
+        """τ of the given times, float64."""
+        return (times.detach().to(self.t0) - self.t0).abs()
+
+    def time(self, tau: Tensor, dtype: torch.dtype) -> Tensor:
+        """The time t at τ."""
+        return torch.add(self.t0, tau, alpha=self.sign).to(dtype)

@@ -1,0 +1,134 @@
+"""Step sizes and giving up, for both integrators with a step size per sample."""
+
+import math
+
+import pytest
+import torch
+
+from dampode import DampedODEFunc, odeint, solve
+from dampode.damping import Constant
+from dampode.fields import VectorField
+from dampode.integrators import AdaptiveExponential, IntegrationError, KenCarp4, Status
+from dampode.integrators.step_control import GiveUp
+from tests.helpers.oracles import Forced
+
+EDGES = {  # dx/dt = -x + f crosses x = 1/2 at log(2) / 2, and at about 0.3445
+    "where": lambda x: torch.where(x < 0.5, torch.nan, -x),
+    "sqrt": lambda x: -torch.sqrt(x - 0.5) - 0.3,
+}
+
+
+@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.parametrize("integrator", [AdaptiveExponential(), KenCarp4()], ids=repr)
+def test_a_state_that_reaches_where_f_is_nan_is_given_up(integrator, edge, dtype):
+    """Shorter steps would go on to max_steps: each covers a part of what is left before the edge."""
+    func, t = DampedODEFunc(EDGES[edge], Constant(1.0)), torch.linspace(0, 1, 5, dtype=torch.float64)
+    x = torch.tensor([[100.0, 80.0], [1.0, 1.0], [50.0, 20.0]], dtype=dtype)
+    s = solve(func, x, t, integrator)
+    assert s.status == (Status.SUCCESS, Status.NOT_FINITE, Status.SUCCESS)
+    assert s.reached[1].item() == pytest.approx(0.3466 if edge == "where" else 0.3445, abs=2e-4)
+    assert (s.accepted + s.rejected).max() < 500
+    assert torch.isnan(s.x[2:, 1]).all()
+    assert torch.isfinite(s.x[:2, 1]).all()
+    alone = solve(func, x[::2], t, integrator)
+    torch.testing.assert_close(s.x[:, ::2], alone.x, rtol=1e-5, atol=1e-5)
+    assert (s.accepted[::2] - alone.accepted).abs().max() <= 1
+    with pytest.raises(IntegrationError, match=r"the first at index 1, at t = 0\.34\d+: the state or f is NaN or inf"):
+        odeint(func, x, t, integrator)
+
+
+class AtRest(VectorField):
+    """f(x, t) = 10⁸ t (2 − e^{kx}): x' = 0 at t = 0, where a step may yet be far too long."""
+
+    def __init__(self, k):
+        super().__init__()
+        self.k = k
+
+    def forward(self, t, x):
+        return 1e8 * t * (2 - torch.exp(self.k * x))
+
+    def exact(self, t):
+        return -math.log(0.5 + 0.5 * math.exp(-self.k * 1e8 * t * t)) / self.k
+
+
+def sinh_field(t):
+    return 2 * math.atanh(math.tanh(5) * math.exp(-t))
+
+
+def gompertz(t):
+    return math.exp(2 - 2 * math.exp(0.5 * t))
+
+
+ENDURED = [  # dx/dt = f: an integrator, a field, x(0), the span, the first step, x(t)
+    (AdaptiveExponential, lambda x: -torch.sinh(x), 10.0, 1.0, 1.0, sinh_field),
+    (KenCarp4, lambda x: -torch.exp(x), 30.0, 1.0, 1.0, lambda t: -math.log(t + math.exp(-30))),
+    (AdaptiveExponential, AtRest(30), 0.0, 1e-3, 1e-3, AtRest(30).exact),
+    (AdaptiveExponential, lambda x: 0.5 * x * torch.log(x) - x, 1.0, 6.0, None, gompertz),
+    (KenCarp4, lambda x: 0.5 * x * torch.log(x) - x, 1.0, 6.0, None, gompertz),
+]
+
+
+@pytest.mark.parametrize(("integrator", "f", "start", "span", "first", "exact"), ENDURED)
+def test_steps_that_were_only_too_long_give_no_sample_up(integrator, f, start, span, first, exact):
+    """They overflow, or leave what f is defined on, which the trajectory never does."""
+    func, x, lost = DampedODEFunc(f, Constant(0.0)), torch.full((1, 1), start, dtype=torch.float64), []
+    func.f.register_forward_hook(lambda _, __, fx: lost.append(not bool(torch.isfinite(fx).all())))
+    t = torch.linspace(0, span, 4, dtype=torch.float64)
+    s = solve(func, x, t, integrator(1e-4, 1e-6, first_step=first))
+    assert s.failure() is None
+    assert any(lost)
+    expected = torch.tensor([exact(now) for now in t[1:].tolist()], dtype=torch.float64)
+    torch.testing.assert_close(s.x[1:, 0, 0], expected, rtol=2e-3, atol=2e-5)
+
+
+def test_samples_are_given_up_after_a_hundred_nonfinite_steps_in_one_place():
+    tau, h = torch.zeros(3, 1, dtype=torch.float64), torch.full((3, 1), 0.5, dtype=torch.float64)
+    lost, give_up = torch.tensor([[True], [True], [False]]), GiveUp(tau, torch.tensor(1.0))
+    assert torch.equal(give_up.limited(2 * h, h), 2 * h)
+    for n in range(1, 101):
+        found = give_up.given_up(lost, tau)
+        assert found.flatten().tolist() == [n == 100, False, False]
+        tau = tau + torch.tensor([[1e-6], [1e-4], [0.0]], dtype=torch.float64)
+    assert give_up.limited(2 * h, h).flatten().tolist() == [0.5, 0.5, 1.0]
+    assert torch.equal(give_up.limited(2 * h, h), 2 * h)
+
+
+def test_max_steps_spent():
+    func, x = DampedODEFunc(Forced(2), Constant(1.0)), torch.ones(2, 2, dtype=torch.float64)
+    s = solve(func, x, torch.tensor([0.0, 10.0]), AdaptiveExponential(max_steps=3))
+    assert s.status == (Status.MAX_STEPS,) * 2
+    assert (s.accepted + s.rejected).tolist() == [3, 3]
+    with pytest.raises(IntegrationError, match="max_steps were spent before the last time: raise max_steps, or loosen"):
+        odeint(func, x, torch.tensor([0.0, 10.0]), AdaptiveExponential(max_steps=3))
+
+
+def test_a_jump_that_no_step_resolves_underflows():
+    func = DampedODEFunc(lambda x: torch.where(x > 0.5, -1e30, 1.0).to(x), Constant(0.0))
+    s = solve(func, torch.zeros(1, 1, dtype=torch.float64), torch.tensor([0.0, 1.0]), AdaptiveExponential(1e-10, 1e-12))
+    assert s.status == (Status.STEP_UNDERFLOW,)
+
+
+@pytest.mark.parametrize("integrator", [AdaptiveExponential, KenCarp4])
+def test_a_longest_step_does_not_leap_over_a_pulse(integrator):
+    """x' = −x + 10 in 5 < t < 5.2, which steps that grow tenfold where f is 0 pass over."""
+    func = DampedODEFunc(Pulse(), Constant(1.0))
+    t = torch.tensor([0.0, 5.0, 5.2, 10.0], dtype=torch.float64)
+    s = solve(func, torch.ones(1, 1, dtype=torch.float64), t, integrator(max_step=0.1))
+    assert s.x[2].item() == pytest.approx(math.exp(-5.2) + 10 * (1 - math.exp(-0.2)), abs=2e-2)
+    assert s.accepted.item() >= 100
+
+
+class Pulse(VectorField):
+    """f(x, t) = 10 in 5 < t < 5.2, else 0."""
+
+    def forward(self, t, x):
+        return 10.0 * ((t > 5.0) & (t < 5.2)) * torch.ones_like(x)
+
+
+@pytest.mark.parametrize(("f", "span"), [(lambda x: -1e36 * x, 1.0), (torch.tanh, 1e-50), (torch.tanh, 1e-320)])
+def test_a_first_step_that_underflows_ends_the_solve(f, span):
+    """Its length rounded to 0, and steps of 0 were accepted until max_steps."""
+    times = torch.tensor([0.0, span], dtype=torch.float64)
+    solution = solve(DampedODEFunc(f, Constant(0.5)), torch.ones(1, 2), times)
+    assert solution.accepted.item() < 100
+    assert solution.status[0] is not Status.MAX_STEPS
