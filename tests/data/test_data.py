@@ -168,7 +168,7 @@ def test_files_are_refused_in_words(tmp_path):
         ({"x_train": np.full((20, 6, 5, 3), -0.1)}, r"pixels must lie in \[0, 1\]"),
         ({"x_test": np.full((8, 6, 5, 3), np.nan)}, r"pixels must lie in \[0, 1\]"),
         ({"x_train": np.zeros((20, 6, 5, 3), np.int32)}, "uint8 or floating"),
-        ({"x_train": np.zeros((20, 6), np.uint8)}, r"\(N, H, W, C\) or \(N, H, W\)"),
+        ({"x_train": np.zeros((20, 6), np.uint8)}, r"\(N, H, W, C\), \(N, C, H, W\) or \(N, H, W\)"),
         (
             {"x_train": np.zeros((0, 6, 5, 3), np.uint8), "y_train": np.zeros(0, int)},
             "train images must be .* and not empty",
