@@ -32,7 +32,7 @@ from torchvision import transforms
 from benchmarks import training_speed_cuda
 from benchmarks.common.record import clock, command, provenance, write
 from dampode import models
-from dampode.data import ImageData
+from dampode.data import Augmentation, ImageData
 from dampode.training import Execution, Recipe
 from dampode.training.processes import processes
 from dampode.training.run import Run
@@ -161,7 +161,7 @@ def random_images(args: Args) -> ImageData:
     generator = torch.Generator().manual_seed(args.seed)
     x = torch.randint(0, 256, (args.batch * 8, 3, 32, 32), dtype=torch.uint8, generator=generator)
     y = torch.arange(len(x)) % 10
-    return ImageData("random", x, y, x[:1], y[:1], 10).to(args.device)
+    return ImageData("random", x, y, x[:1], y[:1], 10, Augmentation()).to(args.device)
 
 
 def measure(args: Args) -> tuple[dict[str, float], dict[str, list[float]]]:

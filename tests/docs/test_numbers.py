@@ -10,8 +10,8 @@ import re
 import pytest
 
 from benchmarks.paper import results_file
-from benchmarks.paper.render import load
-from benchmarks.paper.summaries import ACC, plain_at, trained, value
+from benchmarks.paper.render.statistics import plain_at, trained, value
+from benchmarks.paper.run.measure import CLEAN
 from tests.helpers import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -45,11 +45,11 @@ def factor(ratio):
 
 @quotes
 def readme_beside_plain():
-    everything = load(results_file.RESULTS)
+    everything = results_file.read_current(results_file.RESULTS)
     more = {}
     for name in ("in_resnet-110", "in_resnet-110-nodecay", "lambda_in_resnet-110", "lambda_in_resnet-110-gains"):
         runs = trained(everything, name)
-        beside = [(run, plain_at(everything, "pgd 2/255", value(run, ACC))) for run in runs]
+        beside = [(run, plain_at(everything, "pgd 2/255", value(run, CLEAN))) for run in runs]
         more[name] = [value(run, "pgd 2/255") - plain for run, plain in beside if plain is not None]
     (scaled,) = more.pop("lambda_in_resnet-110-gains")
     learned = [points for runs in more.values() for points in runs]

@@ -88,7 +88,7 @@ def sanity(results: Sequence[Result]) -> str:
         [result["config"]["row"], result["config"]["dataset"], str(result["config"]["seeds"]), name]
         for result in with_reports
         for name, report in result["reports"].items()
-        if not Report.from_json(json.dumps(report)).held
+        if Report.from_json(json.dumps(report)).passed is False
     ]
     if not with_reports:
         return counts

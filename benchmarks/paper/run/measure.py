@@ -14,7 +14,7 @@ from dampode import models
 from dampode.block import DampedBlock
 from dampode.data import ImageData, pixels
 from dampode.models.image_parts import CIFAR_MEAN, CIFAR_STD
-from dampode.robustness import Drawn, Ensemble, NoiseSource, NormalizedPerFile, Report, evaluate, landscape
+from dampode.robustness import DrawnNoise, Ensemble, NoiseSource, NormalizedPerFile, Report, evaluate, landscape
 
 __all__ = [
     "ATTACKS",
@@ -80,7 +80,7 @@ def reports(model: nn.Module, images: ImageData, job: Job, partial: Callable[[st
         attacks={},
         noises=[f"{kind}_noise" for kind in NOISES],
         severities=SEVERITIES,
-        noise=noise_source(Drawn(x), job.protocol),
+        noise=noise_source(DrawnNoise(x), job.protocol),
         seed=seed,
         batch_size=batch_size,
         partial=partial("noise"),
@@ -99,7 +99,7 @@ def reports(model: nn.Module, images: ImageData, job: Job, partial: Callable[[st
     return Reports(noise, attacks)
 
 
-def noise_source(drawn: Drawn, protocol: Protocol) -> NoiseSource:
+def noise_source(drawn: DrawnNoise, protocol: Protocol) -> NoiseSource:
     """Noisy images as the networks see them under a protocol."""
     return NormalizedPerFile(drawn, CIFAR_MEAN, CIFAR_STD) if protocol.normalized_per_file else drawn
 
@@ -130,7 +130,7 @@ def in_figure_2(job: Job) -> bool:
 
 def landscapes(model: nn.Module, images: ImageData) -> list[dict[str, Any]]:
     """Loss and prediction around each of `FIGURE_2_IMAGES`, as `Landscape.to_json` writes them."""
-    noise, found = Drawn(pixels(images.x_test)), []
+    noise, found = DrawnNoise(pixels(images.x_test)), []
     for kind, index in FIGURE_2_IMAGES:
         x, y = noise.block(f"{kind}_noise", 1, 0)[index : index + 1], images.y_test[index : index + 1]
         found.append(json.loads(landscape(model, x, y, along=LANDSCAPE_AXIS, across=LANDSCAPE_AXIS).to_json()))

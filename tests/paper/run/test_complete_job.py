@@ -10,7 +10,7 @@ from benchmarks.paper.__main__ import OutOfTime
 from benchmarks.paper.run import complete_job, measure
 from dampode import training
 from dampode.data import Augmentation, pixels
-from dampode.robustness import PGD, Drawn, Report
+from dampode.robustness import PGD, DrawnNoise, Report
 from dampode.training import Execution
 from tests.paper.toy import TEXT, TOY, bytes_of, never_called, numbers, toy_job
 
@@ -54,7 +54,7 @@ def test_nothing_is_computed_twice(finished, images, monkeypatch):
 
 
 def test_interrupted_training_and_measuring_end_in_the_same_numbers(finished, images, tmp_path, monkeypatch):
-    fit, block, attack = training.fit, Drawn.block, PGD.__call__
+    fit, block, attack = training.fit, DrawnNoise.block, PGD.__call__
     calls = []
 
     def complete():
@@ -86,12 +86,12 @@ def test_interrupted_training_and_measuring_end_in_the_same_numbers(finished, im
         complete()
     monkeypatch.setattr(training, "fit", fit)
 
-    monkeypatch.setattr(Drawn, "block", stops_at_the_fifth)
+    monkeypatch.setattr(DrawnNoise, "block", stops_at_the_fifth)
     with pytest.raises(OutOfTime):
         complete()
     assert [path.name for path in (tmp_path / "out").glob("*.partial.json")] == [f"{toy_job().stem}.noise.partial.json"]
 
-    monkeypatch.setattr(Drawn, "block", lambda self, *a: calls.append(a) or block(self, *a))
+    monkeypatch.setattr(DrawnNoise, "block", lambda self, *a: calls.append(a) or block(self, *a))
     monkeypatch.setattr(PGD, "__call__", stops)
     calls.clear()
     with pytest.raises(OutOfTime):
@@ -100,7 +100,7 @@ def test_interrupted_training_and_measuring_end_in_the_same_numbers(finished, im
     assert len(list((tmp_path / "out").glob("*.partial.json"))) == 2
     assert not list((tmp_path / "results").glob("*.json"))
 
-    monkeypatch.setattr(Drawn, "block", never_called)
+    monkeypatch.setattr(DrawnNoise, "block", never_called)
     monkeypatch.setattr(PGD, "__call__", attack)
     assert numbers(complete()) == numbers(finished[2])
     assert not list((tmp_path / "out").glob("*.partial.json"))

@@ -9,7 +9,7 @@ from benchmarks.paper.plan.protocols import SCALES
 from benchmarks.paper.plan.rows import ROWS
 from benchmarks.paper.run import measure
 from dampode.data import pixels
-from dampode.robustness import Drawn, accuracy, fgsm
+from dampode.robustness import DrawnNoise, accuracy, fgsm
 from tests.paper.toy import CODE, ROW, TEXT, TOY, toy_job
 
 
@@ -26,7 +26,7 @@ def test_the_columns_are_accuracies_on_the_images_they_name(images, tmp_path):
     assert tuple(columns) == measure.COLUMNS
     assert columns["acc"] == accuracy(model, x, y)
     assert columns["acc attacked"] == accuracy(model, x[:8], y[:8])
-    assert columns["shot"] == [accuracy(model, noisy_images(Drawn(x), "shot", s), y) for s in (1, 2, 3, 4, 5)]
+    assert columns["shot"] == [accuracy(model, noisy_images(DrawnNoise(x), "shot", s), y) for s in (1, 2, 3, 4, 5)]
     assert columns["fgsm 4/255"] == accuracy(model, fgsm(model, x[:8], y[:8], 4 / 255), y[:8])
     assert (found.noise.n, found.attacks.n) == (16, 8)
     assert found.attacks.names("attack") == ["uniform noise", "FGSM", "IFGSM", "PGD"]
@@ -35,7 +35,7 @@ def test_the_columns_are_accuracies_on_the_images_they_name(images, tmp_path):
 def test_the_protocols_differ_where_they_say(images):
     x, y = pixels(images.x_test), images.y_test
     model = ROW.build(10, TEXT, TOY).eval()
-    plain, code = (measure.noise_source(Drawn(x), protocol) for protocol in (TEXT, CODE))
+    plain, code = (measure.noise_source(DrawnNoise(x), protocol) for protocol in (TEXT, CODE))
     seen = torch.cat([model.normalize(noisy_images(code, "gaussian", severity)) for severity in range(1, 6)])
     torch.testing.assert_close(seen.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(seen.std((0, 2, 3), correction=0), torch.ones(3))
