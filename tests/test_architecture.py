@@ -110,7 +110,11 @@ def test_every_module_says_what_it_exports(path):
 @pytest.mark.parametrize("path", **by_file(BENCHMARKS))
 def test_benchmarks_are_a_package(path):
     siblings = {other.stem for other in BENCHMARKS} | {other.name for other in (ROOT / "benchmarks").glob("*/")}
-    bare = sorted(module for module in imports(path) if module.split(".")[0] in siblings - {"benchmarks", "__init__"})
+    bare = sorted(
+        module
+        for module in imports(path)
+        if module.split(".")[0] in siblings - {"benchmarks", "__init__", *sys.stdlib_module_names}
+    )
     assert not bare, f"import {bare} from benchmarks"
     assert "sys.path" not in path.read_text(encoding="utf-8")
 

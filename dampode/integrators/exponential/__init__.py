@@ -1,3 +1,1 @@
 """The adaptive exponential method: damping exactly, f to a tolerance."""
-
-__all__: list[str] = []
