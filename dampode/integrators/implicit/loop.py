@@ -7,9 +7,10 @@ from dampode.dynamics import DampedODEFunc
 from dampode.integrators.adaptive_loop import AdaptiveLoop
 from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.implicit import tableau
+from dampode.integrators.implicit.iteration import Iteration
 from dampode.integrators.implicit.newton import finite_differences
 from dampode.integrators.implicit.replay import AcceptedStep, replay
-from dampode.integrators.implicit.stages import Iteration, Stages
+from dampode.integrators.implicit.stages import Stages
 from dampode.integrators.solution import Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import MIN_LOG_RATIO, Tolerance, log_error_ratio, step_factor
