@@ -1,4 +1,4 @@
-"""The implicit integrator for ρ ~ λ, where f is as stiff as the damping."""
+"""The implicit integrator, for stiff vector fields: where f itself is stiff, or ρ grows with λ."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.implicit.iteration import Iteration, iterate
 from dampode.integrators.implicit.loop import ImplicitLoop
-from dampode.integrators.implicit.stages import Iteration, iterate
 from dampode.integrators.step_control import Tolerance
 from dampode.integrators.to_tolerance import TolerantIntegrator
 
@@ -18,17 +18,26 @@ __all__ = ["KenCarp4"]
 
 @dataclass(frozen=True)
 class KenCarp4(TolerantIntegrator):
-    """Kennedy and Carpenter's L-stable, stiffly accurate method of order 4, with a step size per sample: for ρ ~ λ.
+    """Kennedy and Carpenter's L-stable, stiffly accurate method of order 4, with a step size per sample.
 
-    Each stage solves (1 + hγλ) U = base + hγ N(U, t) with N = ρ f. After division by 1 + hγλ its Jacobian is
-    I − θ ∂f/∂x with θ = hγρ / (1 + hγλ). For ρ = 1 + λ, θ < 1 + 1/λ: the equation is as easy for λ = 10⁴ as for λ = 10.
-    A quasi-Newton method solves it (see `SecantPairs`). It learns ∂N/∂x from the calls of f, about two per stage. It
-    needs no Jacobian and no product with one.
+    It is for stiff problems: f itself is stiff, or ρ grows with λ. Each stage solves (1 + hγλ) U = base + hγ N(U, t)
+    with N = ρ f. Two iterations solve it; every sample has its own.
 
-    Neither damping nor ρ f shortens the steps. Where ρ = 1, `AdaptiveExponential` needs fewer calls and less time.
-    Output between the ends of a step is the cubic through them; the tolerance does not bound its error. Samples of a
-    batch do not influence one another if f acts on each sample by itself. Batch norm and dropout in train mode are
-    refused.
+    - Newton's method, for states of at most 32 numbers. Its Jacobian comes from d + 1 calls of f by finite differences,
+      so f may be anything. It serves many steps: it is taken anew once slow convergence has cost as many calls.
+    - A quasi-Newton method, for larger states (see `SecantPairs`). It learns ∂N/∂x from the calls of f that it makes
+      anyway, about two per stage. It fits ρ = 1 + λ: divided by 1 + hγλ, the Jacobian of the stage is I − θ ∂f/∂x with
+      θ = hγρ / (1 + hγλ) < 1 + 1/λ, as easy for λ = 10⁴ as for λ = 10. A state of at most 1,024 numbers turns to
+      Newton's method once slow convergence has cost as many calls as a Jacobian.
+
+    A stage counts as solved if the error that is left, by the measured rate of convergence, is a fiftieth of the
+    tolerance; without a Jacobian its residual must be small too. A step whose stages do not converge is tried again,
+    first with a new Jacobian, then shorter.
+
+    Neither damping nor stiffness shortens the steps. Where f is not stiff and ρ = 1, `AdaptiveExponential` needs fewer
+    calls and less time. Output between the ends of a step is the cubic through them; the tolerance does not bound its
+    error. Samples of a batch do not influence one another if f acts on each sample by itself. Batch norm and dropout in
+    train mode are refused. `Solution.nfe` counts a Jacobian as its d + 1 calls.
 
     Gradients are those of the accepted steps. Each stage is differentiated by the implicit function theorem: GMRES
     solves its linear equations with products of the transposed Jacobian. Gradients reach the state, the parameters of f
@@ -39,8 +48,8 @@ class KenCarp4(TolerantIntegrator):
     Args:
         rtol, atol: tolerances relative to |x| and absolute, > 0. rtol is raised to ten rounding errors if it is less.
         max_steps: steps a sample may try, accepted and rejected ones together.
-        first_step: length of the first step, > 0; None estimates it. A first step that is many times too long can pass
-            unnoticed.
+        first_step: length of the first step, > 0; None estimates it from two calls of f. A first step that is many times
+            too long can pass unnoticed.
         max_step: length of the longest step, > 0; None sets no bound.
         progress: whether to show a tqdm bar of the slowest sample's time.
         compile: whether to compile, by torch.compile, what an iteration does apart from calling f. This saves most time
@@ -51,8 +60,9 @@ class KenCarp4(TolerantIntegrator):
         ValueError, TypeError: a setting out of its range or of the wrong type.
         IntegrationError: in a call, a sample failed. The message says which one, at which time, and what to do.
 
-    Source: Kennedy & Carpenter 2003, Appl. Numer. Math. 44, ARK4(3)6L[2]SA (the implicit part). The quasi-Newton method
-    is Anderson's (1965) with a memory across stages and steps.
+    Source: Kennedy & Carpenter 2003, Appl. Numer. Math. 44, ARK4(3)6L[2]SA (the implicit part). When to stop iterating:
+    Hairer & Wanner, Solving ODEs II, Sec. IV.8. The quasi-Newton method is Anderson's (1965) with a memory across
+    stages and steps.
     """
 
     @property

@@ -7,8 +7,10 @@ from dampode.dynamics import DampedODEFunc
 from dampode.integrators.adaptive_loop import AdaptiveLoop
 from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.implicit import tableau
+from dampode.integrators.implicit.iteration import Iteration
+from dampode.integrators.implicit.newton import finite_differences
 from dampode.integrators.implicit.replay import AcceptedStep, replay
-from dampode.integrators.implicit.stages import Iteration, Stages
+from dampode.integrators.implicit.stages import Stages
 from dampode.integrators.solution import Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import MIN_LOG_RATIO, Tolerance, log_error_ratio, step_factor
@@ -53,14 +55,20 @@ class ImplicitLoop(AdaptiveLoop):
         return bool(self.active.any())
 
     def first_step(self) -> Tensor:
-        """A step over which x moves by √rtol of itself, but at most 0.1 / λ.
+        """A step over which x moves by √rtol of itself, and as much off its tangent, but at most 0.1 / λ.
 
-        This is a cautious start: later steps may grow tenfold each.
+        This is a cautious start: later steps may grow tenfold each. Where F is 0 now and after such a step, it is a
+        hundredth of the span.
         """
-        speed = self.tol.ratio(self._slope, self._x.abs()).to(torch.float64)
+        far, size = self.tol.rtol**-0.5, self._x.abs()
+        speed = self.tol.ratio(self._slope, size).to(torch.float64)
         lam = self._lam.abs().amax(1, keepdim=True).to(torch.float64)
-        h: Tensor = (self.tol.rtol**-0.5 / speed.nan_to_num(1e8, 1e8).clamp(min=1e-8)).clamp(max=self.axis.span)
-        return h.clamp(max=0.1 / lam.clamp(min=0.1 / self.axis.span))
+        h: Tensor = (far / speed.nan_to_num(1e8, 1e8)).clamp(max=0.01 * self.axis.span)
+        h = h.clamp(max=0.1 / lam.clamp(min=0.1 / self.axis.span))
+        trial = torch.addcmul(self._x, (self.axis.sign * h).to(self._x.dtype), self._slope)
+        change = self._nonlinear(h, trial, self.active) - self._lam * trial - self._slope
+        bend = self.tol.ratio(change, size).to(torch.float64) / h
+        return torch.minimum(h, (2 * far / bend).sqrt()).nan_to_num(0.0).clamp(min=self._shortest())
 
     def advance(self, h: Tensor) -> Tensor:
         """Try one step of length ``h``, (N, 1), for every active sample. Returns the lengths to try next."""
@@ -71,17 +79,19 @@ class ImplicitLoop(AdaptiveLoop):
         h = torch.where(active, torch.where(last, left, h), 0.0)
         signed = (self.axis.sign * h).to(self._x.dtype)
         ends = torch.cat((self.tau, end), 1)
-        converged = stages.solve(self._nonlinear, ends, signed, self._slope, self._lam, active)
+        self._take_jacobians(signed)
+        converged, again, finite = stages.solve(self._nonlinear, ends, signed, self._slope, self._lam, active)
         error, h_slope = stages.error_and_slope()
         ratio = self.tol.ratio(error, torch.maximum(self._x.abs(), stages.end_state.abs()))
         ok, log_ratio = converged & (ratio <= 1), log_error_ratio(ratio)
-        next_h = torch.where(converged, h * step_factor(log_ratio, ok, self._last_log_ratio), 0.5 * h)
+        factor = step_factor(log_ratio, ok, self._last_log_ratio)
+        next_h = h * torch.where(converged, factor, torch.where(again, 1.0, 0.25))
         self._last_log_ratio = torch.where(ok, log_ratio.clamp(min=MIN_LOG_RATIO), self._last_log_ratio)
         self.attempted, self.accepted = self.attempted + active, self.accepted + ok
         next_h, rejected = self.give_up.limited(next_h, h), active & ~ok
         any_ok, any_rejected = torch.stack((ok.any(), rejected.any())).tolist()
         if any_rejected:
-            self._reject(rejected, next_h <= self.axis.shortest, converged, error)
+            self._reject(rejected, next_h <= self._shortest(), converged, rejected & ~finite)
         end = torch.where(ok, end, self.tau)
         self._write_output(end, h, h_slope)
         if self.keep_steps and any_ok:
@@ -114,6 +124,20 @@ class ImplicitLoop(AdaptiveLoop):
         """Whether a sample's λ is negative or NaN anywhere, (N, 1)."""
         return self.splitting.has_negative_damping(self._x.reshape(self.x0.shape)).reshape(-1, 1)
 
+    def _shortest(self) -> Tensor:
+        """A step of this length is too short to advance the present time, (N, 1)."""
+        eps = torch.finfo(torch.float64).eps
+        rounding: Tensor = 16 * eps * self.axis.time(self.tau, torch.float64).abs()
+        return rounding.maximum(eps * eps * self.axis.span)
+
+    def _take_jacobians(self, h: Tensor) -> None:
+        """Give the samples that need it ∂F/∂x at the start of the step ``h``, (N, 1)."""
+        wanted = self._stages.needs_jacobian(self.active)
+        if bool(wanted.any()):
+            jacobian = finite_differences(lambda x: self._nonlinear(self.tau, x, wanted), self._x, h, self.tol)
+            jacobian.diagonal(0, 1, 2).sub_(self._lam)
+            self._stages.set_jacobian(jacobian, wanted)
+
     def _accept(self, ok: Tensor, end: Tensor, slope: Tensor) -> None:
         """Move the samples whose step is accepted to its end."""
         self._stages.end(ok)
@@ -125,9 +149,8 @@ class ImplicitLoop(AdaptiveLoop):
             self.fail(ok & self._has_negative_damping(), Status.NEGATIVE_DAMPING)
         self.active = (self.tau < self.axis.span) & ~self.failed
 
-    def _reject(self, rejected: Tensor, too_short: Tensor, converged: Tensor, error: Tensor) -> None:
-        """Give a status to the samples that cannot go on. An error that is not finite means that f was not."""
-        nonfinite = rejected & ~torch.isfinite(error).all(1, keepdim=True)
+    def _reject(self, rejected: Tensor, too_short: Tensor, converged: Tensor, nonfinite: Tensor) -> None:
+        """Give a status to the samples that cannot go on; ``nonfinite`` are those whose f was not finite."""
         given_up = self.give_up.given_up(nonfinite, self.tau)
         self.fail(rejected & too_short, Status.STEP_UNDERFLOW)
         self.fail(rejected & too_short & ~converged, Status.INNER_SOLVE_FAILED)

@@ -34,6 +34,14 @@ class SecantPairs(NamedTuple):
         sample = torch.arange(len(x), device=x.device)
         return cls(x.new_zeros(len(x), 2, size, x.shape[1]), products, torch.zeros_like(sample), sample)
 
+    def forget(self, samples: Tensor) -> None:
+        """Forget all pairs of some samples, (N, 1)."""
+        self.pairs.masked_fill_(samples[:, :, None, None], 0.0)
+        self.products.masked_fill_(samples[:, :, None, None], 0.0)
+        diagonal = self.products[:, 0].diagonal(0, 1, 2)
+        diagonal.copy_(torch.where(samples, _unit_square(self.pairs), diagonal))
+        self.kept.masked_fill_(samples[:, 0], 0)
+
     def correction(self, move: Tensor, change: Tensor, known: Tensor, residual: Tensor, g: Tensor) -> Tensor:
         """Keep a new pair instead of the oldest, and solve for the quasi-Newton correction with all pairs.
 

@@ -1,4 +1,4 @@
-"""The stages of an implicit step. Every sample may be at a different stage."""
+"""The stages of an implicit step, solved for every sample by itself."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,16 +7,22 @@ import torch
 from torch import Tensor
 
 from dampode.integrators.implicit import tableau
+from dampode.integrators.implicit.iteration import Iteration, StageEquations, StageState, stage_start
+from dampode.integrators.implicit.newton import Jacobians
 from dampode.integrators.implicit.quasi_newton import SecantPairs
 from dampode.integrators.step_control import Tolerance
 
-__all__ = ["Iteration", "StageEquations", "StageState", "Stages", "iterate"]
-
-_MAX_ITERATIONS = 12
-"""Of a stage. A shorter step costs less than more iterations."""
+__all__ = ["Solved", "Stages"]
 
 _ERROR_SHARE = 0.02
 """The share of the tolerance that the error of a stage may take."""
+
+_RESIDUAL_SHARE = 0.3
+"""The share of the tolerance that the residual of a stage may take. Secants may miss a direction in which the equation
+is nearly singular: a small correction is then no sign of a small error, but a small residual is."""
+
+_UNKNOWN_RATE = 0.5
+"""The rate of convergence before any is measured."""
 
 _LONG_AGO = 1e9
 """In spans: before a first step, the steps in the history lie so far back that they predict no change."""
@@ -25,99 +31,15 @@ Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(τ, u, solving) -> N, (N, d); the call counts for the samples that are ``solving``."""
 
 
-class StageEquations(NamedTuple):
-    """What does not change while the stages of a step are solved."""
+class Solved(NamedTuple):
+    """How the stages of a step came out. Values per sample are (N, 1)."""
 
-    rows: Tensor
-    """The rows that `tableau.combinations` combine, (N, 9, d). The row of a stage is 0 until it is solved."""
-    sums: Tensor
-    """How the rows are summed to the first guess and to the explicit part of each stage, (N, 5, 2, 9)."""
-    times: Tensor
-    """τ of the stages, (N, 5)."""
-    weight: Tensor
-    """w of `tableau.stage_coefficients`."""
-    g: Tensor
-    """g of `tableau.stage_coefficients`."""
-    unit: Tensor
-    """A correction is multiplied by this before its norm is taken. A norm of 1 is the error that a stage may have,
-    (N, d)."""
-
-
-class StageState(NamedTuple):
-    """Which stage each sample is at, and its iterate. Values per sample are (N, 1)."""
-
-    u: Tensor
-    """The iterate, (N, d)."""
-    explicit: Tensor
-    """The explicit part of the stage's equation, (N, d)."""
-    tau: Tensor
-    """τ of the stage."""
-    last_u: Tensor
-    """The iterate before, (N, d)."""
-    last_n: Tensor
-    """N there, (N, d)."""
-    last_size: Tensor
-    """The norm of the last correction."""
-    rate: Tensor
-    """The rate of convergence."""
-    iterations: Tensor
-    """The calls of f at this stage."""
-    stage: Tensor
-    """The number of stages that are solved, at most 4."""
-    solving: Tensor
-    """Whether stages are left to solve."""
     converged: Tensor
-    """Whether no stage has failed to converge."""
-
-
-Iteration = Callable[[StageEquations, SecantPairs, StageState, Tensor], StageState]
-"""`iterate`, or its compiled form."""
-
-
-def iterate(equations: StageEquations, secants: SecantPairs, state: StageState, n: Tensor) -> StageState:
-    """One quasi-Newton iteration. A sample whose stage has converged starts with its next stage.
-
-    Args:
-        equations: the equations of the step.
-        secants: the pairs kept so far.
-        state: where the samples are.
-        n: N at the iterates, (N, d).
-
-    Returns:
-        Where the samples are afterwards.
-    """
-    u, solving, stage, iterations = state.u, state.solving, state.stage, state.iterations + 1
-    again = solving & (iterations > 1)
-    residual = torch.addcmul(torch.addcmul(-u, equations.weight, state.explicit), equations.g, n)
-    move = secants.correction(u - state.last_u, n - state.last_n, again, residual, equations.g)
-    size = torch.linalg.vector_norm(move * equations.unit, dim=1, keepdim=True)
-    rate = torch.where(again, (size / state.last_size).nan_to_num(0.99, 0.99).clamp(1e-3, 0.99), state.rate)
-    new = torch.where(solving, u + move, u)
-    equations.rows[secants.sample, stage[:, 0] + 3] = new
-    solved = solving & (size <= (1 / rate - 1).clamp(min=1e-3))
-    failed = solving & ~solved & ((iterations >= _MAX_ITERATIONS) | ~torch.isfinite(size))
-    onward = solved & (stage < 4)
-    stage = stage + onward
-    guess, explicit, tau = _stage_start(equations, secants.sample, stage)
-    return StageState(
-        u=torch.where(onward, guess, new),
-        explicit=explicit,
-        tau=tau,
-        last_u=u,
-        last_n=n,
-        last_size=size,
-        rate=rate,
-        iterations=torch.where(onward, 0, iterations),
-        stage=stage,
-        solving=onward | (solving & ~solved & ~failed),
-        converged=state.converged & ~failed,
-    )
-
-
-def _stage_start(equations: StageEquations, sample: Tensor, stage: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The first guess, the explicit part and τ of the stages that the samples are at."""
-    guess, explicit = torch.bmm(equations.sums[sample, stage[:, 0]], equations.rows).unbind(1)
-    return guess, explicit, equations.times.gather(1, stage)
+    """Whether all five stages converged."""
+    again: Tensor
+    """Whether a step that did not converge should be tried at the same length, with a new Jacobian."""
+    finite: Tensor
+    """Whether f was finite."""
 
 
 class Stages:
@@ -135,7 +57,8 @@ class Stages:
 
     def __init__(self, x: Tensor, span: Tensor, tol: Tolerance, iterate: Iteration) -> None:
         self._tol, self._iterate = tol, iterate
-        self._error_share = max(_ERROR_SHARE, 2 * torch.finfo(x.dtype).eps / tol.rtol)
+        self._eps = torch.finfo(x.dtype).eps
+        self._error_share = max(_ERROR_SHARE, 2 * self._eps / tol.rtol)
         self._nodes = torch.tensor(tableau.NODES, dtype=torch.float64, device=x.device)
         explicit_sums, end_sums = tableau.combinations()
         self._explicit_sums, self._end_sums = explicit_sums.to(x), end_sums.to(x)
@@ -143,8 +66,10 @@ class Stages:
         self._rows = x.new_zeros(len(x), 9, x.shape[1])
         self._rows[:, :3] = x[:, None]
         self._times = span * span.new_tensor([-2 * _LONG_AGO, -_LONG_AGO, *[0.0] * 6]).repeat(len(x), 1)
-        self._rate = x.new_full((len(x), 1), 0.5)
-        self._secants = SecantPairs.empty(x)
+        self._rate = x.new_full((len(x), 1), _UNKNOWN_RATE)
+        self._sample = torch.arange(len(x), device=x.device)
+        self._secants: SecantPairs | None = SecantPairs.empty(x)
+        self._jacobians = Jacobians(x)
 
     @property
     def start_state(self) -> Tensor:
@@ -165,10 +90,22 @@ class Stages:
         """A copy of the step's stages, five of (N, d)."""
         return self._rows[:, 3:8].clone().unbind(1)
 
+    def needs_jacobian(self, active: Tensor) -> Tensor:
+        """The samples among the ``active`` ones, (N, 1), that need ∂F/∂x before their next step."""
+        return self._jacobians.wanted(active)
+
+    def set_jacobian(self, jacobian: Tensor, samples: Tensor) -> None:
+        """Give some samples, (N, 1), their ∂F/∂x out of ``jacobian``, (N, d, d)."""
+        self._jacobians.update(jacobian, samples)
+        self._rate = self._rate.masked_fill(samples, _UNKNOWN_RATE)
+        if self._jacobians.all_known:
+            self._secants = None
+
     def end(self, moved: Tensor) -> None:
         """Move some samples, (N, 1), to the end of their step, and keep what predicts the stages of the next one."""
         self._times[:, :3] = torch.where(moved, self._times[:, 5:], self._times[:, :3])
         self._rows[:, :3] = torch.where(moved[:, :, None], self._rows[:, 5:8], self._rows[:, :3])
+        self._jacobians.move(moved)
 
     def error_and_slope(self) -> tuple[Tensor, Tensor]:
         """The error of the step and h F at its end, (N, d)."""
@@ -176,7 +113,7 @@ class Stages:
             error, h_slope = torch.matmul(self._end_sums, self._rows).unbind(1)
         return error, h_slope
 
-    def solve(self, field: Field, ends: Tensor, h: Tensor, slope: Tensor, lam: Tensor, solving: Tensor) -> Tensor:
+    def solve(self, field: Field, ends: Tensor, h: Tensor, slope: Tensor, lam: Tensor, solving: Tensor) -> Solved:
         """Solve all stages of a step.
 
         Args:
@@ -188,12 +125,12 @@ class Stages:
             solving: the samples that take part, (N, 1).
 
         Returns:
-            Whether all five stages converged, (N, 1).
+            How they came out.
         """
-        equations = self._equations(ends, h, slope, lam)
+        equations = self._equations(ends, h, slope, lam, solving)
         x, stage = self.start_state, torch.zeros_like(solving, dtype=torch.long)
         with self._without_autocast():
-            guess, explicit, tau = _stage_start(equations, self._secants.sample, stage)
+            guess, explicit, tau = stage_start(equations, stage)
         u = torch.where(solving, guess, x)
         state = StageState(
             u=u,
@@ -202,20 +139,31 @@ class Stages:
             last_u=torch.zeros_like(u),
             last_n=torch.zeros_like(u),  # not the same tensor: a compiled function would depend on that
             last_size=torch.ones_like(h),
-            rate=self._rate,
+            rate=self._rate**0.8,  # a rate measured with another step is trusted less
             iterations=torch.zeros_like(stage),
             stage=stage,
             solving=solving,
             converged=solving.clone(),
+            finite=torch.ones_like(solving),
         )
+        calls = torch.zeros_like(h)
         while bool(state.solving.any()):
+            calls = calls + state.solving
             n = field(state.tau, state.u, state.solving)
             with self._without_autocast():
                 state = self._iterate(equations, self._secants, state, n)
-        self._rate = state.rate
-        return state.converged
+        self._forget(solving & ~state.converged)
+        self._rate = torch.where(state.converged, state.rate, self._rate)
+        again = self._jacobians.record(calls, state.converged, state.finite)
+        return Solved(state.converged, again, state.finite)
 
-    def _equations(self, ends: Tensor, h: Tensor, slope: Tensor, lam: Tensor) -> StageEquations:
+    def _forget(self, failed: Tensor) -> None:
+        """Keep nothing of iterates that led nowhere."""
+        self._rate = self._rate.masked_fill(failed, _UNKNOWN_RATE)
+        if self._secants is not None:
+            self._secants.forget(failed)
+
+    def _equations(self, ends: Tensor, h: Tensor, slope: Tensor, lam: Tensor, solving: Tensor) -> StageEquations:
         """The equations of the step between ``ends``."""
         self._times[:, 2:] = torch.lerp(ends[:, :1], ends[:, 1:], self._nodes)
         self._rows[:, 3:8] = 0.0
@@ -224,8 +172,22 @@ class Stages:
         guess_sums = tableau.predictors(self._times).to(x.dtype)
         sums = torch.stack((guess_sums, self._explicit_sums.expand_as(guess_sums)), 2)
         weight, g = tableau.stage_coefficients(lam, h)
-        unit = 1 / (self._error_share * x.shape[1] ** 0.5 * (self._tol.rtol * x.abs() + self._tol.atol))
-        return StageEquations(self._rows, sums, self._times[:, 3:], weight, g, unit)
+        root, allowed = x.shape[1] ** 0.5, self._tol.rtol * x.abs() + self._tol.atol
+        rounding = 4 * self._eps * x.abs() / weight
+        with self._without_autocast():
+            inverse = self._jacobians.inverse(h, solving)
+        return StageEquations(
+            rows=self._rows,
+            sums=sums,
+            times=self._times[:, 3:],
+            weight=weight,
+            g=g,
+            unit=1 / (root * self._error_share * allowed),
+            residual_unit=1 / (root * (_RESIDUAL_SHARE * allowed + rounding)),
+            sample=self._sample,
+            newton=self._jacobians.known,
+            inverse=inverse,
+        )
 
     def _without_autocast(self) -> torch.autocast:
         """Autocast is for f only: the products of the solver keep the state's dtype."""
