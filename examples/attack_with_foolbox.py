@@ -43,8 +43,6 @@ def main(args: Args) -> None:
     x, y = data.pixels(digits.x_test), digits.y_test
 
     bounded = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
-    here = {"alpha": ALPHA, "steps": STEPS, "keep": "last"}
-    there = {"abs_stepsize": ALPHA, "steps": STEPS}
 
     def with_foolbox(attack: foolbox.Attack) -> Callable[[], torch.Tensor]:
         return lambda: attack(bounded, x, y, epsilons=EPS)[1]
@@ -56,13 +54,13 @@ def main(args: Args) -> None:
             lambda: torchattacks.FGSM(model, EPS)(x, y),
         ),
         "IFGSM": (
-            lambda: robustness.ifgsm(model, x, y, EPS, **here),
-            with_foolbox(foolbox.attacks.LinfBasicIterativeAttack(**there, random_start=False)),
+            lambda: robustness.ifgsm(model, x, y, EPS, alpha=ALPHA, steps=STEPS, keep="last"),
+            with_foolbox(foolbox.attacks.LinfBasicIterativeAttack(abs_stepsize=ALPHA, steps=STEPS, random_start=False)),
             lambda: torchattacks.BIM(model, EPS, ALPHA, STEPS)(x, y),
         ),
         "PGD": (
-            lambda: robustness.pgd(model, x, y, EPS, **here),
-            with_foolbox(foolbox.attacks.LinfPGD(**there)),
+            lambda: robustness.pgd(model, x, y, EPS, alpha=ALPHA, steps=STEPS, keep="last"),
+            with_foolbox(foolbox.attacks.LinfPGD(abs_stepsize=ALPHA, steps=STEPS)),
             lambda: torchattacks.PGD(model, EPS, ALPHA, STEPS)(x, y),
         ),
     }

@@ -176,10 +176,12 @@ def check(images: data.ImageData, args: Args) -> None:
 
 
 def recipe(args: Args) -> training.Recipe:
-    given = {"epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr}
+    usual = RECIPES[args.recipe]
     return replace(
-        RECIPES[args.recipe],
-        **{key: value for key, value in given.items() if value is not None},
+        usual,
+        epochs=usual.epochs if args.epochs is None else args.epochs,
+        batch_size=usual.batch_size if args.batch_size is None else args.batch_size,
+        lr=usual.lr if args.lr is None else args.lr,
         decay_damping=args.decay_damping,
         augmentation=AUGMENTATIONS[args.augmentation],
         micro_batches=int(os.environ.get("WORLD_SIZE", "1")),
@@ -252,7 +254,7 @@ def table(runs: list[Run], args: Args) -> str:
 
 
 def figures(runs: list[Run], args: Args) -> None:
-    shown = {name: of_model for name in args.models if (of_model := sound(name, runs))}
+    shown: dict[str, list[Run]] = {name: of_model for name in args.models if (of_model := sound(name, runs))}
     if not shown:
         return
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)

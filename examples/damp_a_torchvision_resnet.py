@@ -14,6 +14,7 @@ Without arguments the weights are random and nothing is downloaded. ``--weights 
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -90,7 +91,8 @@ def main(args: Args) -> None:
 
     small = [p for m in damped.modules() if isinstance(m, Damping) for p in m.parameters()]
     rest = [p for p in damped.parameters() if all(p is not q for q in small)]
-    optimizer = torch.optim.SGD([{"params": rest}, {"params": small, "lr": 1e-5}], lr=1e-3, momentum=0.9)
+    groups: list[dict[str, Any]] = [{"params": rest}, {"params": small, "lr": 1e-5}]
+    optimizer = torch.optim.SGD(groups, lr=1e-3, momentum=0.9)
     F.cross_entropy(damped.train()(images), torch.arange(4)).backward()
     optimizer.step()
     after = coefficients(damped)

@@ -25,10 +25,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 import tyro
+from torch import Tensor, nn
 
-from dampode import DampedODEFunc, data, models, plots, stability, training
+from dampode import DampedBlock, DampedODEFunc, data, models, plots, stability, training
 from dampode.damping import Constant
 from dampode.integrators import ExponentialEuler, LinearizedEuler
+from dampode.models.preresnet import NetworkOptions, PreResNet
 from dampode.weighting import unit
 
 
@@ -42,10 +44,13 @@ class Args:
     """passes over the training images"""
 
 
-def last_stage_flow(model, x):
+def last_stage_flow(model: PreResNet, x: Tensor) -> tuple[DampedBlock, Tensor]:
     """The first flow of a network's last stage, and the state that enters it."""
-    seen = []
-    block = model.stages[-1][1]
+    seen: list[Tensor] = []
+    *_, stage = model.stages
+    assert isinstance(stage, nn.Sequential)
+    block = stage[1]
+    assert isinstance(block, DampedBlock)
     handle = block.register_forward_hook(lambda module, args, out: seen.append(args[0].detach()))
     with torch.no_grad():
         model(x)
@@ -59,9 +64,9 @@ def main(args: Args) -> None:
     digits = data.load("digits")
     mean, std = digits.statistics()
     torch.manual_seed(0)
-    sizes = {"depth": 20, "width": 8, "in_channels": 1, "mean": mean, "std": std}
-    ablation = models.ablation_networks(models.in_resnet(**sizes))
-    plain = models.resnet(**sizes)  # ablation.plain with flows of λ = 0, so that the report has rows
+    sizes = NetworkOptions(width=8, in_channels=1, mean=mean, std=std)
+    ablation = models.ablation_networks(models.in_resnet(20, **sizes))
+    plain = models.resnet(20, **sizes)  # ablation.plain with flows of λ = 0, so that the report has rows
     plain.load_state_dict({k: v for k, v in ablation.learned.state_dict().items() if not k.endswith("damping.raw")})
     ablation = ablation._replace(plain=plain)
     recipe = training.Recipe(epochs=args.epochs, batch_size=64)

@@ -51,7 +51,7 @@ class Job:
                 **self.row.settings(self.protocol, self.scale),
             },
             "recipe": _plain_fields(self.recipe),
-            "protocol": _plain_fields(self.protocol),
+            "protocol": {key: value for key, value in _plain_fields(self.protocol).items() if value is not None},
             "scale": _plain_fields(self.scale),
         }
 

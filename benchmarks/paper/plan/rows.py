@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from benchmarks.paper.plan.protocols import Protocol, Scale
-from dampode import models
+from dampode import DampedBlock, models
 from dampode.models import ablation
 from dampode.training import Recipe
 
@@ -67,6 +67,11 @@ class Row:
     def build(self, classes: int, protocol: Protocol, scale: Scale) -> nn.Module:
         """The network at its start."""
         network = self.builder(num_classes=classes, **self.settings(protocol, scale))
+        if protocol.lambda_momentum is not None and self.builder in (
+            models.lambda_in_resnet,
+            models.lambda_in_resnext29,
+        ):
+            _set_branch_momentum(network, protocol.lambda_momentum)
         return network if self.ablation is None else self.ablation(network)
 
     def recipe(self, dataset: str, protocol: Protocol, scale: Scale) -> Recipe:
@@ -80,6 +85,16 @@ class Row:
             decay_damping=self.decay_damping,
             augmentation=protocol.augmentation,
         )
+
+
+def _set_branch_momentum(network: nn.Module, momentum: float) -> None:
+    """Set the momentum of every batch norm in a damped branch."""
+    for block in network.modules():
+        if not isinstance(block, DampedBlock):
+            continue
+        for module in block.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = momentum
 
 
 def _rows() -> list[Row]:

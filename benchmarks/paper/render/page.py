@@ -68,14 +68,15 @@ def protocols() -> str:
                 name,
                 f"pad {crop.pad} ({crop.mode}), crop, flip",
                 f"{protocol.anchor:g}",
+                f"{0.1 if protocol.lambda_momentum is None else protocol.lambda_momentum:g}",
                 f"{255 * attack.alpha:g}/255, {attack.steps}",
                 attack.keep,
                 "random start" if isinstance(protocol.pgd, RecenteredPGD) else "image",
                 "all images of its kind of noise" if protocol.normalized_per_file else "training set",
             ]
         )
-    head = ["protocol", "augmentation", "decay pulls In-ResNet's λ to", "α, steps", "iterate kept"]
-    return markdown([*head, "center of PGD's ball", "noise normalized by the"], rows)
+    head = ["protocol", "augmentation", "decay pulls In-ResNet's λ to", "momentum of λ-In-ResNet's branch norms"]
+    return markdown([*head, "α, steps", "iterate kept", "center of PGD's ball", "noise normalized by the"], rows)
 
 
 def sanity(results: Sequence[Result]) -> str:
@@ -220,7 +221,11 @@ that train and measure:
 PROTOCOL_HEAD = """## Two protocols
 
 The paper's text and the authors' public code differ in some settings. Every result is of one protocol and records
-which."""
+which.
+
+The authors' line for λ-In-ResNet evaluates the branch twice, so every batch enters the running statistics of its batch
+norms twice. Two updates with momentum 0.1 keep 0.9² = 0.81 of the statistics. Protocol "code" evaluates the branch
+once, with momentum 1 − 0.81 = 0.19, which gives the same statistics."""
 
 MEASUREMENT_HEAD = """## How a network is measured
 

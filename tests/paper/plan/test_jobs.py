@@ -39,6 +39,11 @@ def test_a_job_is_found_by_its_config():
         job_named(unknown.config)
 
 
+def test_a_config_records_what_a_protocol_sets():
+    text, code = (Job(ROWS["lambda_in_resnet-110"], "cifar10", (0,), p, SMALL).config["protocol"] for p in (TEXT, CODE))
+    assert set(code) - set(text) == {"lambda_momentum"}
+
+
 def test_the_protocols_are_the_papers_and_the_authors():
     text, code = (PROTOCOLS[name] for name in ("text", "code"))
     assert (text.ifgsm, text.pgd) == (IFGSM(2 / 255, 20, "last"), PGD(2 / 255, 20, 1, "last"))
@@ -46,5 +51,6 @@ def test_the_protocols_are_the_papers_and_the_authors():
     assert (text.augmentation.pad, text.augmentation.mode) == (4, "zero")
     assert (code.augmentation.pad, code.augmentation.mode) == (2, "reflect")
     assert (text.normalized_per_file, code.normalized_per_file) == (False, True)
+    assert (text.lambda_momentum, code.lambda_momentum) == (None, pytest.approx(1 - 0.9**2))
     assert code.attacks["PGD"] is code.pgd
     assert code.attacks["IFGSM"] is code.ifgsm
