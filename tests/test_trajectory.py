@@ -213,7 +213,7 @@ def test_one_system_is_no_batch_of_numbers(integrator):
     down = torch.tensor([[1.0, 0.0], [0.5, 1.0]])
     for matrix in (turn, down, down.T):
         func = DampedODEFunc(lambda x, matrix=matrix: x @ matrix, Constant(0.0))
-        with pytest.raises(ValueError, match=r"one system of 2 numbers is x\[None\], of shape \(1, 2\)"):
+        with pytest.raises(ValueError, match=r"one system is x\[None\], of shape \(1, 2\)"):
             odeint(func, torch.tensor([2.0, 1.0]), t, integrator)
         expected = torch.tensor([[2.0, 1.0]]) @ torch.linalg.matrix_exp(2 * matrix)
         torch.testing.assert_close(

@@ -12,6 +12,7 @@ from torch import Tensor
 from dampode._checks import require_instance, require_positive_int, require_real, require_state
 from dampode.dynamics import DampedODEFunc
 from dampode.functional import Scalar
+from dampode.integrators.call_counter import CountedField
 from dampode.integrators.recompute import recomputed, require_segments, segments
 from dampode.integrators.solution import Solution, solution_of_batch
 
@@ -69,18 +70,9 @@ class Integrator(ABC):
 
     def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
         """`trajectory` with statistics and a status per sample. All samples have the same counts."""
-        calls = 0
-
-        def count(*_: object) -> None:
-            nonlocal calls
-            calls += 1
-
-        hook = func.f.register_forward_hook(count)
-        try:
-            xs = self.trajectory(func, x, times)
-        finally:
-            hook.remove()
-        return solution_of_batch(times, xs, calls, self._steps(times))
+        field = CountedField(func.f)
+        xs = self.trajectory(DampedODEFunc(field, func.damping, func.rho), x, times)
+        return solution_of_batch(times, xs, field.calls, self._steps(times))
 
     def _steps(self, times: Tensor) -> int:
         """The number of steps of a solve at these times; -1 if only the integrator's library knows it."""

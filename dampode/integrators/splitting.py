@@ -41,12 +41,14 @@ class Splitting:
 
     def nonlinear(self, t: Scalar, x: Tensor) -> Tensor:
         """The nonlinear part N(x, t), (N, *S). It calls f once."""
-        if self._calls is not None:
-            self._calls.add()
         if self._constant:
-            return _weighted(self._weight, self._func.field(t, x))
-        lam, weight, fx = self._func.parts(t, x)
-        return torch.addcmul(_weighted(weight, fx), self.lam - lam, x)
+            lam, weight, fx = self.lam, self._weight, self._func.field(t, x)
+        else:
+            lam, weight, fx = self._func.parts(t, x)
+        if self._calls is not None:
+            self._calls.add(t, x, lam, weight, fx)
+        rho_f = _weighted(weight, fx)
+        return rho_f if self._constant else torch.addcmul(rho_f, self.lam - lam, x)
 
     def has_negative_damping(self, x: Tensor) -> Tensor:
         """Whether λ_n of a sample is negative or NaN anywhere, (N, 1, ..., 1)."""

@@ -112,13 +112,14 @@ def test_decreasing_times_return_to_the_start():
 def test_f_is_called_inside_the_span_and_at_the_nodes():
     f = Times()
     s = solve(DampedODEFunc(f, Constant(1.0)), torch.zeros(3, 2, dtype=torch.float64), torch.tensor([0.5, 2.0]))
-    calls = torch.stack(f.calls[2:]).unflatten(0, (-1, 4))  # (attempt, stage, N), after N1 and the probe
+    assert s.nfe.tolist() == [len(f.calls)] * 3
+    del f.calls[10], f.calls[-1]  # of the probes that look for samples which depend on one another
+    calls = torch.stack(f.calls[2:]).unflatten(0, (-1, 4))  # (attempt, stage, N), after N1 and the first step's length
     assert calls.min() >= 0.5
     assert calls.max() <= 2.0
     assert torch.equal(calls[:, 0], calls[:, 1])
     assert torch.equal(calls[:, 2], calls[:, 3])
     assert (calls[:, 0] <= calls[:, 2]).all()
-    assert s.nfe.tolist() == [len(f.calls)] * 3
 
 
 def test_batch_mates_do_not_influence_one_another():
