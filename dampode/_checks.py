@@ -122,7 +122,7 @@ def require_labels(y: Any, n: int) -> None:
         got = y.dtype if isinstance(y, Tensor) else type(y).__name__
         raise TypeError(f"labels must be an int64 tensor (N,), got {got}; convert them with .long()")
     if y.shape != (n,) or n == 0:
-        raise ValueError(f"one label an image is needed, and at least one image: {n} images, labels {tuple(y.shape)}")
+        raise ValueError(f"one label per image is needed, and at least one image: {n} images, labels {tuple(y.shape)}")
     if bool((y < 0).any()):
         raise ValueError(f"labels must be at least 0, got {y.min().item()}")
 

@@ -39,7 +39,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], replace: 
         else:
             os.link(part, path)  # unlike a rename, a hard link fails if the name is taken
     except FileExistsError:
-        raise FileExistsError(f"{path} is there already and is not overwritten; move it away") from None
+        raise FileExistsError(f"{path} already exists and is not overwritten; move it away") from None
     except (OSError, RuntimeError) as error:
         raise OSError(f"{path} could not be written ({error}); an existing file is untouched") from None
     finally:
@@ -72,7 +72,7 @@ def only_writer(path: str | Path) -> Iterator[None]:
     path = Path(path)
     require_writable(path.parent)
     if path.is_dir():
-        raise OSError(f"the file to write must be no folder, got the folder {path}; name a file in it")
+        raise OSError(f"the file to write must not be a folder, got the folder {path}; name a file in it")
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)

@@ -68,7 +68,7 @@ def plain(value: Any, name: str) -> Any:
         name: what an error calls it.
 
     Raises:
-        TypeError: the value is of another type, or a key of a mapping is no string.
+        TypeError: the value is of another type, or a key of a mapping is not a string.
     """
     if isinstance(value, Mapping):
         for key in value:

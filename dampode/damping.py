@@ -78,9 +78,9 @@ class Learned(Damping):
 
     With act = relu these are the coefficients of In-ResNet, with act = sigmoid those of In-ResNet-sig.
 
-    Weight decay pulls ``raw`` to 0, and so λ to act(anchor). The default anchor 0 pulls λ towards act(0), which for
-    relu is 0, for every network, as decay would pull the λ that the paper prints. The authors' In-ResNet code stores
-    k = 1 − λ, so there decay pulls λ to 1. Set ``anchor=1.0`` to reproduce that. Their code for λ-In-ResNet has
+    Weight decay pulls ``raw`` to 0, and so λ to act(anchor). The default anchor is 0 for every network. It pulls λ
+    towards act(0), which is 0 for relu, as decay would pull the λ that the paper prints. The authors' In-ResNet code
+    stores k = 1 − λ, so there decay pulls λ to 1. Set ``anchor=1.0`` to reproduce that. Their code for λ-In-ResNet has
     anchor 0. relu has no gradient at and below 0: a λ that has reached 0 stays there.
 
     Args:

@@ -31,7 +31,7 @@ def test_a_write_replaces_the_file_whole(tmp_path):
 def test_without_replace_an_existing_file_is_refused(tmp_path):
     path = tmp_path / "file.txt"
     write_atomically(path, lambda file: file.write(b"first"), replace=False)
-    with pytest.raises(FileExistsError, match=r"file\.txt is there already and is not overwritten"):
+    with pytest.raises(FileExistsError, match=r"file\.txt already exists and is not overwritten"):
         write_atomically(path, lambda file: file.write(b"second"), replace=False)
     assert path.read_bytes() == b"first"
     assert names(tmp_path) == ["file.txt"]

@@ -105,8 +105,8 @@ def _check_set(part: str, x: Tensor, y: Tensor, num_classes: int) -> None:
         raise TypeError(f"{part} images must be uint8 or floating in [0, 1], got {x.dtype}")
     elif x.max() == 1:
         raise ValueError(
-            f"uint8 images must have pixels in 0..255, the largest of the {part} images is 1, which is almost black; "
-            "multiply images of 0 and 1 by 255, or convert them to float32"
+            f"uint8 images must have pixels in 0..255, but the largest of the {part} images is 1, which is almost "
+            "black; multiply images of 0 and 1 by 255, or convert them to float32"
         )
     if y.dtype != torch.int64:
         raise TypeError(f"{part} labels must be int64, got {y.dtype}; convert them with .long()")

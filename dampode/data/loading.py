@@ -80,7 +80,7 @@ def _cifar(name: str, root: Path, download: bool) -> ImageData:
         train, test = (dataset(str(root), train=part) for part in (True, False))
     except RuntimeError as error:
         raise FileNotFoundError(
-            f"{name} must lie whole under {root} ({error}); pass download=True, or name its folder as root"
+            f"{name} must be complete under {root} ({error}); pass download=True, or name its folder as root"
         ) from None
     y_train, y_test = np.array(train.targets), np.array(test.targets)
     return _from_arrays(name, train.data, y_train, test.data, y_test, len(train.classes), "NHWC", Augmentation())

@@ -37,14 +37,14 @@ def segments(steps: int, count: int) -> list[range]:
 
 
 def recomputed(run: Callable[..., States], func: nn.Module, *states: Tensor) -> States:
-    """run(*states), without what the backward pass needs of it: the backward pass runs it again.
+    """run(*states), without keeping what the backward pass needs: the backward pass runs it again.
 
     Only ``states`` are kept. The second run draws the same random numbers. Parameters that torch.func.functional_call
     has exchanged are put back for it. Derivatives of any order work, because the backward pass is itself recomputed.
 
     torch.utils.checkpoint hooks every tensor that autograd saves. For small tensors that costs more than the second
     run, so it is used under torch.compile only, which supports nothing else. Without hooks, gradients reach only
-    ``states`` and the parameters of ``func``. This is checked, and so is that the second run gives the same values.
+    ``states`` and the parameters of ``func``. Both this and the equality of the two runs' values are checked.
 
     Args:
         run: the segment, from tensors to tensors.

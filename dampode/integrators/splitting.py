@@ -64,8 +64,8 @@ class Splitting:
         """A copy in which λ_n is a constant for autograd, and the change l = λ_n − (its value), or None.
 
         l is 0 in value and carries the derivative of λ_n; it is None where λ does not depend on the state. The
-        nonlinear part is that of the copy plus l x. No derivative of the copy's nonlinear part leads back through λ_n
-        to earlier steps.
+        nonlinear part is the copy's nonlinear part plus l x. No derivative of the copy's nonlinear part leads back
+        through λ_n to earlier steps.
         """
         if self._constant:
             return self, None

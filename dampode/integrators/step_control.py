@@ -124,9 +124,9 @@ class GiveUp:
     """Which samples to give up because too many of their steps gave values that are not finite.
 
     A step may only have been too long: f overflows, or the step leaves the domain of f. Then shorter steps help. They
-    do not help if the trajectory itself crosses the edge of the domain: each covers a part of what is left before it. A
-    sample is given up after 100 non-finite steps within a thousandth of the span. At this pace the whole span would
-    take 100,000 steps.
+    do not help if the trajectory itself crosses the edge of the domain: each covers a part of the distance that is
+    left before the edge. A sample is given up after 100 non-finite steps within a thousandth of the span. At this pace
+    the whole span would take 100,000 steps.
 
     Args:
         tau: times of the samples, of any shape, float64.
@@ -142,7 +142,7 @@ class GiveUp:
         self._last: Tensor | None = None
 
     def limited(self, next_h: Tensor, h: Tensor) -> Tensor:
-        """The lengths to try next after a step of length h. None grows in the step after a non-finite one."""
+        """The lengths to try next after a step of length h. No length grows in the step after a non-finite step."""
         last, self._last = self._last, None
         return next_h if last is None else torch.where(last, torch.minimum(next_h, h), next_h)
 

@@ -27,7 +27,7 @@ class TolerantIntegrator(Integrator):
 
     Args:
         rtol, atol: tolerances relative to |x| and absolute, > 0.
-        max_steps: steps a sample may try, accepted and rejected ones together.
+        max_steps: largest number of steps that a sample may try, accepted and rejected together.
         first_step: length of the first step, > 0; None estimates it. A first step that is many times too long can pass
             unnoticed.
         max_step: length of the longest step, > 0; None sets no bound.
@@ -121,7 +121,7 @@ class TolerantIntegrator(Integrator):
 def _start_with_graph(func: DampedODEFunc, x: Tensor, t: Tensor, calls: CallCounter) -> tuple[Splitting, Tensor] | None:
     """The splitting and N(x, t) at the start of a solve if anything wants a gradient, else None.
 
-    It is called before a solve without a graph. So what f computes once and keeps, it computes with a graph.
+    It is called before a solve without a graph. So values that f computes once and keeps have a graph.
     """
     if not torch.is_grad_enabled():
         return None

@@ -172,7 +172,7 @@ class _WatchedField:
         self._message, bad = message, self._first_nonfinite()
         if bad is None:
             return IntegrationError(
-                f"torchdiffeq's {method} could not go on ({message}); the problem is stiff or diverges: loosen rtol "
+                f"torchdiffeq's {method} could not continue ({message}); the problem is stiff or diverges: loosen rtol "
                 "and atol, or use an exponential integrator, which takes damping exactly"
             )
         t, samples = bad

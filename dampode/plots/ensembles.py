@@ -30,7 +30,7 @@ def ensemble_gains(ax: Axes, gains: Mapping[str, EnsembleGain]) -> Axes:
     """
     row_names = {tuple(row.name for row in gain.rows) for gain in gains.values()}
     if len(row_names) != 1:
-        raise ValueError(f"gains must be of the same kinds of images, at least one gain, got {sorted(row_names)}")
+        raise ValueError(f"there must be gains, all of the same kinds of images, got {sorted(row_names)}")
     (names,) = row_names
     width = 0.8 / len(gains)
     for k, (hatch, (model, gain)) in enumerate(zip(cycle(HATCHES), gains.items(), strict=False)):

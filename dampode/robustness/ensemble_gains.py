@@ -68,8 +68,8 @@ class EnsembleGain:
 def ensemble_gain(members: Sequence[Report], ensemble: Report) -> EnsembleGain:
     """Compare the report of an ensemble with those of its members, image by image.
 
-    Each network meets the images that attack it. `Transfer` measures what the images of one network do to another. The
-    row "noise" is the paper's: the mean over severities, then over the noises.
+    Each network is measured on the images that attack it. `Transfer` measures what the images of one network do to
+    another. The row "noise" is the paper's: the mean over severities, then over the noises.
 
     Args:
         members: the report that `evaluate` gives for each member, on the same images with the same seed.
@@ -95,7 +95,7 @@ def ensemble_gain(members: Sequence[Report], ensemble: Report) -> EnsembleGain:
         ("seed", {report.settings["seed"] for report in reports}),
     ):
         if len(values) > 1:
-            raise ValueError(f"reports must be of the same {what}, got {sorted(values)}; measure them alike")
+            raise ValueError(f"reports must be of the same {what}, got {sorted(values)}; measure them in the same way")
     rows = [_row("clean", [report.column("clean", 0.0).correct.double() for report in reports])]
     if ensemble.names("noise"):
         rows.append(_row("noise", [_noise(report) for report in reports]))

@@ -216,4 +216,4 @@ def _require_images(x: Tensor, noise: NoiseSource) -> None:
     if x.ndim != 4:
         raise ValueError(f"a report needs images (N, C, H, W), got shape {tuple(x.shape)}")
     if noise.n != len(x):
-        raise ValueError(f"the noisy images must be as many as the images: {noise.n} and {len(x)}")
+        raise ValueError(f"there must be as many noisy images as images, got {noise.n} and {len(x)}")

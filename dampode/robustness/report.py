@@ -80,7 +80,7 @@ class Report:
         """The results of a noise at a severity, or of an attack at a radius.
 
         Raises:
-            KeyError: there is no such column; the message lists those there are.
+            KeyError: there is no such column; the message lists the columns that exist.
         """
         measured = [c for c in self.columns if c.group in MEASURED]
         for column in measured:
@@ -105,7 +105,7 @@ class Report:
         """Severities or radii, ascending, and the accuracy at each. The first point is the clean accuracy, at 0.
 
         Raises:
-            KeyError: nothing of this name was measured; the message lists what was.
+            KeyError: nothing of this name was measured; the message lists the names that were measured.
         """
         columns = sorted((c for c in self.columns if c.name == name and c.group in MEASURED), key=lambda c: c.strength)
         if not columns:

@@ -102,7 +102,7 @@ def _advance(
     """One interval of Benettin's method: the state and orthonormal tangents at t + h, and log |R_ii|, (k,).
 
     Raises:
-        ConvergenceError: the integrator fails, a tangent becomes 0, or the state is not finite; it brings ``best``.
+        ConvergenceError: the integrator fails, a tangent becomes 0, or the state is not finite. It holds ``best``.
     """
 
     def advance(y: Tensor) -> Tensor:

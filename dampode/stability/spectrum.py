@@ -116,7 +116,7 @@ def eigenvalues(
         ) from None
     if extent(control).max() > extent(found).max() + max(1e-2, 10 * tol) * np.abs(found).max():
         warnings.warn(
-            f"a subspace of {subspace} missed the extreme eigenvalue near {control[0]:.4g}; the result is that of a "
+            f"a subspace of {subspace} missed the extreme eigenvalue near {control[0]:.4g}; the result comes from a "
             f"subspace of {larger}: ask for more eigenvalues or a larger subspace",
             MissedEigenvalueWarning,
             stacklevel=2,

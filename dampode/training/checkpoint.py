@@ -34,7 +34,7 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is damaged, truncated or no checkpoint.
+        ValueError: the file is damaged, truncated or not a checkpoint.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint {path} must exist; got no such file")

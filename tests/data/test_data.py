@@ -126,9 +126,9 @@ def cifar_folder(tmp_path):
 
 def test_cifar_that_is_missing_or_damaged(tmp_path):
     for name in ("cifar10", "cifar100"):
-        with pytest.raises(FileNotFoundError, match=f"{name} must lie whole under"):
+        with pytest.raises(FileNotFoundError, match=f"{name} must be complete under"):
             data.load(name, root=tmp_path)
-    with pytest.raises(FileNotFoundError, match="must lie whole under"):
+    with pytest.raises(FileNotFoundError, match="must be complete under"):
         data.load("cifar10", root=cifar_folder(tmp_path))
 
 
@@ -181,7 +181,7 @@ def test_files_are_refused_in_words(tmp_path):
         ({"x_train": np.zeros((20, 4, 8, 8), np.uint8)}, r"which axis holds the channels, got shape \(20, 4, 8, 8\)"),
         ({"x_train": np.zeros((20, 3, 8, 3), np.uint8)}, 'pass layout="NHWC" or layout="NCHW"'),
         ({"x_test": np.zeros((8, 6, 5, 4), np.uint8)}, "x_test must show which axis holds the channels"),
-        ({"x_train": np.ones((20, 6, 5, 3), np.uint8)}, r"pixels in 0\.\.255, the largest of the train images is 1"),
+        ({"x_train": np.ones((20, 6, 5, 3), np.uint8)}, r"0\.\.255, but the largest of the train images is 1"),
         ({"x_test": np.eye(30, dtype=np.uint8).reshape(10, 6, 5, 3)[:8]}, "largest of the test images is 1.*by 255"),
         ({"x_train": np.full((20, 6, 5, 3), "a")}, "uint8 or floating"),
         ({"y_test": np.full(8, 4)}, r"test labels must lie in \[0, 4\), got \[4, 4\]"),

@@ -109,7 +109,7 @@ def test_solve_gives_statuses_where_torchdiffeq_gives_up(case):
     assert s.x.shape == (3, 2, 3)
     assert torch.equal(s.x[0], x)
     assert torch.isnan(s.x[1:]).all()
-    with pytest.raises(IntegrationError, match=r"NaN or infinity at t|could not go on"):
+    with pytest.raises(IntegrationError, match=r"NaN or infinity at t|could not continue"):
         odeint(func, x, t, TorchDiffEq(**settings))
 
 
@@ -160,5 +160,5 @@ def test_adjoint_needs_a_module():
 
 def test_blow_up_is_worded():
     block = DampedBlock(torch.square, Constant(0.0), integrator=TorchDiffEq(), t_span=(0.0, 2.0))
-    with pytest.raises(IntegrationError, match=r"could not go on .*(underflow in dt|not finite)|NaN or infinity"):
+    with pytest.raises(IntegrationError, match=r"could not continue .*(underflow in dt|not finite)|NaN or infinity"):
         block(torch.ones(1, 1))

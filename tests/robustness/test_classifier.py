@@ -138,7 +138,7 @@ def test_labels_are_checked():
             call(torch.full((4,), 99))
         with pytest.raises(ValueError, match="labels must be at least 0"):
             call(torch.full((4,), -1))
-        with pytest.raises(ValueError, match="one label an image"):
+        with pytest.raises(ValueError, match="one label per image"):
             call(torch.zeros(1, dtype=torch.int64))
         with pytest.raises(TypeError, match="labels must be an int64 tensor"):
             call(torch.zeros(4))

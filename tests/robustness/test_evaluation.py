@@ -58,7 +58,7 @@ def test_one_process_writes_a_partial_file(tmp_path):
         pytest.raises(OSError, match=r"only one run may write .*part\.json; another does so now"),
     ):
         evaluate(classifier(), x, y, partial=path, **settings)
-    with pytest.raises(OSError, match=r"must be no folder, got the folder .*; name a file in it"):
+    with pytest.raises(OSError, match=r"must not be a folder, got the folder .*; name a file in it"):
         evaluate(classifier(), x, y, partial=tmp_path, **settings)
     with pytest.raises(OSError, match=r"folder must be writable: /proc/nowhere"):
         evaluate(classifier(), x, y, partial="/proc/nowhere/part.json", **settings)
@@ -193,7 +193,7 @@ def test_modes_come_back_and_bad_input_ends_in_words():
     for images, labels, words in (
         (x + 1, y, r"pixels must lie in \[0, 1\]"),
         (x[:0], y[:0], "must not be empty"),
-        (x, y[:3], "one label an image"),
+        (x, y[:3], "one label per image"),
         (x[:, 0, 0], y, r"needs images \(N, C, H, W\), got shape \(20, 8\)"),
         (x, y + 10, r"labels must lie in \[0, 10\)"),
     ):

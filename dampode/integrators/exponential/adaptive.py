@@ -42,20 +42,20 @@ class AdaptiveExponential(TolerantIntegrator):
     dropout in train mode are refused.
 
     Gradients flow through the accepted steps to the state, to the parameters of f and λ and, in `odeint`, to the times.
-    Those of the times are the ones of the exact flow. Double backward works.
+    The gradients with respect to the times are those of the exact flow. Double backward works.
 
     Args:
         rtol, atol: tolerances relative to |x| and absolute, > 0.
-        max_steps: steps a sample may try, accepted and rejected ones together.
+        max_steps: largest number of steps that a sample may try, accepted and rejected together.
         first_step: length of the first step, > 0; None estimates it from two calls of f. A first step that is many
             times too long can pass unnoticed.
         max_step: length of the longest step, > 0; None sets no bound. Where f is 0 or constant, each step is ten times
             as long as the one before and may leap over a pulse of f: set max_step to the length of the pulse. The
             output times do not bound a step.
         progress: whether to show a tqdm bar of the slowest sample's time.
-        compile: whether to compile a whole step, f included, by torch.compile. A step's own cost then falls several
-            times over. The first solve takes seconds to compile, and so does the first one with a new field, shape or
-            dtype, and the first with and without gradients. A CPU needs a C++ compiler, a GPU needs Triton.
+        compile: whether to compile a whole step, f included, by torch.compile. A step's own cost then becomes several
+            times smaller. The first solve takes seconds to compile, and so does the first one with a new field, shape
+            or dtype, and the first with and without gradients. A CPU needs a C++ compiler, a GPU needs Triton.
             torch.compile gives up on the ninth f of different code in a process; that f runs uncompiled.
         recompute: number of segments of accepted steps that the backward pass recomputes, at most one per step; None
             keeps what every step computed. With a number, the solve runs without a graph, and its accepted steps are

@@ -116,7 +116,7 @@ class ExponentialLoop(AdaptiveLoop):
 
     @torch.no_grad()
     def _fail(self, tried: TriedStep, next_h: Tensor) -> Tensor:
-        """Give a status to the samples that cannot go on. Returns the lengths to try next, 0 for those."""
+        """Give a status to the samples that cannot continue. Returns the lengths to try next, 0 for those."""
         given_up = self.give_up.given_up(self.active & ~tried.finite, self.tau)
         failing = (tried.stuck & self.active) | given_up
         self.fail(failing & tried.finite, Status.STEP_UNDERFLOW)

@@ -69,7 +69,7 @@ def initial_state(x: Tensor, n1: Tensor, tau: Tensor) -> SampleState:
 
 
 def try_step(splitting: Splitting, state: SampleState, h: Tensor, axis: TimeAxis, tol: Tolerance) -> TriedStep:
-    """A step of length h for every sample, with its error and the length to try next. It ends at the last time at most.
+    """A step of length h for every sample, with its error and the length to try next. It never passes the last time.
 
     Args:
         splitting: the splitting at the state.

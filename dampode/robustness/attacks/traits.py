@@ -13,7 +13,7 @@ __all__ = ["Attack", "AttackTraits"]
 
 @dataclass(frozen=True)
 class AttackTraits:
-    """What an attack is. A report keeps the traits, and every decision about the attack is made by them.
+    """What an attack is. A report keeps the traits, and every decision about the attack is based on them.
 
     Args:
         gradient_based: whether the attack follows the gradient of the loss.

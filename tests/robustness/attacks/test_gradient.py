@@ -215,7 +215,7 @@ def test_bad_input_ends_in_words(attack):
         (x.half(), TypeError, "convert half precision"),
         (x.numpy(), TypeError, "images must be of type Tensor"),
         (x[:0], ValueError, "must not be empty"),
-        (x[:4], ValueError, "one label an image"),
+        (x[:4], ValueError, "one label per image"),
     ):
         with pytest.raises(error, match=words):
             attack(model, images, y, 0.1)

@@ -110,7 +110,7 @@ def test_official_files_are_read_by_severity(official, tmp_path):
     (other / "shot_noise.npy").unlink()
     np.save(other / "shot_noise.npy", np.zeros((50_000, 32, 32, 3), np.uint8))
     assert repr(CifarCFiles(other, labels)) != repr(source)  # by which a partial report knows other images
-    with pytest.raises(ValueError, match="as many as the images: 10000 and 4"):
+    with pytest.raises(ValueError, match="as many noisy images as images, got 10000 and 4"):
         evaluate(torch.nn.Flatten().eval(), torch.rand(4, 3, 2, 2), labels[:4], eps=[0.1], noise=source)
 
 
