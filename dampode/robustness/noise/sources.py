@@ -12,7 +12,7 @@ from torch import Tensor
 from dampode._checks import as_seed, require_labels, require_positive
 from dampode._identity import fingerprint
 from dampode.robustness.inputs import require_pixels
-from dampode.robustness.noise.cifar_c import load_cifar_c
+from dampode.robustness.noise.cifar_c_files import load_cifar_c
 from dampode.robustness.noise.corruptions import SEVERITIES, corrupt
 from dampode.robustness.random_blocks import block_generator, blocks
 
