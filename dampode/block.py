@@ -26,7 +26,8 @@ class DampedBlock(nn.Module):
     - continuous depth: ``integrator=TorchDiffEq("dopri5")``.
 
     Args:
-        f: a `VectorField`, or any callable of the state alone.
+        f: a `VectorField`, or any callable of the state alone. It is the branch alone: a residual block x + branch(x)
+            would add the state a second time.
         damping: λ; None makes a new ``Learned(0.2, 0.25)`` for this instance.
         rho: the weight function ρ.
         integrator: takes the state from t_span[0] to t_span[1].

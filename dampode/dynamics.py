@@ -28,7 +28,7 @@ class DampedODEFunc(nn.Module):
     Args:
         f: a `VectorField`, or any callable of the state alone. It must keep the state's shape, dtype and device, and
             must not change the state in place.
-        damping: λ; None makes a new ``Learned(0.2, 0.25)`` for this instance.
+        damping: λ; None makes a new ``Learned(0.2, 0.25)`` for this instance, ``Constant(0.0)`` gives dx/dt = ρ f.
         rho: the weight function ρ: `weighting.unit`, `weighting.one_plus` or any function of λ that broadcasts.
 
     Raises:

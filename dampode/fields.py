@@ -49,12 +49,14 @@ class Autonomous(VectorField):
         self.f = f
 
     def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
-        """f(x)."""
+        """f(x). A TypeError of f is raised again with the way to write f(t, x)."""
         try:
             return self.f(x)
         except TypeError as error:
-            error.add_note("f is called with the state alone; for f(t, x) subclass dampode.fields.VectorField")
-            raise
+            raise TypeError(
+                f"f must be a callable of the state alone, got an f that raises in f(x): {error}; for f(t, x) subclass "
+                "dampode.fields.VectorField and write forward(t, x)"
+            ) from error
 
     def extra_repr(self) -> str:
         """The name of f if it is not a module."""

@@ -1,7 +1,9 @@
+import threading
 import warnings
 
 import pytest
 import torch
+from torch import nn
 
 from dampode import DampedODEFunc, odeint, solve
 from dampode.damping import Constant
@@ -197,6 +199,48 @@ def test_times_that_the_dtype_does_not_resolve_are_warned_of():
         warnings.simplefilter("error")
         odeint(DampedODEFunc(Forced(2), Constant(1.0)).double(), x.double(), t, Krogstad4(2))
         odeint(DampedODEFunc(torch.tanh, Constant(1.0)), x, t, Krogstad4(2))
+
+
+def test_a_half_precision_state_on_a_span_from_0_is_not_warned_of():
+    func, x = DampedODEFunc(Forced(2), Constant(1.0)).half(), torch.ones(2, 2, dtype=torch.float16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        odeint(func, x, torch.tensor([0.0, 1.0]), Krogstad4(2))
+    with pytest.warns(UserWarning, match="rounds times near 6 by 0.006, of a span of 1"):
+        odeint(func, x, torch.tensor([5.0, 6.0]), Krogstad4(2))
+
+
+def test_the_settings_of_torchdiffeq_are_respelled():
+    with pytest.raises(TypeError, match=r"Constant\(0\.0\)\), x0, t, TorchDiffEq\('rk4', rtol=0\.001\)\)"):
+        odeint(torch.sin, torch.ones(2, 3), torch.tensor([0.0, 1.0]), method="rk4", rtol=1e-3)
+    with pytest.raises(TypeError, match=r"got event_fn; .* torchdiffeq\.odeint_event\(func, x0, t0, event_fn"):
+        odeint(*problem(), torch.tensor([0.0, 1.0]), event_fn=torch.sum)
+    with pytest.raises(TypeError, match=r"f\(x\) alone is DampedODEFunc\(f, Constant\(0\.0\)\)"):
+        odeint(torch.sin, torch.ones(2, 3), torch.tensor([0.0, 1.0]))
+
+
+class Met(nn.Module):
+    """sin x. Its first call waits until another thread has made all of its own calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.waited = False
+
+    def forward(self, x):
+        if threading.current_thread() is threading.main_thread() and not self.waited:
+            self.waited = True
+            other = threading.Thread(target=lambda: [self.whole(0.0, x) for _ in range(9)])
+            other.start()
+            other.join()
+        return torch.sin(x)
+
+
+@pytest.mark.parametrize("integrator", [Krogstad4(2), TorchDiffEq("rk4"), AdaptiveExponential()], ids=repr)
+def test_calls_of_other_threads_are_not_counted(integrator):
+    x, t = torch.ones(1, 3), torch.tensor([0.0, 1.0])
+    func, quiet = (DampedODEFunc(f, Constant(1.0)) for f in (Met(), torch.sin))
+    object.__setattr__(func.f.f, "whole", func.f)  # which no module holds as its part
+    assert solve(func, x, t, integrator).nfe.tolist() == solve(quiet, x, t, integrator).nfe.tolist()
 
 
 @pytest.mark.parametrize("integrator", [AdaptiveExponential(), KenCarp4(), TorchDiffEq("dopri5")], ids=repr)

@@ -28,8 +28,8 @@ class IndependenceProbe:
     moved far apart since then, in state and in time, show what they have to do with one another. f meets no state that
     the solve has not given it before.
 
-    Probes come after 2, 32, 512, ... tried steps and at the end. The halves come from a generator of the probe's own, so
-    the global random state stays as it is.
+    Probes come after 2, 32, 512, ... tried steps and at the end. The halves come from a generator of the probe's own,
+    so the global random state stays as it is. Coupling that is there at none of these times and states is not found.
 
     Args:
         func: the damped vector field.
@@ -82,7 +82,9 @@ class IndependenceProbe:
     def _differ(self, got: Parts, expected: Parts, x: Tensor) -> Tensor:
         """Which samples differ by more than rounding and the tolerance in λ, ρ(λ) and f, (3, N)."""
         share = max(_SHARE * self._tol.rtol, _ROUNDING * torch.finfo(x.dtype).eps)
-        drift = (share * _largest(torch.where(torch.isfinite(x), x, 0.0)) + _SHARE * self._tol.atol) / self._span.to(x.dtype)
+        drift = (share * _largest(torch.where(torch.isfinite(x), x, 0.0)) + _SHARE * self._tol.atol) / self._span.to(
+            x.dtype
+        )
         return torch.stack(
             [_differs(a, b, x, share, slack) for a, b, slack in zip(got, expected, (0.0, 0.0, drift), strict=True)]
         )

@@ -35,8 +35,9 @@ class TolerantIntegrator(Integrator):
         compile: whether to compile the arithmetic of a step by torch.compile.
 
     Raises:
-        ValueError, TypeError: a setting out of its range or of the wrong type. In a solve: a state of half precision; an
-            f that `IndependenceProbe` finds random, or in which samples depend on one another (one system is x[None]).
+        ValueError, TypeError: a setting out of its range or of the wrong type. In a solve: a state of half precision;
+            an f that `IndependenceProbe` finds random, or in which samples depend on one another (one system is
+            x[None]).
     """
 
     rtol: float = 1e-4

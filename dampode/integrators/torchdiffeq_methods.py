@@ -3,8 +3,9 @@
 import math
 import warnings
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,11 @@ _FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "impli
 
 _OPTIONS = {"explicit_adams": {"max_order": 4}}
 """Our defaults. torchdiffeq's default order 12 makes its Adams-Bashforth method unstable at nearly any step."""
+
+_CALLBACKS = tuple(
+    f"callback_{event}{end}" for event in ("step", "accept_step", "reject_step") for end in ("", "_adjoint")
+)
+"""Methods that torchdiffeq looks for in the vector field and calls with (t, x, dt)."""
 
 _STATUS = {
     "underflow in dt": Status.STEP_UNDERFLOW,
@@ -52,15 +58,18 @@ class TorchDiffEq(Integrator):
             the state is left, and a solve that wants gradients raises an error. f must be a module, because the adjoint
             finds parameters in modules only.
         options: torchdiffeq's own options of the method, such as {"step_size": 0.1}. explicit_adams has order 4 by
-            default here, because torchdiffeq's default 12 is unstable.
+            default here, because torchdiffeq's default 12 is unstable. {"norm": "seminorm"} is for adjoint=True: the
+            backward pass then controls the error of the state and its gradient, not that of the parameters' gradients.
+
+    torchdiffeq's callbacks, such as ``callback_step(t, x, dt)``, are methods of ``func`` or of f.
 
     Raises:
-        ValueError: torchdiffeq has no such method (the message lists the installed ones), or a tolerance is not above
-            0. In a solve with adjoint: f is not a module, or the backward pass would amplify rounding errors beyond the
-            dtype's digits.
+        ValueError: torchdiffeq has no such method (the message lists the installed ones), a tolerance is not above 0,
+            or the norm is "seminorm" without adjoint. In a solve with adjoint: f is not a module, or the backward pass
+            would amplify rounding errors beyond the dtype's digits.
         TypeError: a setting is of the wrong type; in a solve to a tolerance, the state is of half precision.
         IntegrationError: in a call or `odeint`, f gives NaN or infinity, or the step size underflows; also in `solve`,
-            torchdiffeq refuses the options.
+            torchdiffeq refuses the options. In the backward pass with adjoint: the state cannot be integrated back.
 
     Warns:
         UserWarning: gradients are wanted from scipy_solver without the adjoint, which gives none.
@@ -80,6 +89,11 @@ class TorchDiffEq(Integrator):
         require_instance(self.adjoint, bool, "adjoint")
         if self.options is not None:
             require_instance(self.options, Mapping, "options")
+        if not self.adjoint and self._norm == "seminorm":
+            raise ValueError(
+                'the norm "seminorm" needs adjoint=True, because it leaves the gradients of the parameters out of the '
+                "error of the backward pass, got adjoint=False; set adjoint=True, or leave norm out"
+            )
         require_positive(self.rtol, "rtol")
         require_positive(self.atol, "atol")
         try:
@@ -98,7 +112,7 @@ class TorchDiffEq(Integrator):
 
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
         """The states at strictly monotonic ``times`` (T,): (T, N, *S), x first."""
-        field = _WatchedField(func)
+        field = _WatchedField(func, self.method)
         xs = self._integrated(field, x, times)
         if not bool(torch.isfinite(xs).all()):
             raise field.failure(self.method, "the state is not finite")
@@ -106,7 +120,7 @@ class TorchDiffEq(Integrator):
 
     def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
         """The states with the calls of f and a status per sample. If torchdiffeq gives up, all samples fail at t[0]."""
-        field = _WatchedField(func)
+        field = _WatchedField(func, self.method)
         try:
             xs = self._integrated(field, x, times)
         except IntegrationError:
@@ -117,6 +131,11 @@ class TorchDiffEq(Integrator):
             return replace(solution_of_batch(times, xs, field.calls, -1), status=(status,) * len(x))
         return solution_of_batch(times, xs, field.calls, -1)
 
+    @property
+    def _norm(self) -> object:
+        """The norm among the options, None if there is none."""
+        return (self.options or {}).get("norm")
+
     def _integrated(self, field: "_WatchedField", x: Tensor, times: Tensor) -> Tensor:
         """The states from torchdiffeq, (T, N, *S), or an IntegrationError if it gives up."""
         if self.method not in _FIXED:
@@ -124,7 +143,11 @@ class TorchDiffEq(Integrator):
         if self.adjoint:
             _require_adjoint(field.func, x, times)
         settings: dict[str, Any] = {"rtol": self.rtol, "atol": self.atol, "method": self.method}
-        settings["options"] = {**_OPTIONS.get(self.method, {}), **(self.options or {})}
+        options = {**_OPTIONS.get(self.method, {}), **(self.options or {})}
+        settings["options"] = options
+        if self._norm == "seminorm":
+            settings["adjoint_options"] = options
+            settings["options"] = {name: value for name, value in options.items() if name != "norm"}
         try:
             if self.adjoint:
                 params = tuple(p for p in field.func.parameters() if p.requires_grad)
@@ -150,8 +173,8 @@ class TorchDiffEq(Integrator):
 class _WatchedField:
     """The vector field as torchdiffeq calls it. It counts calls, and remembers what explains a failure."""
 
-    def __init__(self, func: DampedODEFunc) -> None:
-        self.func, self.calls = func, 0
+    def __init__(self, func: DampedODEFunc, method: str) -> None:
+        self.func, self.calls, self._method = func, 0, method
         self.own_error: AssertionError | None = None  # raised by f, not by torchdiffeq
         self._message: str | None = None  # of torchdiffeq, when it gave up
         self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=16)  # a step of dopri8 has 14 stages
@@ -166,6 +189,19 @@ class _WatchedField:
             raise
         self._recent.append((t.detach(), dx.detach()))
         return dx
+
+    def __getattr__(self, name: str) -> Callable[[Tensor, Any, Tensor], None]:
+        """A callback of the user for torchdiffeq, and a watch over the steps of the adjoint."""
+        if name not in _CALLBACKS:
+            raise AttributeError(name)
+        f = self.func.f
+        owners = (self.func, f, f.f) if isinstance(f, Autonomous) else (self.func, f)
+        callback = next((found for owner in owners if (found := getattr(owner, name, None)) is not None), None)
+        if name == "callback_step_adjoint" and self._method != "scipy_solver":  # which knows no callbacks
+            return partial(_watch_adjoint, callback)
+        if callback is None:
+            raise AttributeError(name)
+        return callback
 
     def failure(self, method: str, message: str) -> IntegrationError:
         """The error of a solve, from the last values of the vector field and the message of torchdiffeq."""
@@ -196,6 +232,19 @@ class _WatchedField:
             if bool(bad.any()):
                 return t.item(), torch.nonzero(bad).flatten().tolist()
         return None
+
+
+def _watch_adjoint(callback: Callable[..., None] | None, t: Tensor, state: tuple[Tensor, ...], dt: Tensor) -> None:
+    """Raise in words where torchdiffeq would assert in a backward pass. Else call the user's callback, if any."""
+    lost = not all(bool(torch.isfinite(part).all()) for part in state)
+    if lost or bool(t + dt == t):
+        raise IntegrationError(
+            f"adjoint=True re-integrates the state backwards, got {'NaN or infinity' if lost else 'a step of length 0'}"
+            f" at t = {float(t):g} of the backward pass, where errors grow; use adjoint=False, or an integrator with "
+            "recompute="
+        )
+    if callback is not None:
+        callback(t, state, dt)
 
 
 def _require_adjoint(func: DampedODEFunc, x: Tensor, times: Tensor) -> None:

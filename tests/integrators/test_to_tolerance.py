@@ -108,7 +108,9 @@ def test_progress_shows_a_bar(integrator, capsys):
 def test_what_no_step_size_per_sample_can_solve_is_refused(integrator):
     x = torch.randn(4, 3)
     normed, dropped = (DampedODEFunc(nn.Sequential(part, nn.Tanh())) for part in (nn.BatchNorm1d(3), nn.Dropout(0.1)))
-    with pytest.raises(ValueError, match=r"acts on each sample by itself .* where batch norm \(f\.f\.0\) is in train mode"):
+    with pytest.raises(
+        ValueError, match=r"acts on each sample by itself .* where batch norm \(f\.f\.0\) is in train mode"
+    ):
         integrator(normed, x, 0.0, 1.0)
     with pytest.raises(ValueError, match=r"an f without randomness, .* where dropout \(f\.f\.0\) is in train mode"):
         integrator(dropped, x, 0.0, 1.0)

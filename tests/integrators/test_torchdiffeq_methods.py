@@ -7,6 +7,7 @@ from torch import nn
 
 from dampode import DampedBlock, DampedODEFunc, odeint, solve
 from dampode.damping import Constant, Learned
+from dampode.fields import VectorField
 from dampode.integrators import IntegrationError, Status, TorchDiffEq
 from tests.helpers.oracles import Forced
 
@@ -151,6 +152,58 @@ def test_an_assertion_of_f_is_its_own():
 
     with pytest.raises(AssertionError, match="a bug of mine"):
         DampedBlock(own, integrator=TorchDiffEq())(torch.ones(1, 1))
+
+
+class Called(VectorField):
+    """−x, with torchdiffeq's callbacks."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(-1.0))
+        self.steps = {"forward": 0, "backward": 0}
+
+    def forward(self, t, x):
+        return self.weight * x
+
+    def callback_step(self, t, x, dt):
+        self.steps["forward"] += 1
+
+    def callback_step_adjoint(self, t, x, dt):
+        self.steps["backward"] += 1
+
+
+@pytest.mark.parametrize("norm", [None, "seminorm"])
+def test_callbacks_and_seminorm(norm):
+    f = Called()
+    func = DampedODEFunc(f, Constant(0.0))
+    integrator = TorchDiffEq(adjoint=True, options={"norm": norm} if norm else None)
+    odeint(func, torch.ones(2, 3), torch.tensor([0.0, 1.0]), integrator)[-1].sum().backward()
+    assert f.steps["forward"] > 1
+    assert f.steps["backward"] > 1
+    assert f.weight.grad.item() == pytest.approx(6 * math.exp(-1), rel=1e-4)
+
+
+def test_seminorm_is_of_the_adjoint():
+    with pytest.raises(ValueError, match='"seminorm" needs adjoint=True'):
+        TorchDiffEq(options={"norm": "seminorm"})
+
+
+class Explodes(nn.Module):
+    """−w x, but NaN when a gradient is wanted, which is in the backward pass of the adjoint alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(50.0))
+
+    def forward(self, x):
+        return torch.where(torch.is_grad_enabled() * (x > 0), torch.nan, -self.w * x)
+
+
+def test_a_backward_pass_of_the_adjoint_that_fails_is_worded():
+    func = DampedODEFunc(Explodes(), Constant(0.0))
+    end = odeint(func, torch.ones(2, 3), torch.tensor([0.0, 0.1]), TorchDiffEq(adjoint=True))[-1]
+    with pytest.raises(IntegrationError, match="adjoint=True re-integrates the state backwards, got"):
+        end.sum().backward()
 
 
 def test_adjoint_needs_a_module():
