@@ -39,7 +39,7 @@ _LAYOUTS = (
 _OPTIONAL = {"drop_block", "aa", "se", "drop_path"}
 
 
-def default_damping() -> Damping:
+def _default_damping() -> Damping:
     """A new ``Learned(0.2, 0.25)``."""
     return Learned(0.2, 0.25)
 
@@ -47,7 +47,7 @@ def default_damping() -> Damping:
 def damp(
     network: nn.Module,
     blocks: Collection[type[nn.Module]],
-    damping: Callable[[], Damping] = default_damping,
+    damping: Callable[[], Damping] = _default_damping,
     rho: Weighting = unit,
     residual: Callable[[nn.Module], Residual | None] | None = None,
 ) -> nn.Module:
