@@ -11,8 +11,6 @@ Claims, each asserted below:
 Without arguments the weights are random and nothing is downloaded. ``--weights IMAGENET1K_V2`` loads torchvision's.
 """
 
-from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +18,11 @@ import torch
 import torch.nn.functional as F
 import tyro
 from torch import nn
-from torchvision.models import ResNet, resnet50
+from torchvision.models import resnet50
 from torchvision.models.resnet import Bottleneck
 
-from dampode import DampedBlock
 from dampode.damping import Constant, Damping, Learned
-from dampode.models import coefficients
+from dampode.models import coefficients, damp
 
 
 @dataclass(frozen=True)
@@ -34,30 +31,6 @@ class Args:
 
     weights: str | None = None
     """torchvision's weights to download, such as IMAGENET1K_V2"""
-
-
-def branch(block: Bottleneck) -> nn.Sequential:
-    """Branch f of a torchvision bottleneck: everything except the shortcut, the sum and the last ReLU."""
-    return nn.Sequential(
-        block.conv1,
-        block.bn1,
-        nn.ReLU(),
-        block.conv2,
-        block.bn2,
-        nn.ReLU(),
-        block.conv3,
-        block.bn3,
-    )
-
-
-def damp(network: ResNet, damping: Callable[[], Damping]) -> ResNet:
-    """A copy whose blocks relu(x + f(x)) are relu((1 − λ) x + f(x)); blocks that change the shape are unchanged."""
-    network = deepcopy(network)
-    for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
-        for i, block in enumerate(list(stage)):
-            if block.downsample is None:
-                stage[i] = nn.Sequential(DampedBlock(branch(block), damping()), nn.ReLU())
-    return network
 
 
 def parameters(network: nn.Module) -> int:
@@ -71,13 +44,13 @@ def main(args: Args) -> None:
     plain.load_state_dict(pretrained.state_dict())
     images = torch.randn(4, 3, 64, 64)  # like images after torchvision's transforms: mean 0, deviation 1
 
-    undamped = damp(plain, lambda: Constant(0.0))
+    undamped = damp(plain, (Bottleneck,), lambda: Constant(0.0))
     with torch.no_grad():
         expected = plain.eval()(images)
         assert torch.equal(undamped.eval()(images), expected)
     print("λ = 0: the undamped network's logits, bit for bit")
 
-    damped = damp(plain, lambda: Learned(1e-3, 1e-3))
+    damped = damp(plain, (Bottleneck,), lambda: Learned(1e-3, 1e-3))
     lams = coefficients(damped)
     assert len(lams) == 12
     assert parameters(damped) == parameters(plain) + 12

@@ -1,6 +1,7 @@
 """The paper's networks: pixels in [0, 1] in, logits out."""
 
 from dampode.models.ablation import AblationNetworks, ablation_networks
+from dampode.models.damped_residuals import Residual, damp, residual_of
 from dampode.models.damping_coefficients import coefficients
 from dampode.models.folding import fold
 from dampode.models.preresnet import PreResNet
@@ -23,10 +24,12 @@ __all__ = [
     "AblationNetworks",
     "PreResNet",
     "ResNeXt29",
+    "Residual",
     "ablation_networks",
     "architecture",
     "cnn",
     "coefficients",
+    "damp",
     "fold",
     "in_resnet",
     "in_resnet_gating",
@@ -36,6 +39,7 @@ __all__ = [
     "lambda_in_resnet",
     "lambda_in_resnext29",
     "load",
+    "residual_of",
     "resnet",
     "resnext29",
     "save",

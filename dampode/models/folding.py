@@ -20,11 +20,30 @@ from dampode.block import DampedBlock, Transition
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import Autonomous
 from dampode.integrators import ExponentialEuler, LinearizedEuler
+from dampode.models.image_parts import Normalize
 from dampode.models.preresnet import PreResNet, branch_of, layers
 from dampode.models.resnext import ResNeXt29
 from dampode.models.weights_file import unwrapped
 
-__all__ = ["fold", "step_factors"]
+__all__ = ["PlainNormalize", "PlainTransition", "fold", "step_factors"]
+
+
+class PlainTransition(Transition):
+    """shortcut(x) + f(x) without a check, so that FX, TorchScript and quantization take it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """shortcut(x) + f(x), (N, *S')."""
+        kept: Tensor = self.shortcut(x)
+        fx: Tensor = self.f(x)
+        return kept + fx
+
+
+class PlainNormalize(Normalize):
+    """(x − mean) / std without a check, so that FX, TorchScript and quantization take it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalized images."""
+        return (x - self.mean) / self.std
 
 
 def fold(model: PreResNet) -> PreResNet:
@@ -39,7 +58,8 @@ def fold(model: PreResNet) -> PreResNet:
             (C, 1, 1). A model wrapped by torch.compile or DistributedDataParallel is unwrapped first.
 
     Returns:
-        A copy in eval mode whose flows are ``Transition(f, Identity())``.
+        A copy in eval mode whose flows are ``PlainTransition(f, Identity())``. Its forward checks nothing, so FX,
+        TorchScript and torch.ao.quantization take it.
 
     Raises:
         TypeError: the model is not a `PreResNet`, or a branch does not begin with batch norm and end in a convolution.
@@ -69,11 +89,13 @@ def fold(model: PreResNet) -> PreResNet:
             _absorb_scale(branch[0], scale, name, uses)
             scale = scale * kept
             _multiply_output(branch[-1], gain / scale, name, uses)
-            stage[index] = Transition(branch, nn.Identity())
+            stage[index] = PlainTransition(branch, nn.Identity())
         else:
             for reader in _first_norms(layer):
                 _absorb_scale(reader, scale, name, uses)
             scale = one
+            if isinstance(layer, Transition):
+                stage[index] = PlainTransition(layer.f, layer.shortcut)
     _absorb_scale(plain.norm, scale, "norm", uses)
     for key, value in plain.state_dict().items():
         if not bool(torch.isfinite(value).all()):
@@ -81,7 +103,9 @@ def fold(model: PreResNet) -> PreResNet:
                 f"folded weights must stay in the range of {value.dtype}, {key} does not: a product of (1 − λ) in its "
                 "stage is too near 0; use model.double()"
             )
-    return plain
+    if isinstance(plain.normalize, Normalize):
+        plain.normalize = _without_checks(plain.normalize)
+    return plain.eval()
 
 
 def step_factors(block: DampedBlock, name: str) -> tuple[Tensor, Tensor]:
@@ -121,6 +145,14 @@ def step_factors(block: DampedBlock, name: str) -> tuple[Tensor, Tensor]:
     if bool((kept == 0).any()):
         raise ValueError(f"fold divides by 1 − λ; the λ of {name} is 1: use it unfolded")
     return kept.flatten().squeeze(), gain.flatten().squeeze()
+
+
+def _without_checks(normalize: Normalize) -> PlainNormalize:
+    """The same normalization as a module that checks nothing."""
+    mean, std = normalize.mean, normalize.std
+    plain = PlainNormalize(mean.flatten().tolist(), std.flatten().tolist()).to(mean)
+    plain.load_state_dict({"mean": mean, "std": std})
+    return plain
 
 
 def _first_norms(entry: nn.Module) -> list[nn.Module]:
