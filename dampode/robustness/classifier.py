@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dampode._checks import (
-    require_instance,
     require_labels,
     require_labels_below,
     require_logits,
     require_positive_int,
 )
 from dampode.robustness.ensemble import Ensemble
-from dampode.robustness.float32 import full_float32
-from dampode.robustness.inputs import require_pixels
+from dampode.robustness.float32 import default_dtype, full_float32
+from dampode.robustness.inputs import as_pixels
+from dampode.robustness.modes import eval_mode, require_model
 
 __all__ = [
     "PROBABILITIES",
@@ -25,7 +25,6 @@ __all__ = [
     "accuracy",
     "attacked_in_eval_mode",
     "correct",
-    "eval_mode",
     "gives_probabilities",
     "margins",
     "predict",
@@ -47,22 +46,9 @@ class ProbabilitiesWarning(UserWarning):
     """Outputs look like probabilities, but are taken as logits."""
 
 
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode for a block of code, then restore the mode of each of its modules."""
-    require_instance(model, nn.Module, "model")
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def predict(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
     """Logits (N, K) of images in batches, without a graph. A logit that is not finite raises a ValueError."""
-    with torch.no_grad(), full_float32():
+    with torch.no_grad(), full_float32(), default_dtype(x.dtype):
         return _finite(torch.cat([_logits(model, images) for images in x.split(batch_size)]))
 
 
@@ -70,20 +56,17 @@ def predict_and_differentiate(model: nn.Module, x: Tensor, y: Tensor, batch_size
     """Logits (N, K), and the gradient of the summed cross entropy with respect to x, in batches.
 
     Gradients of the parameters are neither computed nor accumulated.
+
+    Raises:
+        ValueError: the logits have no gradient with respect to x, or a logit is not finite.
     """
     logits, gradients = [], []
     for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        with torch.inference_mode(False), torch.enable_grad(), full_float32():
+        with torch.inference_mode(False), torch.enable_grad(), full_float32(), default_dtype(x.dtype):
             leaf = images.detach().clone().requires_grad_()  # clone: autograd cannot save an inference tensor
             z = _logits(model, leaf)
-            if not z.requires_grad:
-                raise ValueError(
-                    "the model must be differentiable for a gradient-based attack, but its logits have no graph; "
-                    "remove detach, no_grad and argmax from the model, or use square"
-                )
-            (gradient,) = torch.autograd.grad(F.cross_entropy(z, labels.clone(), reduction="sum"), leaf)
+            gradients.append(_gradient(F.cross_entropy(z, labels.clone(), reduction="sum"), leaf))
         logits.append(z.detach())
-        gradients.append(gradient)
     return _finite(torch.cat(logits)), torch.cat(gradients)
 
 
@@ -100,20 +83,18 @@ def correct(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500) -> Te
 
     Args:
         model: classifier of pixels. It runs in eval mode, and its modes are restored.
-        x: images, (N, C, H, W).
+        x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
         batch_size: images per forward pass.
 
     Raises:
-        ValueError: there are no images, the number of labels differs from that of images, a label is not a class of
+        ValueError: a pixel lies outside [0, 1], there are no images, the number of labels differs from that of images, a label is not a class of
             the model, or a logit is NaN or infinite.
-        TypeError: labels are not int64, or images are not floating.
+        TypeError: labels are not int64, or pixels are not float32 or float64.
     """
     require_positive_int(batch_size, "batch_size")
-    require_instance(x, Tensor, "images")
+    x = as_pixels(x)
     require_labels(y, len(x))
-    if not x.is_floating_point():
-        raise TypeError(f"images must be floating, got {x.dtype}; divide 8-bit images by 255")
     with eval_mode(model):
         logits = predict(model, x, batch_size)
     require_labels_below(y, logits.shape[1])
@@ -125,21 +106,24 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500) -> f
 
     Args:
         model: classifier of pixels. It runs in eval mode, and its modes are restored.
-        x: images, (N, C, H, W), usually pixels in [0, 1].
+        x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
         batch_size: images per forward pass.
 
     Raises:
         ValueError: there are no images, the number of labels differs from that of images, a label is not a class of
             the model, or a logit is NaN or infinite.
-        TypeError: labels are not int64, or images are not floating.
+        TypeError: labels are not int64, or pixels are not float32 or float64.
     """
     return correct(model, x, y, batch_size).double().mean().item()
 
 
 @contextmanager
-def attacked_in_eval_mode(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[None]:
+def attacked_in_eval_mode(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Tensor]:
     """Put a model into `eval_mode` for an attack, and check that images and labels fit it.
+
+    Yields:
+        The pixels of `as_pixels`.
 
     Raises:
         ValueError: pixels lie outside [0, 1], labels do not fit the images or the model, or a logit is not finite.
@@ -148,21 +132,21 @@ def attacked_in_eval_mode(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[No
     Warns:
         UserWarning: a module of the model is in training mode, or the outputs look like probabilities.
     """
-    require_instance(model, nn.Module, "model")
-    require_pixels(x)
+    require_model(model)
+    x = as_pixels(x)
     require_labels(y, len(x))
-    training = [name or "the model itself" for name, module in model.named_modules() if module.training]
-    if training:
-        warnings.warn(
-            f"{training[0]} is in training mode; the model is attacked in eval mode, then its modes are restored",
-            stacklevel=4,
-        )
-    with eval_mode(model):
+    with eval_mode(model) as was_training:
+        if was_training:
+            warnings.warn(
+                f"{was_training[0]} is in training mode; the model is attacked in eval mode, then its modes are "
+                "restored",
+                stacklevel=4,
+            )
         first = _first_logits(model, x)
         require_labels_below(y, first[0].shape[1])
         if any(map(_look_like_probabilities, first)):
             warnings.warn(f"the outputs of the model {PROBABILITIES}", ProbabilitiesWarning, stacklevel=4)
-        yield
+        yield x
 
 
 def gives_probabilities(model: nn.Module, x: Tensor) -> bool:
@@ -189,8 +173,13 @@ def _look_like_probabilities(z: Tensor) -> bool:
 
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:
-    """A model's logits (N, K) in x's dtype."""
-    z = model(x)
+    """A model's logits (N, K) in x's dtype. What torch says against the images is said in words."""
+    try:
+        z = model(x)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError) as error:  # an exported model asserts the size of its batch
+        raise ValueError(_refusal(model, x, error)) from error
     require_logits(z, len(x), 1)
     if z.shape[1] == 1:
         raise ValueError(
@@ -199,6 +188,41 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
         )
     logits: Tensor = z.to(x.dtype)
     return logits
+
+
+def _refusal(model: nn.Module, x: Tensor, error: Exception) -> str:
+    """Words for a model that cannot take a batch of images, and the likely remedy."""
+    tensors = [*model.parameters(), *model.buffers()]
+    dtypes = {str(tensor.dtype) for tensor in tensors if tensor.is_floating_point() and tensor.dtype != x.dtype}
+    remedy = "check their channels, size and device; an exported model needs a batch dimension that is dynamic"
+    if dtypes:
+        remedy = (
+            f"the model has tensors of {', '.join(sorted(dtypes))}: convert the model with .float() or .double(), "
+            "and the pixels alike"
+        )
+    need = " that need a gradient" if x.requires_grad else ""
+    return (
+        f"the model must take pixels of {x.dtype} and shape {tuple(x.shape)} on {x.device}{need}, got from it: "
+        f"{str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__}; {remedy}"
+    )
+
+
+def _gradient(loss: Tensor, leaf: Tensor) -> Tensor:
+    """The gradient of a loss with respect to the pixels, or a worded error."""
+    why = "its logits have no graph back to the pixels"
+    if loss.requires_grad:
+        try:
+            (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            why, gradient = str(error).splitlines()[0], None
+        if gradient is not None:
+            return gradient
+    raise ValueError(
+        f"the model must be differentiable for a gradient-based attack, but {why}; remove detach, no_grad, argmax and "
+        "quantization from the model, or use an attack without gradients, such as Square"
+    )
 
 
 def _finite(logits: Tensor) -> Tensor:

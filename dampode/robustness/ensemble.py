@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dampode._checks import require_instance
+from dampode.robustness.modes import is_training, require_model
 
 __all__ = ["Combine", "Ensemble", "combined"]
 
@@ -68,11 +69,11 @@ class Ensemble(nn.Module):
         if not members:
             raise ValueError("an ensemble needs at least one member, got none")
         for member in members:
-            require_instance(member, nn.Module, "a member")
+            require_model(member, "a member")
         _require_combine(combine)
         self.members = nn.ModuleList(members)
         self.combine: Combine = combine
-        if not any(module.training for member in members for module in member.modules()):
+        if not any(is_training(module) for member in members for module in member.modules()):
             self.eval()
         devices = {str(tensor.device) for tensor in [*self.parameters(), *self.buffers()]}
         if len(devices) > 1:

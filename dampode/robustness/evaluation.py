@@ -18,12 +18,12 @@ from dampode.robustness.classifier import (
     PROBABILITIES,
     ProbabilitiesWarning,
     attacked_in_eval_mode,
-    eval_mode,
     gives_probabilities,
     predict,
     same_logits,
 )
-from dampode.robustness.inputs import require_distance
+from dampode.robustness.inputs import as_pixels, require_distance
+from dampode.robustness.modes import eval_mode, require_model
 from dampode.robustness.noise.corruptions import SEVERITIES, require_noise
 from dampode.robustness.noise.sources import DrawnNoise, NoiseSource
 from dampode.robustness.probes import probe_tasks
@@ -102,19 +102,20 @@ def evaluate(
     Warns:
         UserWarning: the model is in training mode, or outputs look like probabilities.
     """
-    seed = as_seed(seed)
+    seed, x = as_seed(seed), as_pixels(x)
+    require_model(model)
     noise = DrawnNoise(x, seed) if noise is None else noise
     _require_strengths(eps, attacks, noises, severities)
     _require_attacks(attacks, noises)
     _require_images(x, noise)
     require_positive_int(batch_size, "batch_size")
-    if any(module.training for module in model.modules()):
-        warnings.warn("the model is in training mode; it is measured in eval mode", stacklevel=2)
     models = {"the model": model}
     models |= {f"the source of {name!r}": a.source for name, a in attacks.items() if isinstance(a, Transfer)}
     with ExitStack() as stack:
         if partial is not None:
             stack.enter_context(only_writer(Path(partial)))
+        if stack.enter_context(eval_mode(model)):
+            warnings.warn("the model is in training mode; it is measured in eval mode", stacklevel=2)
         for each in models.values():
             stack.enter_context(eval_mode(each))
         stack.enter_context(warnings.catch_warnings())

@@ -1,19 +1,30 @@
-"""Full float32 precision: torch may round the inputs of matrix products and convolutions to fewer bits."""
+"""Full precision: outside settings of torch may round a pass to fewer bits, or change the dtype of its constants."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
 
-__all__ = ["full_float32"]
+__all__ = ["default_dtype", "full_float32"]
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make ``dtype`` torch's default for a block of code, so that a pass makes its constants in the dtype of its input."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Turn off rounding of float32 for a block of code, then restore torch's settings.
+    """Turn off autocast and rounding of float32 for a block of code, then restore torch's settings.
 
-    TF32 keeps 10 bits of the mantissa, so that a perturbation of 1/255 keeps about 4 bits; bfloat16 keeps fewer. On
+    Autocast would run most layers in bfloat16 or float16. TF32 keeps 10 bits of the mantissa, so that a perturbation of 1/255 keeps about 4 bits; bfloat16 keeps fewer. On
     CUDA, torch uses TF32 for convolutions by default. ``torch.set_float32_matmul_precision`` can turn on rounding of
     products, also on a CPU. Torch has two interfaces to these settings, and it refuses to read the older one after the
     newer one was used. Both are therefore set and restored.
@@ -34,7 +45,10 @@ def full_float32() -> Iterator[None]:
     for operation in operations:
         operation.fp32_precision = "ieee"
     try:
-        yield
+        with ExitStack() as stack:
+            for device in _device_types():
+                stack.enter_context(torch.autocast(device, enabled=False))
+            yield
     finally:
         if convolutions is not None:
             backends.cudnn.allow_tf32 = convolutions
@@ -52,3 +66,9 @@ def _older_settings() -> tuple[bool | None, str | None]:
     with suppress(RuntimeError):
         products = torch.get_float32_matmul_precision()
     return convolutions, products
+
+
+def _device_types() -> list[str]:
+    """The devices on which torch can run here: the CPU, and an accelerator if there is one."""
+    accelerator = torch.accelerator.current_accelerator()
+    return ["cpu"] if accelerator is None else ["cpu", accelerator.type]

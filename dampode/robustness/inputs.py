@@ -5,22 +5,38 @@ from torch import Tensor
 
 from dampode._checks import require_instance, require_nonnegative, require_positive_int
 
-__all__ = ["require_attack_arguments", "require_distance", "require_pixels"]
+__all__ = ["as_pixels", "require_attack_arguments", "require_distance"]
+
+ROUNDING = 1e-6
+"""How far rounding may take a pixel out of [0, 1]; such a pixel is clipped."""
 
 
-def require_pixels(x: Tensor) -> None:
-    """Raise unless x holds pixels in [0, 1], float32 or float64."""
-    require_instance(x, Tensor, "images")
+def as_pixels(x: Tensor) -> Tensor:
+    """The pixels of images in [0, 1], float32 or float64: x itself, or x clipped where rounding exceeds [0, 1].
+
+    Every measurement of a model takes its images through this check, so that all of them mean the same scale.
+
+    Raises:
+        ValueError: a pixel lies more than 1e-6 outside [0, 1] or is NaN, or there are no images.
+        TypeError: x is not a float32 or float64 tensor.
+    """
+    require_instance(x, Tensor, "images", "use torch.from_numpy")
+    if x.dtype == torch.uint8:
+        raise TypeError("pixels must be float32 or float64 in [0, 1], got torch.uint8; use x.float() / 255")
     if x.dtype not in (torch.float32, torch.float64):
         raise TypeError(
-            f"pixels must be float32 or float64 in [0, 1], got {x.dtype}; divide 8-bit images by 255, and convert "
-            "half precision with .float(): its spacing near 1 is as coarse as the radii of attacks"
+            f"pixels must be float32 or float64 in [0, 1], got {x.dtype}; convert them with .float(). In half "
+            "precision the spacing near 1 is as coarse as the radii of attacks"
         )
     if x.ndim == 0 or x.numel() == 0:
         raise ValueError(f"images must be (N, C, H, W) and must not be empty, got shape {tuple(x.shape)}")
     low, high = x.min().item(), x.max().item()
-    if not (low >= 0 and high <= 1):
-        raise ValueError(f"pixels must lie in [0, 1], got [{low:g}, {high:g}]; put the normalization into the model")
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+        raise ValueError(
+            f"pixels must lie in [0, 1], got [{low:g}, {high:g}]; divide images in 0..255 by 255, and put the "
+            "normalization into the model"
+        )
+    return x if low >= 0 and high <= 1 else x.clamp(0, 1)
 
 
 def require_distance(value: float, name: str) -> None:

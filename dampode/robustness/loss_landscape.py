@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dampode._checks import require_positive_int, require_real
-from dampode.robustness.classifier import attacked_in_eval_mode, eval_mode, predict, predict_and_differentiate
+from dampode.robustness.classifier import attacked_in_eval_mode, predict, predict_and_differentiate
 
 __all__ = ["Landscape", "fgsm_direction", "landscape", "orthogonal_direction"]
 
@@ -109,8 +109,8 @@ def landscape(
     if 0 not in b:
         raise ValueError(f"across must hold 0, the FGSM direction itself, got {b}")
     require_positive_int(batch_size, "batch_size")
-    with eval_mode(model):
-        d = fgsm_direction(model, x, y, batch_size)
+    with attacked_in_eval_mode(model, x, y) as x:
+        d = _direction(model, x, y, batch_size)
         r = orthogonal_direction(d, seed)
         steps_a, steps_b = (torch.tensor(t, dtype=x.dtype, device=x.device).view(-1, 1, 1, 1) for t in (a, b))
         losses, predictions = [], []
@@ -139,8 +139,13 @@ def fgsm_direction(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500
     Raises:
         ValueError: as in `fgsm`, or the gradient of an image is 0 everywhere.
     """
-    with attacked_in_eval_mode(model, x, y):
-        d = predict_and_differentiate(model, x, y, batch_size)[1].sign()
+    with attacked_in_eval_mode(model, x, y) as x:
+        return _direction(model, x, y, batch_size)
+
+
+def _direction(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
+    """`fgsm_direction` of a checked model in eval mode."""
+    d = predict_and_differentiate(model, x, y, batch_size)[1].sign()
     flat = (d == 0).flatten(1).all(1)
     if bool(flat.any()):
         images = flat.nonzero()[:, 0].tolist()
@@ -161,7 +166,8 @@ def orthogonal_direction(d: Tensor, seed: int = 0) -> Tensor:
     Returns:
         -1, 0 or 1, (N, C, H, W).
     """
-    u = torch.rand(d.shape, generator=torch.Generator().manual_seed(seed)).to(d.device).flatten(1)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    u = torch.rand(d.shape, generator=generator, dtype=torch.float32, device="cpu").to(d.device).flatten(1)
     signs = d.flatten(1)
     support = signs != 0
     rank = torch.where(support, u, 2.0).argsort(1).argsort(1)  # d's nonzero entries come first, in random order

@@ -131,6 +131,6 @@ class Setup:
         attack: Attack | None = None,
     ) -> Task:
         settings, traits = ("", None) if attack is None else (repr(attack), attack.traits)
-        no_results = torch.empty(0, dtype=torch.bool)
+        no_results = torch.empty(0, dtype=torch.bool, device="cpu")
         column = Column(group, name, strength, no_results, settings=settings, traits=traits)
         return Task(column, len(self.x) if images is None else min(images, len(self.x)), measure)

@@ -14,6 +14,7 @@ from dampode._checks import (
     require_positive_int,
 )
 from dampode.dynamics import DampedODEFunc
+from dampode.robustness.float32 import full_float32
 from dampode.stability.jacobian_operator import Field, JacobianOperator, Map, at_time, require_sample
 from dampode.stability.spectrum import spectral_abscissa, spectral_norm
 
@@ -43,6 +44,7 @@ class Equilibrium(NamedTuple):
         )
 
 
+@full_float32()
 def find_equilibrium(
     func: Field,
     x0: Tensor,
@@ -95,6 +97,7 @@ def find_equilibrium(
     return Equilibrium(x.cpu(), residual <= tol, residual, first + second)
 
 
+@full_float32()
 def is_asymptotically_stable(func: Field, x_star: Tensor, t: float = 0.0, *, tol: float = 1e-6) -> bool | None:
     """Whether an equilibrium is locally asymptotically stable by its linearization, Prop. 3.3.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dampode._checks import in_train_mode, require_field_value, require_real, require_state
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import VectorField
+from dampode.robustness.float32 import default_dtype, full_float32
 
 __all__ = [
     "AGREE",
@@ -54,12 +55,11 @@ def at_time(func: Field, t: float) -> Map:
     require_real(t, "t")
     if isinstance(func, nn.Module):
         require_eval(func)
-    if not isinstance(func, DampedODEFunc | VectorField):
-        return func
-    timed = func
+    timed = isinstance(func, DampedODEFunc | VectorField)
 
     def fixed(x: Tensor) -> Tensor:
-        fx: Tensor = timed(t, x)
+        with default_dtype(x.dtype):
+            fx: Tensor = func(t, x) if timed else func(x)
         return fx
 
     return fixed
@@ -111,7 +111,8 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
     def __init__(self, fn: Map, x: Tensor) -> None:
         require_sample(x)
         fn = at_time(fn, 0.0)
-        with torch.inference_mode(False), torch.enable_grad():  # in inference mode every derivative would be 0
+        # in inference mode every derivative would be 0
+        with full_float32(), torch.inference_mode(False), torch.enable_grad():
             self._x = x.detach().clone().requires_grad_()
             self._fx = fn(self._x)
             require_field_value(self._x, self._fx)
@@ -145,6 +146,7 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
             )
         return self._transposed
 
+    @full_float32()
     def _pull(self, y: Tensor, x: Tensor, v: Tensor, create_graph: bool = False) -> Tensor:
         """(∂y/∂x)ᵀ v; zero if y does not depend on x."""
         if not y.requires_grad:
@@ -156,7 +158,7 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
 
     def _tensor(self, v: NDArray[Any]) -> Tensor:
         """A vector (D,) or (D, 1) with the state's shape and dtype, on its device."""
-        return torch.as_tensor(np.array(v, dtype=self.dtype)).to(self._x.device).view(self._x.shape)
+        return torch.from_numpy(np.array(v, dtype=self.dtype)).to(self._x.device).view(self._x.shape)
 
     def _array(self, v: Tensor) -> NDArray[Any]:
         """A state as a vector (D,)."""
@@ -164,6 +166,7 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
         return array
 
 
+@full_float32()
 def jacobian(func: Field, x: Tensor, t: float = 0.0) -> Tensor:
     """The Jacobian ∂func/∂x at one sample as a matrix, with one backward pass per row: for small D only.
 

@@ -17,6 +17,7 @@ from dampode._checks import (
     require_state,
 )
 from dampode.block import DampedBlock, Transition
+from dampode.robustness.float32 import full_float32
 from dampode.stability.jacobian_operator import require_eval, require_sample
 from dampode.stability.spectrum import log_norm, spectral_abscissa, spectral_norm
 
@@ -55,6 +56,7 @@ class ErrorPropagation:
         return self.growth * self.state_before / self.state_after
 
 
+@full_float32()
 def error_propagation(model: nn.Module, x: Tensor, delta: Tensor) -> ErrorPropagation:
     """Run a network on x and on x + δ, and measure the difference at every block (flow or transition).
 
@@ -141,6 +143,7 @@ class LayerReport:
         return json.dumps({"rows": [asdict(row) for row in self.rows]}, indent=2, ensure_ascii=False)
 
 
+@full_float32()
 def layer_report(model: nn.Module, x: Tensor, *, eps: float = 2 / 255, draws: int = 8, seed: int = 0) -> LayerReport:
     """One row per flow: λ, abscissa and log-norm with and without damping, gain, measured growth of errors.
 
@@ -168,11 +171,11 @@ def layer_report(model: nn.Module, x: Tensor, *, eps: float = 2 / 255, draws: in
     require_sample(x)
     require_positive(eps, "eps")
     require_positive_int(draws, "draws")
-    generator = torch.Generator().manual_seed(as_seed(seed))
+    generator = torch.Generator("cpu").manual_seed(as_seed(seed))
     blocks = _blocks(model, x)
     if not any(isinstance(ran.block, DampedBlock) for ran in blocks):
         raise ValueError("the model must have DampedBlock layers, got none; wrap its residual branches in DampedBlock")
-    signs = torch.randint(0, 2, (draws, *x.shape[1:]), generator=generator).to(x) * 2 - 1
+    signs = torch.randint(0, 2, (draws, *x.shape[1:]), generator=generator, device="cpu").to(x) * 2 - 1
     random = error_propagation(model, x.expand_as(signs), eps * signs)
     random_growth = random.after.square().mean(1).sqrt() / random.before.square().mean(1).sqrt()
     adversarial = error_propagation(model, x, eps * _towards_runner_up(model, x))
@@ -238,7 +241,7 @@ def _row(
     """The numbers of one flow, at its input state x."""
     func, t0 = block.func, block.t_span[0]
     lam = func.damping(x).detach()
-    weight = torch.as_tensor(func.weight(lam, x), dtype=torch.float64).detach()
+    weight = torch.as_tensor(func.weight(lam, x), dtype=torch.float64, device="cpu").detach()
     plain = spectral_abscissa(func.f, x, t0), log_norm(func.f, x, t0)
     if lam.numel() == weight.numel() == 1 and weight.item() >= 0 and not func.damping.depends_on_state:
         alpha, mu = (weight.item() * value - lam.item() for value in plain)  # Eq. 18 shifts both alike

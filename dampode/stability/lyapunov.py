@@ -20,11 +20,13 @@ from dampode.block import DampedBlock
 from dampode.damping import Constant
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators import IntegrationError, Integrator, TorchDiffEq
+from dampode.robustness.float32 import full_float32
 from dampode.stability.jacobian_operator import ConvergenceError, Field, require_eval, require_sample
 
 __all__ = ["LayerExponents", "layer_exponents", "lyapunov_exponents"]
 
 
+@full_float32()
 @torch.inference_mode(False)  # in inference mode every tangent would be 0
 def lyapunov_exponents(
     func: Field,
@@ -83,7 +85,7 @@ def lyapunov_exponents(
     steps = max(round((t1 - t0) / dt), 1)
     h, unused = (t1 - t0) / steps, min(round(settle * steps / (t1 - t0)), steps - 1)  # at least one step counts
     x, tangents = x0.detach().clone(), _orthonormal(k, x0, seed)
-    total, counted = torch.zeros(k, dtype=torch.float64), 0
+    total, counted = torch.zeros(k, dtype=torch.float64, device="cpu"), 0
 
     def mean() -> Tensor:
         return (total / (counted * h)).sort(descending=True).values
@@ -147,6 +149,7 @@ class LayerExponents(NamedTuple):
     """log |R_ii| from the input to the output of the flow that ends last, (k,). It includes all layers in between."""
 
 
+@full_float32()
 @torch.inference_mode(False)
 def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -> LayerExponents:
     """Finite-time Lyapunov exponents of a network's flows: a jvp carries k tangents from the input through the model.
@@ -184,7 +187,7 @@ def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -
     tangents = _orthonormal(k, x, as_seed(seed))
     names: list[str] = []
     rows: list[Tensor] = []
-    through = torch.zeros(k, dtype=torch.float64)
+    through = torch.zeros(k, dtype=torch.float64, device="cpu")
 
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -236,7 +239,8 @@ def _require_count(k: int, d: int) -> None:
 
 def _orthonormal(k: int, x: Tensor, seed: int) -> Tensor:
     """Random orthonormal tangents, (k, *S)."""
-    draws = torch.randn(x.numel(), k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    draws = torch.randn(x.numel(), k, generator=generator, dtype=torch.float64, device="cpu")
     tangents, _ = _orthonormalize(draws.T.reshape(k, *x.shape[1:]))
     return tangents.to(x)
 

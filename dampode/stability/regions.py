@@ -93,7 +93,7 @@ def stability_region(
     for name, (low, high) in (("re", re), ("im", im)):
         if not -math.inf < low < high < math.inf:
             raise ValueError(f"{name} must be finite and increase, got ({low:g}, {high:g})")
-    reals, imags = (torch.linspace(*bounds, points, dtype=torch.float64) for bounds in (re, im))
+    reals, imags = (torch.linspace(*bounds, points, dtype=torch.float64, device="cpu") for bounds in (re, im))
     w = torch.complex(reals.expand(points, -1), imags[:, None].expand(-1, points))
     return StabilityRegion(float(z), reals, imags, _amplification(integrator, torch.full_like(w.real, z), w))
 
@@ -157,7 +157,7 @@ def _grows_from_the_start(integrator: Integrator, w: Tensor, lam: float) -> bool
     if not bool(axis.any()):
         return False
     w, scale = w[axis], scale[axis]
-    h = torch.logspace(-6, 0, 61, dtype=torch.float64)[:, None] / scale
+    h = torch.logspace(-6, 0, 61, dtype=torch.float64, device="cpu")[:, None] / scale
     excess = _amplification(integrator, h * lam, h * w).abs() - 1
     # the index at which |R| leaves 1; 0 if it never does
     first = (excess.abs() > MARGIN).int().argmax(dim=0, keepdim=True)
@@ -170,6 +170,6 @@ def _amplification(integrator: Integrator, lam: Tensor, w: Tensor) -> Tensor:
     flat = w.reshape(-1)
     rows = torch.stack([flat.real, -flat.imag, flat.imag, flat.real], dim=1).view(-1, 2, 2)  # (N, 2, 2)
     func = DampedODEFunc(lambda x: (rows @ x[..., None])[..., 0], Constant(lam.reshape(-1, 1)))
-    start = torch.tensor([[1.0, 0.0]], dtype=torch.float64).repeat(len(flat), 1)
+    start = torch.tensor([[1.0, 0.0]], dtype=torch.float64, device="cpu").repeat(len(flat), 1)
     end = integrator(func, start, 0.0, 1.0).detach()
     return torch.complex(end[:, 0].contiguous(), end[:, 1].contiguous()).view(w.shape)

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from dampode._checks import require_positive, require_positive_int
+from dampode.robustness.float32 import full_float32
 from dampode.stability.jacobian_operator import (
     ConvergenceError,
     Field,
@@ -40,6 +41,7 @@ class MissedEigenvalueWarning(UserWarning):
     """The first search missed the extreme eigenvalue; the result is that of the larger search that found it."""
 
 
+@full_float32()
 def eigenvalues(
     func: Field,
     x: Tensor,
@@ -125,6 +127,7 @@ def eigenvalues(
     return _sorted(torch.from_numpy(found))
 
 
+@full_float32()
 def spectral_abscissa(func: Field, x: Tensor, t: float = 0.0) -> float:
     """The spectral abscissa α = max Re ν of ∂func/∂x: the rate at which a small perturbation grows in the long run.
 
@@ -133,11 +136,13 @@ def spectral_abscissa(func: Field, x: Tensor, t: float = 0.0) -> float:
     return eigenvalues(func, x, t, _few(x), "LR").real.max().item()
 
 
+@full_float32()
 def spectral_radius(func: Field, x: Tensor, t: float = 0.0) -> float:
     """The spectral radius max |ν| of ∂func/∂x. Arguments and errors as in `eigenvalues`."""
     return eigenvalues(func, x, t, _few(x), "LM").abs().max().item()
 
 
+@full_float32()
 def log_norm(func: Field, x: Tensor, t: float = 0.0) -> float:
     """The logarithmic norm μ₂(J) = λ_max((J + Jᵀ)/2) of J = ∂func/∂x: the fastest initial growth in any direction.
 
@@ -163,6 +168,7 @@ def log_norm(func: Field, x: Tensor, t: float = 0.0) -> float:
     return _symmetric(operator, lambda v: (operator.matvec(v) + operator.rmatvec(v)) / 2, x)
 
 
+@full_float32()
 def spectral_norm(func: Field, x: Tensor, t: float = 0.0) -> float:
     """The largest singular value of ∂func/∂x: the largest factor by which a block can stretch a small perturbation.
 

@@ -40,7 +40,7 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, batch_size: int 
     Source: Yang et al. 2020, Eq. 19; Goodfellow et al. 2015.
     """
     require_attack_arguments(eps, batch_size)
-    with attacked_in_eval_mode(model, x, y):
+    with attacked_in_eval_mode(model, x, y) as x:
         _, gradient = predict_and_differentiate(model, x, y, batch_size)
     return (x + eps * gradient.sign()).clamp(0, 1)
 
@@ -85,7 +85,7 @@ def ifgsm(
     """
     require_attack_arguments(eps, batch_size)
     require_iteration(alpha, steps, keep)
-    with attacked_in_eval_mode(model, x, y):
+    with attacked_in_eval_mode(model, x, y) as x:
         return _iterate(model, x, x, y, eps, alpha, steps, keep, batch_size)[0]
 
 
@@ -132,7 +132,7 @@ def pgd(
     require_attack_arguments(eps, batch_size)
     require_iteration(alpha, steps, keep)
     require_positive_int(restarts, "restarts")
-    with attacked_in_eval_mode(model, x, y):
+    with attacked_in_eval_mode(model, x, y) as x:
         best, best_margin = x.clone(), x.new_full(x.shape[:1], -torch.inf)
         for _ in range(restarts):
             start = (x + _uniform(x, eps, generator)).clamp(0, 1)
@@ -182,7 +182,7 @@ def recentered_pgd(
     """
     require_attack_arguments(eps, batch_size)
     require_iteration(alpha, steps, "last")
-    with attacked_in_eval_mode(model, x, y):
+    with attacked_in_eval_mode(model, x, y) as x:
         start = x + _uniform(x, eps, generator)
         return _iterate(model, start, start, y, eps, alpha, steps, "last", batch_size)[0]
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from dampode._checks import require_positive_int
 from dampode.robustness.classifier import attacked_in_eval_mode, margins, predict
-from dampode.robustness.inputs import require_attack_arguments, require_distance, require_pixels
+from dampode.robustness.inputs import as_pixels, require_attack_arguments, require_distance
 
 __all__ = ["square", "uniform_noise"]
 
@@ -31,7 +31,7 @@ def uniform_noise(x: Tensor, eps: float, generator: torch.Generator | None = Non
         TypeError: pixels are not float32 or float64.
     """
     require_distance(eps, "eps")
-    require_pixels(x)
+    x = as_pixels(x)
     delta = 2 * torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - 1
     return (x + eps * delta).clamp(0, 1)
 
@@ -71,7 +71,7 @@ def square(
     """
     require_attack_arguments(eps, batch_size)
     require_positive_int(queries, "queries")
-    with attacked_in_eval_mode(model, x, y):
+    with attacked_in_eval_mode(model, x, y) as x:
         if x.ndim != 4:
             raise ValueError(f"square needs images (N, C, H, W), got shape {tuple(x.shape)}")
         return _search(model, x, y, eps, queries, generator, batch_size)

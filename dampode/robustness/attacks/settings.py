@@ -11,7 +11,7 @@ from dampode._identity import fingerprint
 from dampode.robustness.attacks.gradient import Keep, fgsm, ifgsm, pgd, recentered_pgd, require_iteration
 from dampode.robustness.attacks.search import square, uniform_noise
 from dampode.robustness.attacks.traits import Attack, AttackTraits
-from dampode.robustness.classifier import eval_mode
+from dampode.robustness.modes import eval_mode, require_model
 
 __all__ = ["FGSM", "IFGSM", "PGD", "RecenteredPGD", "Square", "Transfer", "UniformNoise"]
 
@@ -179,7 +179,7 @@ class Transfer(Attack):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        require_instance(self.source, nn.Module, "source")
+        require_model(self.source, "source")
         require_instance(self.attack, Attack, "attack")
 
     @property

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dampode.robustness.inputs import require_pixels
+from dampode.robustness.inputs import as_pixels
 
 __all__ = ["SEVERITIES", "corrupt", "require_noise"]
 
@@ -39,7 +39,7 @@ def corrupt(x: Tensor, name: str, severity: int, generator: torch.Generator | No
 
     Source: Hendrycks & Dietterich 2019, code of CIFAR-10-C; Yang et al. 2020, Sec. 4.2.
     """
-    require_pixels(x)
+    x = as_pixels(x)
     require_noise(name, severity)
     c = SEVERITIES[name][severity - 1]
     if name == "shot_noise":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dampode._checks import as_seed, require_labels, require_positive
 from dampode._identity import fingerprint
-from dampode.robustness.inputs import require_pixels
+from dampode.robustness.inputs import as_pixels
 from dampode.robustness.noise.cifar_c_files import load_cifar_c
 from dampode.robustness.noise.corruptions import SEVERITIES, corrupt
 from dampode.robustness.random_blocks import block_generator, blocks
@@ -54,9 +54,8 @@ class DrawnNoise(NoiseSource):
     """
 
     def __init__(self, x: Tensor, seed: int = 0) -> None:
-        require_pixels(x)
         self.title = "CIFAR-C-style, drawn here"
-        self.x, self.seed, self.n = x, as_seed(seed), len(x)
+        self.x, self.seed, self.n = as_pixels(x), as_seed(seed), len(x)
 
     def __repr__(self) -> str:
         return f"DrawnNoise(images {fingerprint(self.x)[:12]}, seed={self.seed})"
@@ -154,7 +153,7 @@ class NormalizedPerFile(NoiseSource):
 
     def _measure(self, name: str) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel over all severities, (C, 1, 1), float64."""
-        count, total, squares = 0, torch.zeros(()), torch.zeros(())
+        count, total, squares = 0, *torch.zeros(2, dtype=torch.float64, device="cpu")
         for severity in range(1, 6):
             for index in range(len(blocks(self.n))):
                 x = self.source.block(name, severity, index).double().transpose(0, 1).flatten(1).cpu()
