@@ -94,6 +94,8 @@ def name_of(function: Any) -> str:
 
 def require_damping_values(lam: Tensor) -> None:
     """Raise unless every λ is finite and at least 0. This reads values, so no forward pass may call it."""
+    if lam.is_complex():
+        raise TypeError(f"λ must be real, got dtype {lam.dtype}; an imaginary part is a rotation, which belongs into f")
     if not lam.is_floating_point():
         raise TypeError(f"λ must be a floating tensor, got dtype {lam.dtype}; convert it with .float()")
     if lam.is_meta:
@@ -108,6 +110,11 @@ def require_state(x: Any) -> None:
     """Raise unless ``x`` is a floating tensor (N, *S) with at least one element. Reads no values."""
     if not isinstance(x, Tensor):
         raise TypeError(f"the state x must be a tensor (N, *S), got {type(x).__name__}")
+    if x.is_complex():
+        raise TypeError(
+            f"the state x must be real, got dtype {x.dtype}; give torch.view_as_real(x), whose last dimension holds "
+            "real and imaginary part, and let f begin with torch.view_as_complex"
+        )
     if not x.is_floating_point():
         raise TypeError(f"the state x must be floating, got dtype {x.dtype}; convert it with x.float()")
     if x.ndim == 0:
@@ -153,6 +160,11 @@ def require_field_value(x: Tensor, fx: Any) -> None:
         )
     if fx.device != x.device:
         raise ValueError(f"f must keep the state's device: x is on {x.device}, f(t, x) on {fx.device}; move f with .to")
+    if fx.is_complex():
+        raise TypeError(
+            f"f must keep the state's dtype: x is {x.dtype}, f(t, x) is {fx.dtype}; return torch.view_as_real of it, "
+            "for a state whose last dimension holds real and imaginary part"
+        )
     if fx.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
         raise TypeError(f"f must keep the state's dtype: x is {x.dtype}, f(t, x) is {fx.dtype}; convert one with .to")
 

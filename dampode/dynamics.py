@@ -21,6 +21,13 @@ from dampode.weighting import Weighting, unit
 
 __all__ = ["DampedODEFunc"]
 
+_DIFFERENTIATES = (
+    "a solve calls f without gradients too: under no_grad, with recompute=, and to choose its steps. An f that "
+    "differentiates inside must do so `with torch.enable_grad():`, after x = x.requires_grad_(); inference_mode does "
+    "not allow it, no_grad does"
+)
+"""The note to torch's error where f differentiates inside and gradients are off."""
+
 
 class DampedODEFunc(nn.Module):
     """dx/dt = −λ x + ρ(λ) f(x, t), Eq. 4: the vector field that every integrator takes, torchdiffeq's included.
@@ -102,7 +109,12 @@ class DampedODEFunc(nn.Module):
         before = version(x)
         # compiled code drops the copy if f does not change it
         with _without_cache(x):
-            fx: Tensor = self.f(t, x.clone() if before is None else x)
+            try:
+                fx: Tensor = self.f(t, x.clone() if before is None else x)
+            except RuntimeError as error:
+                if "does not require grad" in str(error):
+                    error.add_note(_DIFFERENTIATES)
+                raise
         require_field_value(x, fx)
         require_unchanged(x, before)
         return fx

@@ -53,14 +53,27 @@ class Autonomous(VectorField):
         try:
             return self.f(x)
         except TypeError as error:
+            remedy = (
+                _wrapper_remedy(self.f) or "for f(t, x) subclass dampode.fields.VectorField and write forward(t, x)"
+            )
             raise TypeError(
-                f"f must be a callable of the state alone, got an f that raises in f(x): {error}; for f(t, x) subclass "
-                "dampode.fields.VectorField and write forward(t, x)"
+                f"f must be a callable of the state alone, got an f that raises in f(x): {error}; {remedy}"
             ) from error
 
     def extra_repr(self) -> str:
         """The name of f if it is not a module."""
         return "" if isinstance(self.f, nn.Module) else name_of(self.f)
+
+
+def _wrapper_remedy(f: object) -> str:
+    """What to do if f is another module around a `VectorField`; empty if it is none."""
+    if not isinstance(f, nn.Module) or not any(isinstance(part, VectorField) for part in f.children()):
+        return ""
+    return (
+        f"f is a {type(f).__name__} around a VectorField and is no VectorField itself, so it is called with the state "
+        "alone. Wrap inside or outside of it: f.compile() instead of torch.compile(f); DistributedDataParallel and "
+        "AveragedModel around the whole block or model"
+    )
 
 
 def as_field(f: VectorField | Callable[[Tensor], Tensor]) -> VectorField:

@@ -1,6 +1,7 @@
 """Less memory for gradients: the backward pass recomputes the steps of a solve, one segment after another."""
 
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -13,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dampode._checks import require_positive_int
 
-__all__ = ["recomputed", "require_segments", "segments"]
+__all__ = ["OutsideTensors", "recomputed", "require_segments", "segments"]
 
 States = tuple[Tensor, ...]
 
@@ -55,7 +56,7 @@ def recomputed(run: Callable[..., States], func: nn.Module, *states: Tensor) -> 
         run(*states).
 
     Raises:
-        ValueError: in the backward pass, f uses a tensor that wants a gradient and is not a parameter, or f gives other
+        ValueError: f uses a tensor that wants a gradient and is not a parameter; in the backward pass, f gives other
             values than before.
     """
     if not torch.is_grad_enabled():
@@ -64,6 +65,8 @@ def recomputed(run: Callable[..., States], func: nn.Module, *states: Tensor) -> 
         compiled: States = checkpoint(run, *states, use_reentrant=False)
         return compiled
     trained = {name: p for name, p in func.named_parameters() if p.requires_grad}
+    if not trained and not any(state.requires_grad for state in states):
+        return _without_graph(run(*states))
 
     def run_with(params: States, *states: Tensor) -> States:
         present = dict(func.named_parameters())
@@ -74,6 +77,14 @@ def recomputed(run: Callable[..., States], func: nn.Module, *states: Tensor) -> 
         return outputs
 
     return _recomputed(run_with, tuple(trained.values()), states)
+
+
+def _without_graph(outputs: States) -> States:
+    """The outputs of a segment whose known inputs want no gradient, or a ValueError if another tensor wants one."""
+    outside = OutsideTensors(outputs, ())
+    outputs = tuple(out.detach() for out in outputs)
+    outside.require_none("recompute=")
+    return outputs
 
 
 def _recomputed(run: Callable[..., States], params: States, states: States) -> States:
@@ -124,8 +135,12 @@ class _Recomputed(torch.autograd.Function):
             ends = [(out, g) for out, g in zip(outputs, tensors[ctx.count :], strict=True) if out.requires_grad]
             inputs = [*(s for s, w in zip(begins, wanted, strict=True) if w), *params]
             roots, seeds = [out for out, _ in ends], [g for _, g in ends]
-            _require_known(roots, [*tensors, *inputs])
-            return torch.autograd.grad(roots, inputs, seeds, create_graph=create_graph, materialize_grads=True)
+            outside = OutsideTensors(roots, [*tensors, *inputs])
+            got = torch.autograd.grad(roots, inputs, seeds, create_graph=create_graph, materialize_grads=True)
+            if not create_graph:  # the first backward pass checks for the second
+                del outputs, ends, roots
+                outside.require_none("recompute=")
+            return got
 
         got = iter(_recomputed(vjp, params, (*states, *grads)))
         return None, None, *(next(got) if w else None for w in wanted), *got
@@ -169,19 +184,37 @@ def _require_same(outputs: Sequence[Tensor], before: Sequence[Tensor]) -> None:
             )
 
 
-def _require_known(outputs: list[Tensor], inputs: list[Tensor]) -> None:
-    """Raise if a graph leads to a tensor that wants a gradient and is not among ``inputs``."""
-    known = {get_gradient_edge(tensor).node for tensor in inputs if tensor.requires_grad}
-    waiting: list[Any] = [out.grad_fn for out in outputs]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in known:
-            continue
-        known.add(node)
-        if node.name().endswith("AccumulateGrad"):
-            raise ValueError(
-                "recompute= needs every tensor that wants a gradient to be a parameter of f or λ: f uses one of "
-                f"shape {tuple(node.variable.shape)} that is none; register it as an nn.Parameter, or leave "
-                "recompute out"
-            )
-        waiting.extend(before for before, _ in node.next_functions)
+class OutsideTensors:
+    """The tensors that want a gradient, to which a graph leads although they are not among its known inputs.
+
+    A tensor that f itself makes, to differentiate with respect to it, ends with the graph. So `require_none` is called
+    when no output with the graph is left.
+
+    Args:
+        outputs: tensors with the graph.
+        known: the tensors from which gradients may be taken.
+    """
+
+    def __init__(self, outputs: Iterable[Tensor], known: Iterable[Tensor]) -> None:
+        seen = {get_gradient_edge(tensor).node for tensor in known if tensor.requires_grad}
+        waiting: list[Any] = [out.grad_fn for out in outputs]
+        self._found: list[weakref.ref[Tensor]] = []
+        while waiting:
+            node = waiting.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if node.name().endswith("AccumulateGrad"):
+                self._found.append(weakref.ref(node.variable))
+            waiting.extend(before for before, _ in node.next_functions)
+
+    def require_none(self, option: str) -> None:
+        """Raise if there is any, in the name of the option that cannot reach it."""
+        for found in self._found:
+            tensor = found()
+            if tensor is not None:
+                raise ValueError(
+                    f"{option} needs every tensor that wants a gradient to be a parameter of f or λ: f uses one of "
+                    f"shape {tuple(tensor.shape)} that is none; register it, or the module that holds it, as a part of "
+                    f"f, make it a part of the state, or leave {option} out"
+                )

@@ -7,6 +7,9 @@ from torch import Tensor
 
 __all__ = ["TimeAxis"]
 
+_RESOLUTION = 16 * torch.finfo(torch.float64).eps
+"""A step is at least this many times as long as the time at which it begins."""
+
 
 class TimeAxis(NamedTuple):
     """The time axis of a solve: t = t0 + sign τ, with τ from 0 to ``span``.
@@ -21,18 +24,28 @@ class TimeAxis(NamedTuple):
     sign: float
     """1.0 if t grows, −1.0 if it falls."""
     shortest: Tensor
-    """A step of this length is too short to advance t, () float64."""
+    """A step of this length is too short to advance t anywhere in the solve, () float64."""
+    shortest_first: Tensor
+    """A step of this length is too short to advance t from t0, () float64."""
 
     @classmethod
     def of(cls, times: Tensor, device: torch.device) -> "TimeAxis":
         """The axis of strictly monotonic times (T,), with its tensors on a device."""
         values: list[float] = times.detach().to(torch.float64).tolist()
         first, last = values[0], values[-1]
-        info = torch.finfo(torch.float64)
-        shortest = max(16 * info.eps * max(abs(first), abs(last)), info.tiny)
-        # one copy to the device instead of three
-        t0, span, least = torch.tensor([first, abs(last - first), shortest], dtype=torch.float64).to(device).unbind()
-        return cls(t0, span, 1.0 if last > first else -1.0, least)
+        tiny = torch.finfo(torch.float64).tiny
+        begin, anywhere = (max(_RESOLUTION * size, tiny) for size in (abs(first), max(abs(first), abs(last))))
+        # one copy to the device instead of four
+        numbers = torch.tensor([first, abs(last - first), anywhere, begin], dtype=torch.float64).to(device)
+        t0, span, shortest, shortest_first = numbers.unbind()
+        return cls(t0, span, 1.0 if last > first else -1.0, shortest, shortest_first)
+
+    def shortest_step(self, tau: Tensor) -> Tensor:
+        """A step of this length is too short to advance t and τ from τ, float64.
+
+        t and τ are resolved to a rounding error of |t0| + τ.
+        """
+        return torch.add(self.shortest_first, tau, alpha=_RESOLUTION)
 
     def tau(self, times: Tensor) -> Tensor:
         """τ of the given times, float64."""

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 import torchdiffeq
-from torch import Tensor, nn
+from torch import Tensor
 
 from dampode._checks import require_instance, require_positive
 from dampode.dynamics import DampedODEFunc
-from dampode.fields import Autonomous
 from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
+from dampode.integrators.recompute import OutsideTensors
 from dampode.integrators.solution import Solution, Status, solution_of_batch
 
 __all__ = ["TorchDiffEq"]
@@ -55,8 +55,9 @@ class TorchDiffEq(Integrator):
             adjoint re-integrates the state backwards from each output time to the one before. Memory stays constant,
             but damping makes errors grow like e^{λΔt}, so gradients lose accuracy quickly as λΔt grows
             (docs/gradients.md has measured errors). If e^{λΔt} times the dtype's rounding error exceeds 1, no digit of
-            the state is left, and a solve that wants gradients raises an error. f must be a module, because the adjoint
-            finds parameters in modules only.
+            the state is left, and a solve that wants gradients raises an error. Gradients reach the state and the
+            parameters of f and λ only. If the first call of f uses another tensor that wants one, the solve raises an
+            error.
         options: torchdiffeq's own options of the method, such as {"step_size": 0.1}. explicit_adams has order 4 by
             default here, because torchdiffeq's default 12 is unstable. {"norm": "seminorm"} is for adjoint=True: the
             backward pass then controls the error of the state and its gradient, not that of the parameters' gradients.
@@ -65,7 +66,8 @@ class TorchDiffEq(Integrator):
 
     Raises:
         ValueError: torchdiffeq has no such method (the message lists the installed ones), a tolerance is not above 0,
-            or the norm is "seminorm" without adjoint. In a solve with adjoint: f is not a module, or the backward pass
+            or the norm is "seminorm" without adjoint. In a solve with adjoint: f uses a tensor that wants a gradient
+            and is no parameter, or the backward pass
             would amplify rounding errors beyond the dtype's digits.
         TypeError: a setting is of the wrong type; in a solve to a tolerance, the state is of half precision.
         IntegrationError: in a call or `odeint`, f gives NaN or infinity, or the step size underflows; also in `solve`,
@@ -112,7 +114,7 @@ class TorchDiffEq(Integrator):
 
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
         """The states at strictly monotonic ``times`` (T,): (T, N, *S), x first."""
-        field = _WatchedField(func, self.method)
+        field = _WatchedField(func, self.method, self.adjoint and torch.is_grad_enabled())
         xs = self._integrated(field, x, times)
         if not bool(torch.isfinite(xs).all()):
             raise field.failure(self.method, "the state is not finite")
@@ -120,7 +122,7 @@ class TorchDiffEq(Integrator):
 
     def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
         """The states with the calls of f and a status per sample. If torchdiffeq gives up, all samples fail at t[0]."""
-        field = _WatchedField(func, self.method)
+        field = _WatchedField(func, self.method, self.adjoint and torch.is_grad_enabled())
         try:
             xs = self._integrated(field, x, times)
         except IntegrationError:
@@ -173,8 +175,9 @@ class TorchDiffEq(Integrator):
 class _WatchedField:
     """The vector field as torchdiffeq calls it. It counts calls, and remembers what explains a failure."""
 
-    def __init__(self, func: DampedODEFunc, method: str) -> None:
+    def __init__(self, func: DampedODEFunc, method: str, check_adjoint: bool) -> None:
         self.func, self.calls, self._method = func, 0, method
+        self._check_adjoint = check_adjoint
         self.own_error: AssertionError | None = None  # raised by f, not by torchdiffeq
         self._message: str | None = None  # of torchdiffeq, when it gave up
         self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=16)  # a step of dopri8 has 14 stages
@@ -183,7 +186,7 @@ class _WatchedField:
         """dx/dt."""
         self.calls += 1
         try:
-            dx: Tensor = self.func(t, x)
+            dx = self._checked_rate(t, x) if self._check_adjoint else self.func(t, x)
         except AssertionError as error:
             self.own_error = error
             raise
@@ -202,6 +205,16 @@ class _WatchedField:
         if callback is None:
             raise AttributeError(name)
         return callback
+
+    def _checked_rate(self, t: Tensor, x: Tensor) -> Tensor:
+        """dx/dt at the first call, or a ValueError if the continuous adjoint would drop a gradient."""
+        self._check_adjoint = False
+        with torch.enable_grad():
+            dx: Tensor = self.func(t, x.detach())
+        outside = OutsideTensors((dx,), self.func.parameters())
+        dx = dx.detach()
+        outside.require_none("adjoint=True")
+        return dx
 
     def failure(self, method: str, message: str) -> IntegrationError:
         """The error of a solve, from the last values of the vector field and the message of torchdiffeq."""
@@ -248,9 +261,7 @@ def _watch_adjoint(callback: Callable[..., None] | None, t: Tensor, state: tuple
 
 
 def _require_adjoint(func: DampedODEFunc, x: Tensor, times: Tensor) -> None:
-    """Raise if the continuous adjoint cannot find all parameters, or would have no digit of the state left."""
-    if isinstance(func.f, Autonomous) and not isinstance(func.f.f, nn.Module):
-        raise ValueError("adjoint=True finds parameters in modules only: make f an nn.Module, or use adjoint=False")
+    """Raise if the continuous adjoint would have no digit of the state left."""
     if not torch.is_grad_enabled():
         return
     with torch.no_grad():

@@ -125,7 +125,38 @@ class Pulse(VectorField):
         return 10.0 * ((t > 5.0) & (t < 5.2)) * torch.ones_like(x)
 
 
-@pytest.mark.parametrize(("f", "span"), [(lambda x: -1e36 * x, 1.0), (torch.tanh, 1e-50), (torch.tanh, 1e-320)])
+FAST = [  # dx/dt = f: a field, x(0), the times, x at the last time
+    (lambda x: -x * x, 1e6, [0.0, 1e8], 1 / (1e-6 + 1e8)),
+    (lambda x: -x * x, 1e6, [3.0, 1e8], 1 / (1e-6 + 1e8 - 3)),
+    (lambda x: -x * x, 1e6, [-1.0, 1.0], 1 / (1e-6 + 2)),
+    (lambda x: -torch.exp(x), 80.0, [0.0, 1.0], 0.0),
+    (lambda x: torch.exp(x), 80.0, [0.0, -1.0], 0.0),
+    (lambda x: -1e36 * torch.sinh(x), 1.0, [0.0, 1e-35], 2 * math.atanh(math.tanh(0.5) * math.exp(-10))),
+]
+
+
+@pytest.mark.parametrize(("f", "start", "times", "exact"), FAST)
+def test_the_shortest_step_is_as_short_as_the_present_time_allows(f, start, times, exact, dtype):
+    func, x = DampedODEFunc(f, Constant(0.0)), torch.tensor([[start], [0.5 * start]], dtype=dtype)
+    s = solve(func, x, torch.tensor(times, dtype=torch.float64))
+    assert s.failure() is None
+    assert s.nfe.max() < 2000
+    assert s.x[-1, 0].item() == pytest.approx(exact, rel=1e-2, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_sums_of_squares_neither_overflow_nor_vanish(size):
+    """x' = −sin x in units of size: float32 has no square of it."""
+    t, found = torch.tensor([0.0, 5.0]), []
+    for unit in (1.0, size):
+        func = DampedODEFunc(lambda x, unit=unit: -unit * torch.sin(x / unit), Constant(0.0))
+        s = solve(func, torch.full((1, 3), unit), t, AdaptiveExponential(1e-4, 1e-6 * unit))
+        found.append((s.nfe.item(), s.x[-1] / unit))
+    assert abs(found[0][0] - found[1][0]) <= 8
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("f", "span"), [(torch.tanh, 1e-50), (torch.tanh, 1e-320)])
 def test_a_first_step_that_underflows_ends_the_solve(f, span):
     """Its length rounded to 0, and steps of 0 were accepted until max_steps."""
     times = torch.tensor([0.0, span], dtype=torch.float64)

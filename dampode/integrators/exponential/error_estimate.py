@@ -81,9 +81,12 @@ def jacobian_growth(step: KrogstadStep, apart: Tensor, lam: Tensor, h: Tensor) -
         u >= 1, broadcast to x.
     """
     moved = (step.x - step.u4).reshape(len(apart), -1)
+    # squares of states as large as 1e25 or as small as 1e-25 are no float32 numbers
+    size = moved.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(moved.dtype).tiny)
+    moved.div_(size)
     # products and sums, because autocast would compute vecdot in half precision
-    square = (moved * moved).sum(1).clamp_(min=torch.finfo(moved.dtype).tiny)
-    kappa = (apart.reshape(len(apart), -1) * moved).sum(1).div_(square).clamp_(min=0)
+    square = (moved * moved).sum(1).clamp_(min=0.5)  # it is 0 or at least 1
+    kappa = (apart.reshape(len(apart), -1) / size).mul_(moved).sum(1).div_(square).clamp_(min=0)
     half = h.clamp(min=0).mul_(0.5)
     rest = (lam - kappa.reshape(h.shape)).clamp_(min=0)
     ratio: Tensor = (half * lam).add_(1) / (half * rest).add_(1)

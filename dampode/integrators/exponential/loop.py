@@ -66,7 +66,8 @@ class ExponentialLoop(AdaptiveLoop):
         probe = probe_step(self.splitting.lam, x, n1, self.tol).to(torch.float64).clamp_(max=axis.span)
         time, signed = axis.time(probe, x.dtype), (axis.sign * probe).to(x.dtype)
         first = estimated_first_step(self.splitting, x, n1, time, signed, self.tol).to(torch.float64)
-        return torch.fmax(first, axis.shortest)  # a solve with a step of 0 or NaN would never end
+        # a solve with a step of 0 or NaN would never end
+        return torch.fmax(first, axis.shortest_first).clamp_(min=torch.finfo(x.dtype).tiny)
 
     def advance(self, h: Tensor) -> Tensor:
         """Try one step of length ``h`` for every active sample. Returns the lengths to try next."""

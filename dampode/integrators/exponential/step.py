@@ -99,7 +99,7 @@ def try_step(splitting: Splitting, state: SampleState, h: Tensor, axis: TimeAxis
         ok, finite = ratio <= 1, ratio < torch.inf
         log_ratio = log_error_ratio(ratio)
         next_h = h * step_factor(log_ratio, ok, state.last_log_ratio)
-        stuck = (next_h <= axis.shortest) > ok
+        stuck = (next_h <= axis.shortest_step(state.tau)) > ok
         if after is not splitting:
             stuck = stuck | (ok & after.has_negative_damping(step.x))
         tau = torch.where(ok, end, state.tau)

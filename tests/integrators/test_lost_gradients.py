@@ -1,0 +1,134 @@
+"""Tensors that want a gradient outside of f's parameters, and fields that differentiate inside."""
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import grad
+
+from dampode import DampedBlock, DampedODEFunc, odeint
+from dampode.damping import Constant
+from dampode.fields import VectorField
+from dampode.integrators import AdaptiveExponential, KenCarp4, Krogstad4, TorchDiffEq
+
+LIMITED = {
+    "recompute=": Krogstad4(4, recompute=2),
+    "recompute= adaptive": AdaptiveExponential(recompute=2),
+    "adjoint=True": TorchDiffEq(adjoint=True),
+}
+
+
+class Frozen(nn.Module):
+    """tanh of a frozen layer of x, plus a context from elsewhere, which is no parameter."""
+
+    def __init__(self, context):
+        super().__init__()
+        self.net, self.context = nn.Linear(3, 3).requires_grad_(False), context
+
+    def forward(self, x):
+        return torch.tanh(self.net(x)) + self.context
+
+
+def outside_fields():
+    net, encoder, weight = nn.Linear(3, 3), nn.Linear(2, 3), torch.ones(3, requires_grad=True)
+    return {
+        "closure": lambda x: net(x),
+        "bound method": net.forward,
+        "encoder's output": Frozen(encoder(torch.ones(1, 2))),
+        "leaf": Frozen(weight),
+    }
+
+
+@pytest.mark.parametrize("case", list(outside_fields()))
+@pytest.mark.parametrize("option", LIMITED)
+@pytest.mark.parametrize("wants", [False, True])
+def test_gradients_of_tensors_that_are_no_parameters_are_not_dropped(case, option, wants):
+    torch.manual_seed(0)
+    func = DampedODEFunc(outside_fields()[case], Constant(1.0))
+    x = torch.ones(2, 3, requires_grad=wants)
+    with pytest.raises(ValueError, match=rf"{option.split()[0]} needs every tensor .* to be a parameter of f or λ"):
+        LIMITED[option](func, x, 0.0, 1.0).sum().backward()
+    with torch.no_grad():
+        LIMITED[option](func, x, 0.0, 1.0)
+
+
+def test_a_tensor_inside_rho_is_not_dropped():
+    scale = torch.tensor(0.5, requires_grad=True)
+    func = DampedODEFunc(nn.Linear(3, 3), Constant(1.0), lambda lam: scale * lam)
+    for integrator in LIMITED.values():
+        with pytest.raises(ValueError, match=r"f uses one of shape \(\) that is none"):
+            integrator(func, torch.ones(2, 3), 0.0, 1.0).sum().backward()
+
+
+def test_the_adjoint_takes_a_function_without_parameters():
+    func = DampedODEFunc(torch.sin, Constant(1.0))
+    x = torch.ones(2, 3, dtype=torch.float64, requires_grad=True)
+    got, want = (
+        grad(TorchDiffEq(rtol=1e-8, atol=1e-9, adjoint=adjoint)(func, x, 0.0, 1.0).sum(), x)[0]
+        for adjoint in (True, False)
+    )
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+class Energy(VectorField):
+    """−∇E(x), with E a small network."""
+
+    def __init__(self, fresh):
+        super().__init__()
+        self.net, self.fresh = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), fresh
+
+    def forward(self, t, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_() if self.fresh else x.requires_grad_()
+            return -grad(self.net(x).sum(), x, create_graph=True)[0]
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize(
+    ("plain", "saved"),
+    [(Krogstad4(8), Krogstad4(8, recompute=3)), (AdaptiveExponential(), AdaptiveExponential(recompute=3))],
+    ids=["fixed", "adaptive"],
+)
+def test_a_field_that_differentiates_inside(plain, saved, fresh):
+    torch.manual_seed(0)
+    func = DampedODEFunc(Energy(fresh), Constant(1.0)).double()
+    x, found = torch.randn(2, 3, dtype=torch.float64), []
+    for integrator in (plain, saved):
+        with torch.no_grad():
+            quiet = integrator(func, x.clone(), 0.0, 1.0)
+        xs = integrator(func, x.clone().requires_grad_(), 0.0, 1.0)
+        torch.testing.assert_close(xs, quiet)
+        found.append(grad(xs.square().sum(), tuple(func.parameters()), materialize_grads=True))
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want)
+    func.requires_grad_(False)
+    torch.testing.assert_close(saved(func, x.clone(), 0.0, 1.0), quiet)
+
+
+def test_a_field_that_differentiates_where_gradients_are_off_is_told_so():
+    func = DampedODEFunc(lambda x: grad(torch.cos(x.requires_grad_()).sum(), x)[0], Constant(1.0))
+    for integrator in (AdaptiveExponential(), KenCarp4()):
+        with pytest.raises(RuntimeError) as info, torch.no_grad():
+            odeint(func, torch.ones(2, 3), torch.tensor([0.0, 1.0]), integrator)
+        assert "must do so `with torch.enable_grad():`" in info.value.__notes__[0]
+
+
+@pytest.mark.parametrize("wrap", [torch.optim.swa_utils.AveragedModel, nn.DataParallel, torch.compile])
+def test_a_wrapped_vector_field_is_told_to_wrap_inside(wrap):
+    block = DampedBlock(wrap(Energy(True)))
+    with pytest.raises(TypeError, match=r"f\.compile\(\) instead of torch\.compile\(f\)"):
+        block(torch.ones(2, 3))
+
+
+def test_a_vector_field_compiled_in_place_stays_one():
+    f = Energy(True)
+    f.compile(backend="eager")
+    assert DampedODEFunc(f).f is f
+
+
+def test_complex_numbers_are_not_told_to_lose_a_part():
+    with pytest.raises(TypeError, match=r"must be real, got dtype torch\.complex64; give torch\.view_as_real\(x\)"):
+        DampedBlock(torch.sin)(torch.ones(2, 3, dtype=torch.complex64))
+    with pytest.raises(TypeError, match=r"return torch\.view_as_real of it"):
+        DampedBlock(lambda x: 1j * x)(torch.ones(2, 3))
+    with pytest.raises(TypeError, match="λ must be real"):
+        Constant(torch.ones(2, dtype=torch.complex64))
