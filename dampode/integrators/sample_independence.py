@@ -82,12 +82,9 @@ class IndependenceProbe:
     def _differ(self, got: Parts, expected: Parts, x: Tensor) -> Tensor:
         """Which samples differ by more than rounding and the tolerance in λ, ρ(λ) and f, (3, N)."""
         share = max(_SHARE * self._tol.rtol, _ROUNDING * torch.finfo(x.dtype).eps)
-        drift = (share * _largest(torch.where(torch.isfinite(x), x, 0.0)) + _SHARE * self._tol.atol) / self._span.to(
-            x.dtype
-        )
-        return torch.stack(
-            [_differs(a, b, x, share, slack) for a, b, slack in zip(got, expected, (0.0, 0.0, drift), strict=True)]
-        )
+        size = share * _largest(torch.where(torch.isfinite(x), x, 0.0)) + _SHARE * self._tol.atol
+        slacks: tuple[float | Tensor, ...] = (0.0, 0.0, size / self._span.to(x.dtype))
+        return torch.stack([_differs(a, b, x, share, slack) for a, b, slack in zip(got, expected, slacks, strict=True)])
 
     def _refuse(self, got: Parts, expected: Parts, again: Parts, x: Tensor) -> None:
         """Raise in words. ``again`` is a second call at the same place: it tells chance from other samples."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dampode._checks import require_instance, require_positive
 from dampode.dynamics import DampedODEFunc
+from dampode.fields import Autonomous
 from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
 from dampode.integrators.recompute import OutsideTensors
 from dampode.integrators.solution import Solution, Status, solution_of_batch
@@ -193,13 +194,15 @@ class _WatchedField:
         self._recent.append((t.detach(), dx.detach()))
         return dx
 
-    def __getattr__(self, name: str) -> Callable[[Tensor, Any, Tensor], None]:
+    def __getattr__(self, name: str) -> Callable[..., None]:
         """A callback of the user for torchdiffeq, and a watch over the steps of the adjoint."""
         if name not in _CALLBACKS:
             raise AttributeError(name)
         f = self.func.f
         owners = (self.func, f, f.f) if isinstance(f, Autonomous) else (self.func, f)
-        callback = next((found for owner in owners if (found := getattr(owner, name, None)) is not None), None)
+        callback: Callable[..., None] | None = next(
+            (found for owner in owners if (found := getattr(owner, name, None)) is not None), None
+        )
         if name == "callback_step_adjoint" and self._method != "scipy_solver":  # which knows no callbacks
             return partial(_watch_adjoint, callback)
         if callback is None:
