@@ -56,13 +56,17 @@ def as_seed(value: Any) -> int:
 
     Raises:
         TypeError: the value is not an integer. A bool is refused.
+        ValueError: the seed has more than 64 bits, which no generator takes.
     """
     try:
         if isinstance(value, bool):
             raise TypeError
-        return operator.index(value)
+        seed = operator.index(value)
     except TypeError:
         raise TypeError(f"a seed must be an int, got {value!r} of type {type(value).__name__}") from None
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"a seed must have at most 64 bits, got {seed}; choose one from 0 to 2**64 - 1")
+    return seed
 
 
 def require_real(value: Any, name: str) -> None:

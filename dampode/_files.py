@@ -8,7 +8,24 @@ from typing import IO
 
 from filelock import FileLock, Timeout
 
-__all__ = ["only_writer", "require_writable", "write_atomically"]
+__all__ = ["is_there", "only_writer", "require_writable", "user_path", "write_atomically"]
+
+
+def user_path(path: str | Path) -> Path:
+    """The path, in which "~" means the home folder.
+
+    Raises:
+        OSError: "~" names a user without a home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise OSError(f"the home folder in {path} must exist ({error}); write the path out") from None
+
+
+def is_there(path: Path) -> bool:
+    """Whether something has this path: a file, a folder, or a link, even if the link leads nowhere or in a circle."""
+    return os.path.lexists(path)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], replace: bool = True) -> None:
@@ -26,6 +43,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], replace: 
         FileExistsError: the file exists and ``replace`` is False.
         OSError: the folder cannot be written or the disk is full; an existing file is then untouched.
     """
+    path = user_path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +71,7 @@ def require_writable(folder: Path) -> None:
     Raises:
         OSError: the folder cannot be made or written.
     """
+    folder = user_path(folder)
     probe = folder / f".writable-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +88,7 @@ def only_writer(path: str | Path) -> Iterator[None]:
     Raises:
         OSError: another process has reserved the file, or its folder cannot be written.
     """
-    path = Path(path)
+    path = user_path(path)
     require_writable(path.parent)
     if path.is_dir():
         raise OSError(f"the file to write must not be a folder, got the folder {path}; name a file in it")

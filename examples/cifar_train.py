@@ -13,7 +13,6 @@ the device.
 """
 
 import json
-import math
 import os
 import platform
 import shlex
@@ -36,11 +35,14 @@ from torch import Tensor, nn
 
 import dampode
 from dampode import data, models, plots, robustness, training
-from dampode._files import only_writer
+from dampode._checks import as_seed
+from dampode._files import is_there, only_writer, user_path
 from dampode.training.execution import Compile, Precision
 from dampode.training.processes import is_main, local_device
 
 Model = Literal["resnet", "in_resnet", "lambda_in_resnet", "cnn"]
+DEEPEST = 10_000
+FILES = ("report.json", "table.md", "robustness.png", "coefficients.png")
 AUGMENTATIONS = {
     "data": None,
     "none": data.Augmentation(pad=0, flip=False),
@@ -135,11 +137,13 @@ class Run:
     model: str
     seed: int
     diverged: bool
+    """whether the loss, or a logit of the trained network, is not finite"""
     at_chance: bool
     final_loss: float | None
     """None if it is not finite"""
     coefficients: list[float]
-    report: Accuracies
+    report: Accuracies | None
+    """None if the network diverged: there is nothing to measure"""
 
 
 def build(name: Model, images: data.ImageData, args: Args) -> nn.Module:
@@ -161,17 +165,33 @@ def check(images: data.ImageData, args: Args) -> None:
     for flag, values in (("models", args.models), ("seeds", args.seeds), ("eps", args.eps)):
         if not values or len(set(values)) < len(values):
             raise ValueError(f"--{flag} needs at least one value and none twice, got {list(values)}")
-    if not all(math.isfinite(e) and e >= 0 for e in args.eps):
-        raise ValueError(f"--eps must be at least 0, got {list(args.eps)}")
+    for seed in args.seeds:
+        as_seed(seed)
+    if not all(0 <= e <= 255 for e in args.eps):
+        raise ValueError(f"--eps must be at least 0 and at most 255, got {list(args.eps)}; its unit is 1/255")
     if args.low < 0:
         raise ValueError(f"--low must be at least 0, got {args.low}")
     recipe(args)
     if args.depth < 14 and {"in_resnet", "lambda_in_resnet"} & set(args.models):
         raise ValueError(f"--depth must be at least 14 for a damped layer to exist, got {args.depth}")
+    if args.depth > DEEPEST:
+        raise ValueError(
+            f"--depth must be at most {DEEPEST}, got {args.depth}; the paper's deepest network has 164 layers"
+        )
+    for path in (args.out / name for name in FILES):
+        if path.is_dir():
+            raise OSError(f"the file to write must be no folder, got the folder {path}; choose another --out")
     for name in args.models:
-        build(name, images, args)
+        try:
+            build(name, images, args)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{name} must fit into memory, got --depth {args.depth} --width {args.width}: {error}"
+            ) from None
         for path in (checkpoint(name, seed, args) for seed in args.seeds):
-            if path.exists() and not args.resume:
+            if path.is_dir():
+                raise OSError(f"a checkpoint must be a file, got the folder {path}; choose another --out")
+            if is_there(path) and not args.resume:
                 raise ValueError(f"{path} is there already: continue from it with --resume, or choose another --out")
 
 
@@ -209,17 +229,30 @@ def run(name: Model, seed: int, images: data.ImageData, args: Args) -> Run:
         logs=args.out / "logs" / f"{name}-seed{seed}",
         tensorboard=args.tensorboard,
     )
-    x, y = data.pixels(images.x_test), images.y_test
-    report = measure(model.eval(), x, y, args.eps, seed)
-    coefficients = models.coefficients(model) if name in ("in_resnet", "lambda_in_resnet") else []
+    report = None if history.diverged else measured(model.eval(), images, args.eps, seed)
     loss = None if history.diverged else history.loss[-1]
-    return Run(name, seed, history.diverged, history.at_chance, loss, coefficients, report)
+    if is_main():
+        outcome = "diverged" if report is None else f"{100 * report.clean:.1f} % of the clean test images"
+        print(f"{name}, seed {seed}: {outcome}", flush=True)
+    if report is None:
+        return Run(name, seed, True, history.at_chance, loss, [], None)
+    coefficients = models.coefficients(model) if name in ("in_resnet", "lambda_in_resnet") else []
+    return Run(name, seed, False, history.at_chance, loss, coefficients, report)
 
 
-def sound(name: str, runs: list[Run]) -> list[Run]:
-    """The runs of a model that did not fail; if all runs are stuck at chance, those runs."""
-    finite = [r for r in runs if r.model == name and not r.diverged]
-    return [r for r in finite if not r.at_chance] or finite
+def measured(model: nn.Module, images: data.ImageData, radii: Sequence[float], seed: int) -> Accuracies | None:
+    """The accuracies of a network, or None if it gives logits that are not finite."""
+    x = data.pixels(images.x_test)
+    with torch.no_grad():
+        finite = all(bool(model(part).isfinite().all()) for part in x.split(500))
+    return measure(model, x, images.y_test, radii, seed) if finite else None
+
+
+def sound(name: str, runs: list[Run]) -> list[tuple[Accuracies, list[float]]]:
+    """Accuracies and λ_n of a model's runs that did not fail; if all runs are stuck at chance, of those runs."""
+    finite = [(r, r.report) for r in runs if r.model == name and r.report is not None]
+    chosen = [pair for pair in finite if not pair[0].at_chance] or finite
+    return [(report, r.coefficients) for r, report in chosen]
 
 
 def measure(model: nn.Module, x: Tensor, y: Tensor, radii: Sequence[float], seed: int) -> Accuracies:
@@ -240,7 +273,7 @@ def table(runs: list[Run], args: Args) -> str:
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name in args.models:
         of_model = [r for r in runs if r.model == name]
-        reports = [r.report for r in sound(name, runs)]
+        reports = [report for report, _ in sound(name, runs)]
         diverged, at_chance = sum(r.diverged for r in of_model), sum(r.at_chance and not r.diverged for r in of_model)
         notes = [f"{n} {what}" for n, what in ((diverged, "diverged"), (at_chance, "stuck at chance")) if n]
         title = f"{name} ({', '.join(notes)})" if notes else name
@@ -258,15 +291,15 @@ def figures(runs: list[Run], args: Args) -> None:
     if not shown:
         return
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
-    noise = {name: [(r.report.clean, *r.report.gaussian_noise) for r in of_model] for name, of_model in shown.items()}
-    attack = {name: [(r.report.clean, *(a for _, a in r.report.fgsm)) for r in m] for name, m in shown.items()}
+    noise = {name: [(r.clean, *r.gaussian_noise) for r, _ in of_model] for name, of_model in shown.items()}
+    attack = {name: [(r.clean, *(a for _, a in r.fgsm)) for r, _ in of_model] for name, of_model in shown.items()}
     plots.accuracy_curves(left, range(6), noise, "Gaussian noise, severity (0: clean)")
     plots.accuracy_curves(right, [0, *args.eps], attack, "FGSM, ε in 1/255 (0: clean)")
     right.set_ylabel("")
     figure.savefig(args.out / "robustness.png", dpi=150)
     plt.close(figure)
 
-    learned = {name: [r.coefficients for r in of_model] for name, of_model in shown.items() if of_model[0].coefficients}
+    learned = {name: [lam for _, lam in of_model] for name, of_model in shown.items() if of_model[0][1]}
     if learned:
         figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
         plots.coefficients_by_layer(ax, learned)
@@ -275,6 +308,7 @@ def figures(runs: list[Run], args: Args) -> None:
 
 
 def main(args: Args) -> None:
+    args = replace(args, root=user_path(args.root), out=user_path(args.out))
     with ExitStack() as stack:
         if is_main():
             stack.enter_context(only_writer(args.out / "report.json"))

@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal
@@ -31,8 +31,8 @@ from benchmarks.paper.plan.protocols import PROTOCOLS, SCALES
 from benchmarks.paper.results_file import RESULTS, Result
 from benchmarks.paper.run.complete_job import checkpoint, complete, partial_files, reserved
 from dampode import data
-from dampode._checks import require_positive
-from dampode._files import require_writable
+from dampode._checks import as_seed, require_positive
+from dampode._files import require_writable, user_path
 from dampode.training import Execution
 from dampode.training.processes import local_device
 
@@ -69,6 +69,10 @@ class Args:
     """record training steps as CUDA graphs"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """cpu, cuda, ..."""
+
+
+LONGEST = 525_600
+"""The longest time limit in minutes; the system's timer overflows for much longer times."""
 
 
 class OutOfTime(KeyboardInterrupt):
@@ -158,10 +162,29 @@ def summary(job: Job, result: Result) -> str:
     return f"{job.stem}: " + ", ".join(f"{key} {100 * value:.2f}" for key, value in shown.items())
 
 
-def main(args: Args) -> None:
+def check(args: Args) -> None:
+    """Refuse flags that no job could use.
+
+    Raises:
+        ValueError: a time, the seeds, the data sets or the device cannot be used.
+        OSError: the folder of checkpoints cannot be written.
+    """
     if args.minutes is not None:
         require_positive(args.minutes, "--minutes")
+        if args.minutes > LONGEST:
+            raise ValueError(f"--minutes must be at most {LONGEST}, a year, got {args.minutes:g}; leave it out")
+    for flag, values in (("dataset", args.dataset), ("seeds", args.seeds)):
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"--{flag} needs at least one value and none twice, got {list(values)}")
+    for seed in args.seeds:
+        as_seed(seed)
+    local_device(args.device)
     require_writable(args.out)
+
+
+def main(args: Args) -> None:
+    args = replace(args, root=user_path(args.root), out=user_path(args.out))
+    check(args)
     jobs = jobs_of(args.target, args.dataset, args.seeds, PROTOCOLS[args.protocol], SCALES[args.scale])
     try:
         run(jobs, args)

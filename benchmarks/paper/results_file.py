@@ -55,13 +55,14 @@ def read(path: Path) -> Result:
     remedy = "restore it from version control, or remove it to measure again"
     try:
         result: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        found = checksum({key: result[key] for key in result if key != "checksum"}) if isinstance(result, dict) else ""
+    except (ValueError, RecursionError, OSError) as error:
         raise ValueError(f"{path} must be whole JSON; it is truncated or damaged ({error}): {remedy}") from None
-    if not isinstance(result, dict) or not set(result) >= KEYS:
+    if not isinstance(result, dict) or not set(result) >= KEYS or not isinstance(result["config"], dict):
         raise ValueError(f"{path} must be a result with {sorted(KEYS)}: {remedy}")
     if result["version"] != VERSION:
         raise ValueError(f"{path} must be of version {VERSION}, got version {result['version']!r}: {remedy}")
-    if result.pop("checksum") != checksum(result):
+    if result.pop("checksum") != found:
         raise ValueError(f"{path} was edited after it was written: its checksum does not fit; {remedy}")
     return result
 
@@ -89,10 +90,14 @@ def read_all(folder: Path) -> list[Result]:
     paths: dict[tuple[Any, ...], Path] = {}
     for path in sorted(folder.glob("*.json")):
         result = read(path)
-        identity = _identity(result["config"])
-        if identity in paths:
-            raise ValueError(f"{paths[identity]} and {path} are two results of one job; keep the one you trust")
-        paths[identity] = path
+        try:
+            earlier = paths.setdefault(_identity(result["config"]), path)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} must hold the settings of a job, got others ({error}); move the file away"
+            ) from None
+        if earlier != path:
+            raise ValueError(f"{earlier} and {path} are two results of one job; keep the one you trust")
         results.append(result)
     return results
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from dampode._files import write_atomically
+from dampode._files import is_there, user_path, write_atomically
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
 KEYS = frozenset({"settings", "architecture", "model", "optimizer", "scaler", "random", "position", "history"})
+"""The parts of a checkpoint. Every part is a dict."""
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
@@ -34,9 +35,12 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is damaged, truncated or not a checkpoint.
+        ValueError: the path is a folder or a broken link, or the file is damaged, truncated or no checkpoint.
     """
-    if not Path(path).is_file():
+    path = user_path(path)
+    if not path.is_file():
+        if is_there(path):
+            raise ValueError(f"checkpoint {path} must be a file; got a folder, or a link that leads to no file")
         raise FileNotFoundError(f"checkpoint {path} must exist; got no such file")
     try:
         with zipfile.ZipFile(path) as archive:  # torch reads the numbers without comparing their checksums
@@ -48,4 +52,6 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
         raise ValueError(f"{path} must be a whole checkpoint; it is damaged or of another kind ({error})") from None
     if not isinstance(state, dict) or set(state) != KEYS:
         raise ValueError(f"{path} must be a checkpoint of dampode.training with {sorted(KEYS)}")
+    if empty := sorted(key for key, part in state.items() if not isinstance(part, dict)):
+        raise ValueError(f"{path} must be a whole checkpoint; its {', '.join(empty)} is no dict: remove the file")
     return state

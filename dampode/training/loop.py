@@ -11,7 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from dampode._checks import as_seed, require_instance, require_positive_int
-from dampode._files import only_writer
+from dampode._files import is_there, only_writer, user_path
 from dampode._identity import fingerprint, plain, require_same
 from dampode.data import ImageData
 from dampode.models.weights_file import architecture, require_architecture
@@ -91,14 +91,14 @@ def fit(
     require_compatible(model, data, recipe, execution, together.num_processes)
     _require_paths(checkpoint, resume, checkpoint_every, logs, tensorboard)
     settings = _settings(model, data, recipe, execution, seed, plain(identity or {}, "identity"))
-    file = None if checkpoint is None else Path(checkpoint)
+    file = None if checkpoint is None else user_path(checkpoint)
     described = None if file is None else architecture(model)
     with ExitStack() as stack:
         if file is not None and together.is_main_process:
             stack.enter_context(only_writer(file))
         layout = stack.enter_context(execution.layout(model, data.x_train.device))
         run = Run(model, data, recipe, execution, seed, layout, together)
-        if resume and file is not None and file.exists():
+        if resume and file is not None and is_there(file):
             state = load_checkpoint(file)
             require_same(file, state["settings"], settings, "resume with the settings there, or choose another file")
             require_architecture(model, state["architecture"], file)
@@ -112,7 +112,7 @@ def fit(
 
         log = None
         if logs is not None and together.is_main_process:
-            log = stack.enter_context(Log(Path(logs), recipe, len(data.x_train), run.history, tensorboard))
+            log = stack.enter_context(Log(user_path(logs), recipe, len(data.x_train), run.history, tensorboard))
         _train(run, label, log, save, checkpoint_every)
         return run.history
 

@@ -23,10 +23,12 @@ def local_device(device: str) -> torch.device:
     """The device of this process: for "cuda", the GPU with the local number of the process.
 
     Raises:
-        ValueError: the device does not exist here.
+        ValueError: the device does not exist here, or computes nothing, as "meta".
     """
     own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
     try:
-        return torch.empty(1, device=own).device
+        probe = torch.zeros(1, device=own)
+        probe.item()  # a meta tensor has no value
+        return probe.device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {own} cannot be used here: {str(error).splitlines()[0]}") from None

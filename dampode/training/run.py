@@ -153,12 +153,22 @@ class Run:
         """Continue from a state.
 
         Raises:
-            ValueError: the state is of another architecture.
+            ValueError: the state is of another architecture, or a value in it is missing or of another type.
         """
         try:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:
             raise ValueError(f"the checkpoint must be of this architecture: {error}") from None
+        try:
+            self._load_progress(state)
+        except (AttributeError, KeyError, IndexError, TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"the checkpoint must hold the progress of this run ({type(error).__name__}: {error}); "
+                "remove it, or train into another file"
+            ) from None
+
+    def _load_progress(self, state: dict[str, Any]) -> None:
+        """Continue from everything in a state but the weights."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.generator.set_state(state["random"]["own"])
@@ -169,7 +179,9 @@ class Run:
         self.step, self.seconds = position["step"], position["seconds"]
         self.order, sums = position["order"].to(self.device), position["sums"].to(self.device)
         self.sums = sums if self.processes.is_main_process else torch.zeros_like(sums)
-        self.history = History(**state["history"])
+        self.history = history = History(**state["history"])
+        if len({len(column) for column in (history.loss, history.accuracy, history.seconds, history.lam)}) > 1:
+            raise TypeError("the columns of the history have different lengths")
 
 
 def batches(order: Tensor, recipe: Recipe) -> list[Tensor]:

@@ -107,8 +107,13 @@ def test_an_npz_is_only_augmented_on_request(tmp_path):
         (["--low", "-0.1"], "low must be at least 0"),
         (["--depth", "8"], "at least 14 for a damped layer"),
         (["--eps", "-1"], "eps must be at least 0"),
+        (["--eps", "300"], "eps must be at least 0 and at most 255, got [300"),
+        (["--depth", "99999998"], "depth must be at most 10000, got 99999998"),
+        (["--width", "99999999", "--models", "resnet", "--depth", "8"], "resnet must fit into memory"),
         (["--seeds", "0", "0"], "seeds needs at least one value and none twice"),
+        (["--seeds", str(2**64)], "a seed must have at most 64 bits, got 18446744073709551616"),
         (["--device", "nowhere"], "device nowhere cannot be used here"),
+        (["--device", "meta"], "device meta cannot be used here"),
         (["--epochs", "0"], "epochs must be a positive int"),
         (["--lr", "-1"], "lr must be above 0"),
         (["--batch-size", "41"], "batch_size must not exceed the training set, got 41 for 40 images"),
@@ -125,7 +130,8 @@ def test_failed_runs_are_reported_and_not_averaged():
     """Beside sound runs they are left out; a model stuck at chance in every run shows that, marked."""
 
     def run(model, seed, clean, diverged=False, at_chance=False):
-        report = SimpleNamespace(clean=clean, gaussian_noise=[clean] * 5, fgsm=[(1 / 255, clean)])
+        found = SimpleNamespace(clean=clean, gaussian_noise=[clean] * 5, fgsm=[(1 / 255, clean)])
+        report = None if diverged else found
         return example.Run(model, seed, diverged, at_chance, None, [], report)
 
     runs = [run("resnet", 0, 0.9), run("resnet", 1, 0.1, at_chance=True), run("resnet", 2, 0.1, diverged=True)]
@@ -134,6 +140,33 @@ def test_failed_runs_are_reported_and_not_averaged():
     assert lines[0].startswith("| resnet (1 diverged, 1 stuck at chance) | 90.0 | 90.0 |")
     assert lines[1].startswith("| cnn (1 diverged, 1 stuck at chance) | 12.0 | 12.0 |")
     assert lines[2].startswith("| in_resnet (1 diverged) | - | - |")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--models", "in_resnet", "resnet", "--low", "1e20", "--high", "2e20", "--depth", "20", "--width", "4"],
+        ["--models", "resnet", "--lr", "1e20", "--depth", "8", "--width", "4"],
+    ],
+)
+def test_a_diverged_network_is_counted_and_the_others_are_reported(tmp_path, flags):
+    flags = ["--train-images", "100", "--test-images", "50", "--batch-size", "50", "--epochs", "1", *flags]
+    for resume in ([], ["--resume"]):
+        example.main(tyro.cli(example.Args, args=["--out", str(tmp_path), "--device", "cpu", *flags, *resume]))
+        first, *others = json.loads((tmp_path / "report.json").read_text())["runs"]
+        assert first["diverged"]
+        assert (first["report"], first["final_loss"], first["coefficients"]) == (None, None, [])
+        assert f"{first['model']} (1 diverged) | - |" in (tmp_path / "table.md").read_text()
+        assert all(run["report"]["n"] == 50 for run in others)
+
+
+@pytest.mark.parametrize("name", ["table.md", "checkpoints/resnet-seed0.pt"])
+def test_a_folder_in_the_place_of_a_file_is_refused_before_training(tmp_path, name):
+    (tmp_path / name).mkdir(parents=True)
+    flags = ["--out", str(tmp_path), "--device", "cpu", "--models", "resnet", "--depth", "8", "--resume"]
+    with pytest.raises(OSError, match=f"got the folder .*{name}"):
+        example.main(tyro.cli(example.Args, args=flags))
+    assert not list(tmp_path.rglob("*seed0/log.csv"))
 
 
 def test_an_error_ends_in_words(tmp_path):

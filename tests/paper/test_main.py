@@ -57,6 +57,22 @@ def test_short_time_limits_add_up(finished, images, tmp_path, monkeypatch, capsy
     assert numbers(result) == numbers(finished[2])
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": ()}, r"--seeds needs at least one value and none twice, got \[\]"),
+        ({"seeds": (0, 0)}, r"--seeds needs at least one value and none twice, got \[0, 0\]"),
+        ({"seeds": (2**64,)}, "a seed must have at most 64 bits"),
+        ({"dataset": ()}, "--dataset needs at least one value"),
+        ({"minutes": 1e300}, "--minutes must be at most 525600, a year, got 1e"),
+        ({"device": "meta"}, "device meta cannot be used here"),
+    ],
+)
+def test_flags_that_no_job_can_use_are_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        command_line.main(replace(arguments(tmp_path), target="table1", **changes))
+
+
 def test_a_job_that_another_process_runs_is_skipped(images, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command_line, "complete", never_called)
     with complete_job.reserved(toy_job(), tmp_path / "out") as free:

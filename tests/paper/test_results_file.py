@@ -17,6 +17,9 @@ from tests.paper.toy import bytes_of, never_called, toy_job
         (lambda text: text.replace('"command": "command"', '"command": "other"'), "was edited after it was written"),
         (lambda text: text.replace('"version": 2', '"version": 0'), "must be of version 2, got version 0"),
         (lambda text: '{"acc": 1}', "must be a result with"),
+        (lambda text: "[" * 100_000, "truncated or damaged"),
+        (lambda text: '{"a": NaN}', "truncated or damaged"),
+        (lambda text: '{"version": 2, "config": null, "checksum": ""}', "must be a result with"),
     ],
 )
 def test_a_file_that_cannot_be_trusted_is_refused_and_kept(finished, images, tmp_path, monkeypatch, harm, message):
@@ -36,6 +39,12 @@ def test_two_results_of_one_job_are_refused(finished, tmp_path):
     for name in ("a.json", "b.json"):
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=r"a\.json and .*b\.json are two results of one job"):
+        results_file.read_all(tmp_path)
+
+
+def test_foreign_settings_are_refused(tmp_path):
+    results_file.write(tmp_path / "a.json", {"lr": 1}, {})
+    with pytest.raises(ValueError, match=r"a\.json must hold the settings of a job"):
         results_file.read_all(tmp_path)
 
 

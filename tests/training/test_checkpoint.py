@@ -131,6 +131,44 @@ def test_a_folder_in_the_place_of_the_file_is_refused_at_once(tmp_path):
     assert torch.equal(model[1].weight, before)
 
 
+def test_a_checkpoint_without_content_is_refused_in_words(tmp_path):
+    path = tmp_path / "run.pt"
+    fit(net(), tiny(), ONE, checkpoint=path)
+    whole = load_checkpoint(path)
+    torch.save(dict.fromkeys(whole), path)
+    with pytest.raises(ValueError, match=r"must be a whole checkpoint; its architecture, .* is no dict"):
+        load_checkpoint(path)
+    for part in ("optimizer", "random", "position", "history"):
+        for content in ({}, dict.fromkeys(whole[part])):
+            save_checkpoint(path, whole | {part: content})
+            with pytest.raises(ValueError, match="must hold the progress of this run"):
+                fit(net(), tiny(), ONE, checkpoint=path, resume=True)
+
+
+def test_a_link_that_leads_nowhere_is_no_absent_checkpoint(tmp_path):
+    path = tmp_path / "run.pt"
+    path.symlink_to(path)
+    with pytest.raises(ValueError, match="a link that leads to no file"):
+        load_checkpoint(path)
+    with pytest.raises(ValueError, match="a link that leads to no file"):
+        fit(net(), tiny(), ONE, checkpoint=path, resume=True)
+    assert path.is_symlink()
+
+
+def test_a_seed_beyond_64_bits_is_refused_in_words():
+    for seed in (2**64, -(2**63) - 1):
+        with pytest.raises(ValueError, match="a seed must have at most 64 bits"):
+            fit(net(), tiny(), ONE, seed=seed)
+
+
+def test_the_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fit(net(), tiny(), ONE, checkpoint="~/run.pt", logs="~/logs")
+    save_checkpoint("~/copy.pt", load_checkpoint("~/run.pt"))
+    fit(net(), tiny(), ONE, checkpoint="~/copy.pt", resume=True)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name[0] != ".") == ["copy.pt", "logs", "run.pt"]
+
+
 @pytest.mark.parametrize("content", [b"\x80", b"", b"PK", b"\x80\x02}q\x00."])
 def test_a_file_of_any_bytes_is_refused_in_words(tmp_path, content):
     (tmp_path / "run.pt").write_bytes(content)
