@@ -1,0 +1,1 @@
+"""Random calls of the library. An oracle judges each answer and each error."""

@@ -1,0 +1,115 @@
+"""Random calls of the library, each judged by an oracle.
+
+    python -m benchmarks.fuzz              12,000 calls, about half an hour on one quiet core
+    python -m benchmarks.fuzz --quick      150 calls, some seconds; prints only
+    python -m benchmarks.fuzz --only SEED  one call again, with its arguments and its traceback
+
+Of 12 seeds in a row, 10 are calls of `odeint` and `solve`, one is a call of `data.load` on a mutated .npz file, and one
+is a call of `robustness.evaluate` on mutated images, labels, models and settings. The seed defines the whole call.
+
+These are faults:
+
+- an error that the library does not raise in its own words, unless the user's own function raises it by itself
+- NaN in an answer called SUCCESS; gradients of a finite answer that are not finite
+- an answer that is off by more than 100 tolerances, atol + rtol max|x| of the sample up to that time. The reference is
+  SciPy's DOP853 or Radau in float64 at a tolerance of 1e-10, for at most 24 numbers. The allowed error is multiplied by
+  the measured amplification of a change of the initial state. Methods with a fixed step are exempt.
+- an answer to bad input, such as repeated times or a field that draws random numbers
+- loaded pixels or labels that are not those of the file, or a wrong accuracy
+
+A call that takes too long counts as slow and not as a fault.
+"""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+import tyro
+
+from benchmarks.common.record import provenance, write
+from benchmarks.fuzz.evaluations import evaluate_call
+from benchmarks.fuzz.files import load_call
+from benchmarks.fuzz.oracle import Call, Verdict, judged
+from benchmarks.fuzz.solves import solve_call
+
+QUICK_CALLS = 150
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Args:
+    """What to call."""
+
+    calls: int = 12_000
+    """number of calls"""
+    seed: int = 0
+    """seed of the first call; the next calls have the next seeds"""
+    limit: float = 5.0
+    """seconds that a call may take"""
+    only: int | None = None
+    """the seed of the only call to make"""
+    quick: bool = False
+    """few calls; prints only"""
+
+
+def call_of(seed: int) -> tuple[str, Call]:
+    """What the call of a seed calls, and the call."""
+    match seed % 12:
+        case 10:
+            return "data.load", load_call(seed)
+        case 11:
+            return "robustness.evaluate", evaluate_call(seed)
+    return "odeint and solve", solve_call(seed)
+
+
+def fuzz(seeds: range, limit: float) -> dict[int, tuple[str, str, Verdict]]:
+    """The calls of the seeds: seed -> (what was called, the call in words, the verdict)."""
+    found = {}
+    begun = time.perf_counter()
+    for done, seed in enumerate(seeds):
+        if done % 500 == 0 and done:
+            print(f"{done} calls, {time.perf_counter() - begun:.0f} s", flush=True)
+        called, call = call_of(seed)
+        found[seed] = called, call.words, judged(call, limit)
+    return found
+
+
+def main(args: Args) -> None:
+    """Make the calls, print the faults by cause, and write the result."""
+    if args.only is not None:
+        called, call = call_of(args.only)
+        print(f"{called}: {call.words}\n{judged(call, args.limit)}")
+        call.run()
+        return
+    begun = time.perf_counter()
+    found = fuzz(range(args.seed, args.seed + (QUICK_CALLS if args.quick else args.calls)), args.limit)
+    groups: dict[str, list[int]] = {}
+    for seed, (_, _, verdict) in found.items():
+        if verdict.outcome == "fault":
+            groups.setdefault(verdict.group, []).append(seed)
+    groups = dict(sorted(groups.items(), key=lambda item: -len(item[1])))
+    for group, seeds in groups.items():
+        _, words, verdict = found[seeds[0]]
+        print(f"\n{len(seeds)} x {group}\n  seeds {seeds[:SHOWN]}; {verdict.detail[:300]}\n  {words}")
+    outcomes: dict[str, Counter[str]] = {}
+    for called, _, verdict in found.values():
+        outcomes.setdefault(called, Counter())[verdict.outcome] += 1
+    slow = [seed for seed, (_, _, verdict) in found.items() if verdict.outcome == "slow"]
+    for called, counts in outcomes.items():
+        print(f"\n{called}: {counts.total()} calls: {dict(counts.most_common())}")
+    print(f"slow: {slow[:20]}; {time.perf_counter() - begun:.0f} s")
+    if not args.quick:
+        command = f"python -m benchmarks.fuzz --calls {args.calls} --seed {args.seed} --limit {args.limit:g}"
+        payload = {
+            **provenance(command, args.seed),
+            "calls": len(found),
+            "seconds": time.perf_counter() - begun,
+            "outcomes": {called: dict(counts.most_common()) for called, counts in outcomes.items()},
+            "faults": [{"cause": group, "calls": len(seeds), "seeds": seeds[:20]} for group, seeds in groups.items()],
+            "slow": slow,
+        }
+        print(write("fuzz", payload))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

@@ -1,0 +1,131 @@
+"""What counts as a fault: an error that is not in the library's words, a wrong answer, bad input that passes."""
+
+import dis
+import re
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import NamedTuple
+
+import torch
+
+import dampode
+from dampode.integrators import IntegrationError
+
+__all__ = ["Call", "Fault", "Verdict", "judged"]
+
+PACKAGE = Path(dampode.__file__).parent
+RAISE = dis.opmap["RAISE_VARARGS"]
+WORDED = (ValueError, TypeError, OSError, ImportError)
+
+
+class Fault(Exception):  # noqa: N818
+    """An answer that must not be given. Its first argument is the kind of the fault, its second the details."""
+
+
+class Slow(BaseException):
+    """A call took too long. No library code catches it, because it is no Exception."""
+
+
+class Verdict(NamedTuple):
+    """The outcome of a call."""
+
+    outcome: str
+    """"answered", "refused" in the library's words, "failed" by a status, "slow" or "fault"."""
+    group: str = ""
+    """The cause, the same for all calls with the same fault."""
+    detail: str = ""
+    """The numbers or the message."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One random call.
+
+    Args:
+        words: the call, for a reader.
+        run: makes the call and checks its answer. It returns the outcome, and raises a `Fault` for a wrong answer.
+        own_error: whether the user's own function raises without the library. Its errors are not the library's.
+    """
+
+    words: str
+    run: Callable[[], str]
+    own_error: Callable[[], bool]
+
+
+def judged(call: Call, limit: float) -> Verdict:
+    """The verdict on a call that may take ``limit`` seconds."""
+    try:
+        with _time_limit(limit), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Verdict(call.run())
+    except Slow:
+        return Verdict("slow")
+    except Fault as fault:
+        return Verdict("fault", *fault.args)
+    except Exception as error:  # every error is judged
+        if _is_worded(error) or call.own_error():
+            return Verdict("refused", detail=f"{type(error).__name__}: {error}")
+        message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        return Verdict("fault", f"unworded {_without_numbers(message)[:90]} [{_library_frame(error)}]", message)
+
+
+def _is_worded(error: Exception) -> bool:
+    """Whether the library raised this error by a ``raise`` of its own.
+
+    Errors of C functions end in the frame of their caller, so the instruction decides and not the frame alone. An
+    OSError of the system that names its file says enough.
+    """
+    if isinstance(error, IntegrationError):
+        return True
+    if isinstance(error, OSError) and error.filename is not None:
+        return True
+    last = _last(error)
+    code = last.tb_frame.f_code
+    raised = code.co_code[last.tb_lasti] == RAISE and Path(code.co_filename).is_relative_to(PACKAGE)
+    return raised and isinstance(error, WORDED)
+
+
+def _last(error: Exception) -> TracebackType:
+    """The innermost entry of the traceback."""
+    entry = error.__traceback__
+    assert entry is not None
+    while entry.tb_next is not None:
+        entry = entry.tb_next
+    return entry
+
+
+def _library_frame(error: Exception) -> str:
+    """The innermost function of the library in the traceback."""
+    name, entry = "outside", error.__traceback__
+    while entry is not None:
+        path = Path(entry.tb_frame.f_code.co_filename)
+        if path.is_relative_to(PACKAGE):
+            name = f"{path.relative_to(PACKAGE)}:{entry.tb_frame.f_code.co_name}"
+        entry = entry.tb_next
+    return name
+
+
+def _without_numbers(message: str) -> str:
+    return re.sub(r"-?\d[\d.e+-]*", "#", message)
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise `Slow` in a block that takes longer. The random state and the modes of torch are restored."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Slow
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        with torch.random.fork_rng([]):
+            yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
