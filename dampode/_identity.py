@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import pickle
+import re
 from collections.abc import Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -13,16 +15,27 @@ from torch import Tensor, nn
 __all__ = ["checksum", "fingerprint", "plain", "require_same"]
 
 _UNSET = "unset"
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def fingerprint(*parts: nn.Module | Tensor | str) -> str:
-    """SHA-256 of modules (printed form, parameters and buffers), tensors (shape, dtype, values) and strings."""
+    """SHA-256 of modules (printed form, state), tensors (shape, dtype, values) and strings.
+
+    A memory address in a printed form does not count. TorchScript counts with its code and the constants in it.
+
+    Raises:
+        TypeError: a module's state holds a value that cannot be pickled.
+    """
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, nn.Module):
-            digest.update(f"module {part}".encode())
+            digest.update(f"module {_ADDRESS.sub('', str(part))}".encode())
             for name, value in part.state_dict().items():
-                _add_tensor(digest, name, value)
+                _add(digest, name, value)
+            if isinstance(part, torch.jit.ScriptModule):
+                code, constants = part.code_with_constants
+                digest.update(code.encode())
+                _add(digest, "constants", constants.const_mapping)
         elif isinstance(part, Tensor):
             _add_tensor(digest, "", part)
         else:
@@ -88,10 +101,37 @@ def plain(value: Any, name: str) -> Any:
     )
 
 
+def _add(digest: "hashlib._Hash", name: str, value: Any) -> None:
+    """Enter a value of a module's state: a tensor, a collection of values, or an object, such as extra state."""
+    if isinstance(value, Tensor):
+        _add_tensor(digest, name, value)
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            _add(digest, f"{name}.{key}", one)
+    elif isinstance(value, list | tuple):
+        for index, one in enumerate(value):
+            _add(digest, f"{name}.{index}", one)
+    else:
+        try:
+            digest.update(f"object {name}\n".encode() + pickle.dumps(value))
+        except (pickle.PicklingError, TypeError, AttributeError, RuntimeError) as error:
+            raise TypeError(
+                f"the state of a module must hold tensors and objects that pickle can save, got {name!r} of type "
+                f"{type(value).__name__} ({error}); change the module's get_extra_state"
+            ) from None
+
+
 def _add_tensor(digest: "hashlib._Hash", name: str, value: Tensor) -> None:
     """Enter a tensor's name, shape, dtype and values."""
-    flat = value.detach().cpu().contiguous().flatten().view(torch.uint8)
     digest.update(f"tensor {name} {tuple(value.shape)} {value.dtype}\n".encode())
+    value = value.detach()
+    if value.is_quantized:
+        digest.update(f"quantized {value.qscheme()}\n".encode())
+        value = value.dequantize()
+    if value.layout != torch.strided:
+        digest.update(f"layout {value.layout}\n".encode())
+        value = value.to_dense()
+    flat = value.cpu().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8)
     digest.update(flat.numpy().tobytes())
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dampode import data, models, robustness
+from dampode._checks import require_positive_int
 from dampode._files import only_writer, write_atomically
 from dampode.models.weights_file import require_architecture
 
@@ -36,6 +37,8 @@ class Args:
     """channels of the first stage"""
     data: str = "cifar10"
     """digits, cifar10, cifar100, or the path of an .npz file"""
+    layout: Literal["NHWC", "NCHW"] | None = None
+    """axes of the images in an .npz file; by default recognized"""
     root: Path = Path("data")
     """folder of the CIFAR files"""
     images: int | None = None
@@ -86,14 +89,23 @@ def load_network(args: Args, images: data.ImageData) -> nn.Module:
     return model.to(images.x_test.device).eval()
 
 
+def choose(n: int, images: int | None) -> torch.Tensor:
+    """Indices of the measured images among n, drawn at random as `ImageData.subset` draws them; None takes all."""
+    if images is None:
+        return torch.arange(n)
+    require_positive_int(images, "the number of images")
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:images]
+
+
 def measure(args: Args) -> None:
     """Measure the network, then write and print the report."""
     from dampode.training.processes import local_device
 
     device = local_device(args.device)
-    images = data.load(args.data, root=args.root).subset(test=args.images).to(device)
+    images = data.load(args.data, root=args.root, layout=args.layout).to(device)
     model = load_network(args, images)
-    x, y = data.pixels(images.x_test), images.y_test
+    chosen = choose(len(images.x_test), args.images)
+    x, y = data.pixels(images.x_test[chosen.to(device)]), images.y_test[chosen.to(device)]
     alpha = args.alpha / 255
     attacks: dict[str, robustness.Attack] = {
         "uniform noise": robustness.UniformNoise(),
@@ -108,7 +120,7 @@ def measure(args: Args) -> None:
         y,
         eps=[e / 255 for e in args.eps],
         attacks=attacks,
-        noise=robustness.CifarCFiles(args.cifar_c, y, device) if args.cifar_c else None,
+        noise=robustness.CifarCFiles(args.cifar_c, y, device, chosen) if args.cifar_c else None,
         seed=args.seed,
         batch_size=args.batch_size,
         partial=partial,

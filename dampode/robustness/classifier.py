@@ -88,8 +88,8 @@ def correct(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500) -> Te
         batch_size: images per forward pass.
 
     Raises:
-        ValueError: a pixel lies outside [0, 1], there are no images, the number of labels differs from that of images, a label is not a class of
-            the model, or a logit is NaN or infinite.
+        ValueError: a pixel lies outside [0, 1], there are no images, the number of labels differs from that of
+            images, a label is not a class of the model, or a logit is NaN or infinite.
         TypeError: labels are not int64, or pixels are not float32 or float64.
     """
     require_positive_int(batch_size, "batch_size")

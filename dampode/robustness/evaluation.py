@@ -20,6 +20,7 @@ from dampode.robustness.classifier import (
     attacked_in_eval_mode,
     gives_probabilities,
     predict,
+    predict_and_differentiate,
     same_logits,
 )
 from dampode.robustness.inputs import as_pixels, require_distance
@@ -64,6 +65,8 @@ def evaluate(
 ) -> Report:
     """Measure a classifier on clean, noisy and attacked images, and make the sanity checks.
 
+    Every pass is in the dtype of the pixels, float32 or float64, whatever autocast or torch's defaults say.
+
     Random numbers are drawn per block of 1,000 images, so all models meet the same draws, whatever the batch size.
 
     The sanity checks need further measurements: twice the steps, more restarts, a search without gradients, a large ε.
@@ -87,12 +90,13 @@ def evaluate(
         partial: file for the finished blocks. A call with the same model, data and settings resumes from it. The model
             is recognized by its printed form, parameters, buffers and logits, and the source of a transferred attack
             likewise.
-        progress: whether to show a progress bar (tqdm).
+        progress: whether to show a progress bar (tqdm), or lines where the error stream is no terminal.
 
     Returns:
         The report, with per-image results.
 
     Raises:
+        ValueError: an attack needs a gradient that the model does not have.
         ValueError: a pixel or a radius lies outside [0, 1], a radius, noise or severity occurs twice or is unknown,
             noises or attacks lack a strength, labels do not fit, a logit is not finite, the model gives one logit per
             image, or the partial file belongs to another measurement.
@@ -108,6 +112,8 @@ def evaluate(
     _require_strengths(eps, attacks, noises, severities)
     _require_attacks(attacks, noises)
     _require_images(x, noise)
+    for name in noises:
+        noise.require(name)
     require_positive_int(batch_size, "batch_size")
     models = {"the model": model}
     models |= {f"the source of {name!r}": a.source for name, a in attacks.items() if isinstance(a, Transfer)}
@@ -121,6 +127,7 @@ def evaluate(
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", ProbabilitiesWarning)  # every attack would repeat the warning given below
         stack.enter_context(attacked_in_eval_mode(model, x, y))
+        _require_gradients(model, x, y, attacks)
         settings = _describe(x, y, attacks, noise if noises else None, seed)
         probable = [name for name, each in models.items() if gives_probabilities(each, x)]
         if probable:
@@ -161,6 +168,7 @@ def _describe(
         "noise": f"{noise.title} ({noise})" if noise else "none",
         "attacks": ", ".join(f"{name}: {attack}" for name, attack in attacks.items()) or "none",
         "seed": str(seed),
+        "precision": str(x.dtype).removeprefix("torch."),
         "images": f"{len(x)}, with their labels of SHA-256 {fingerprint(x, y)[:16]}",
     }
 
@@ -179,6 +187,25 @@ def _require_same_models(
                 f"{progress_file.path} is a partial measurement of another model, data or settings: {name} gives other "
                 "logits than it did then; delete the file, or name another"
             )
+
+
+def _require_gradients(model: nn.Module, x: Tensor, y: Tensor, attacks: Mapping[str, Attack]) -> None:
+    """Raise before anything is measured if an attack needs a gradient that its model does not have."""
+    for name, attack in attacks.items():
+        differentiated = model
+        while isinstance(attack, Transfer):
+            differentiated, attack = attack.source, attack.attack
+        if not attack.traits.gradient_based:
+            continue
+        try:
+            predict_and_differentiate(differentiated, x[:1], y[:1], 1)
+        except ValueError as error:
+            others = [other for other, one in attacks.items() if not one.traits.gradient_based]
+            raise ValueError(
+                f"the attack {name!r} needs a gradient: {error}. Pass attacks= with attacks that need no gradient of "
+                f"this model (of these attacks: {', '.join(others) or 'none'}), such as Square, UniformNoise, or "
+                "Transfer from a differentiable model"
+            ) from error
 
 
 def _require_strengths(

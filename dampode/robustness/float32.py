@@ -11,7 +11,7 @@ __all__ = ["default_dtype", "full_float32"]
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Make ``dtype`` torch's default for a block of code, so that a pass makes its constants in the dtype of its input."""
+    """Make ``dtype`` torch's default for a block of code, so that a pass has constants of the dtype of its input."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -24,7 +24,9 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 def full_float32() -> Iterator[None]:
     """Turn off autocast and rounding of float32 for a block of code, then restore torch's settings.
 
-    Autocast would run most layers in bfloat16 or float16. TF32 keeps 10 bits of the mantissa, so that a perturbation of 1/255 keeps about 4 bits; bfloat16 keeps fewer. On
+    Autocast would run most layers in bfloat16 or float16.
+
+    TF32 keeps 10 bits of the mantissa, so that a perturbation of 1/255 keeps about 4 bits; bfloat16 keeps fewer. On
     CUDA, torch uses TF32 for convolutions by default. ``torch.set_float32_matmul_precision`` can turn on rounding of
     products, also on a CPU. Torch has two interfaces to these settings, and it refuses to read the older one after the
     newer one was used. Both are therefore set and restored.

@@ -1,4 +1,4 @@
-"""Modes of a model: in a measurement it is in eval mode and its replicas do not communicate; then all modes come back."""
+"""The modes of a measured model: eval mode, and replicas that do not communicate. Afterwards all modes come back."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -19,7 +19,7 @@ LARGE_RADIUS = 0.5
 def probe_tasks(setup: Setup, columns: Sequence[Column], attacks: Mapping[str, Attack]) -> list[Task]:
     """The measurements that the sanity checks need, given the columns measured so far, clean images first."""
     tasks = [setup.has_repeated_logits(QUICKLY_PROBED_IMAGES)]
-    if attacks:
+    if any(attack.traits.gradient_based and not attack.traits.transferred for attack in attacks.values()):
         tasks.append(setup.has_gradient(PROBED_IMAGES))
     tasks += [setup.unchanged_at_zero(name, attack, QUICKLY_PROBED_IMAGES) for name, attack in attacks.items()]
     name = _strongest(attacks)

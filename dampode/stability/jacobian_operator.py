@@ -55,11 +55,10 @@ def at_time(func: Field, t: float) -> Map:
     require_real(t, "t")
     if isinstance(func, nn.Module):
         require_eval(func)
-    timed = isinstance(func, DampedODEFunc | VectorField)
 
     def fixed(x: Tensor) -> Tensor:
         with default_dtype(x.dtype):
-            fx: Tensor = func(t, x) if timed else func(x)
+            fx: Tensor = func(t, x) if isinstance(func, DampedODEFunc | VectorField) else func(x)
         return fx
 
     return fixed

@@ -142,7 +142,7 @@ def test_labels_are_checked():
             call(torch.zeros(1, dtype=torch.int64))
         with pytest.raises(TypeError, match="labels must be an int64 tensor"):
             call(torch.zeros(4))
-    with pytest.raises(ValueError, match="at least one image"):
+    with pytest.raises(ValueError, match="must not be empty"):
         accuracy(model, x[:0], torch.zeros(0, dtype=torch.int64))
 
 
@@ -166,7 +166,9 @@ def test_refusals():
     ):
         with pytest.raises(ValueError, match=r"must be at most 1, for pixels lie in .* divide 8-bit units by 255"):
             call()
-    with pytest.raises(TypeError, match=r"images must be floating, got torch.uint8; divide 8-bit images by 255"):
+    with pytest.raises(
+        TypeError, match=r"pixels must be float32 or float64 in \[0, 1\], got torch\.uint8; use x\.float\(\) / 255"
+    ):
         accuracy(model, (255 * x).byte(), y)
     with pytest.raises(ValueError, match="batch_size must be a positive int"):
         accuracy(model, x, y, batch_size=0)

@@ -117,13 +117,13 @@ def test_an_interruption_costs_little(tmp_path):
     settings = {"eps": [8 / 255], "noises": ["shot_noise"], "attacks": QUICK, "partial": path}
     whole = evaluate(Interrupted(10**6).eval(), x, y, eps=[8 / 255], noises=["shot_noise"], attacks=QUICK)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(Interrupted(9).eval(), x, y, **settings)
+        evaluate(Interrupted(11).eval(), x, y, **settings)
     finished = json.loads(path.read_text())["finished"]
     assert 5 < len(finished) < len(whole.columns)
     assert [p.name for p in path.parent.iterdir() if p.suffix != ".lock"] == ["part.json"]
     resumed = evaluate(Interrupted(10**6).eval(), x, y, **settings)
     assert resumed.to_json() == whole.to_json()
-    again = evaluate(Interrupted(3).eval(), x, y, **settings)  # three calls: the checks of the input
+    again = evaluate(Interrupted(5).eval(), x, y, **settings)  # five calls: the checks of the input
     assert again.to_json() == whole.to_json()
 
     other = Interrupted(10**6).eval()

@@ -97,7 +97,8 @@ def test_shares_images_and_json():
 
 def test_the_mode_comes_back_and_no_gradient_stays():
     model, (x, y) = net().train(), images()
-    got = landscape(model, x, y, along=(0.0, 1.0))
+    with pytest.warns(UserWarning, match="is in training mode; the model is attacked in eval mode"):
+        got = landscape(model, x, y, along=(0.0, 1.0))
     assert model.training
     assert all(p.grad is None for p in model.parameters())
     torch.testing.assert_close(got.loss, landscape(model.eval(), x, y, along=(0.0, 1.0)).loss)

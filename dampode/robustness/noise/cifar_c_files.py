@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dampode.robustness.noise.corruptions import require_noise
 
-__all__ = ["IMAGES_PER_SEVERITY", "load_cifar_c"]
+__all__ = ["IMAGES_PER_SEVERITY", "cifar_c_images", "cifar_c_labels", "load_cifar_c"]
 
 IMAGES_PER_SEVERITY = 10_000
 """The size of the CIFAR test set."""
@@ -36,16 +36,26 @@ def load_cifar_c(folder: str | Path, name: str, severity: int | None = None) -> 
     Source: Hendrycks & Dietterich 2019.
     """
     require_noise(name, 1 if severity is None else severity)
-    images = _open(Path(folder) / f"{name}.npy", (5 * IMAGES_PER_SEVERITY, 32, 32, 3), "uint8 images")
-    if images.dtype != np.uint8:
-        raise ValueError(f"{Path(folder) / name}.npy must hold uint8 in 0..255, got {images.dtype}")
-    labels = _open(Path(folder) / "labels.npy", (5 * IMAGES_PER_SEVERITY,), "labels")
-    if labels.dtype.kind not in "ui":
-        raise ValueError(f"{Path(folder) / 'labels.npy'} must hold integers, got {labels.dtype}")
     part = slice(None)
     if severity is not None:
         part = slice((severity - 1) * IMAGES_PER_SEVERITY, severity * IMAGES_PER_SEVERITY)
-    return images[part], torch.from_numpy(labels[part].astype(np.int64))
+    return cifar_c_images(folder, name)[part], cifar_c_labels(folder)[part]
+
+
+def cifar_c_images(folder: str | Path, name: str) -> np.ndarray[Any, Any]:
+    """The images of one noise at all severities, (50,000, 32, 32, 3) uint8, memory-mapped. Errors as `load_cifar_c`."""
+    images = _open(Path(folder) / f"{name}.npy", (5 * IMAGES_PER_SEVERITY, 32, 32, 3), "uint8 images")
+    if images.dtype != np.uint8:
+        raise ValueError(f"{Path(folder) / name}.npy must hold uint8 in 0..255, got {images.dtype}")
+    return images
+
+
+def cifar_c_labels(folder: str | Path) -> Tensor:
+    """The labels of the images at all severities, (50,000,) int64. Errors as `load_cifar_c`."""
+    labels = _open(Path(folder) / "labels.npy", (5 * IMAGES_PER_SEVERITY,), "labels")
+    if labels.dtype.kind not in "ui":
+        raise ValueError(f"{Path(folder) / 'labels.npy'} must hold integers, got {labels.dtype}")
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _open(path: Path, shape: tuple[int, ...], content: str) -> np.ndarray[Any, Any]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dampode._checks import as_seed, require_labels, require_positive
+from dampode._checks import as_seed, require_instance, require_labels, require_positive
 from dampode._identity import fingerprint
 from dampode.robustness.inputs import as_pixels
-from dampode.robustness.noise.cifar_c_files import load_cifar_c
+from dampode.robustness.noise.cifar_c_files import IMAGES_PER_SEVERITY, cifar_c_images, cifar_c_labels
 from dampode.robustness.noise.corruptions import SEVERITIES, corrupt
 from dampode.robustness.random_blocks import block_generator, blocks
 
@@ -35,6 +35,9 @@ class NoiseSource(ABC):
 
     title: str
     n: int
+
+    def require(self, name: str) -> None:  # noqa: B027 (a source that draws has nothing to check)
+        """Raise if the source cannot give a noise, before anything is measured."""
 
     @abstractmethod
     def block(self, name: str, severity: int, index: int) -> Tensor:
@@ -67,25 +70,32 @@ class DrawnNoise(NoiseSource):
 
 
 class CifarCFiles(NoiseSource):
-    """The official files of CIFAR-10-C or CIFAR-100-C.
+    """The official files of CIFAR-10-C or CIFAR-100-C. Only labels.npy and the noises that are measured need to exist.
 
     Args:
         folder: folder of the .npy files.
-        y: labels of the measured images. They must be those of the whole test set in its order, as in the files.
+        y: labels of the measured images.
         device: device of the images that `block` returns.
+        images: indices of the measured images in the test set, (N,) int64; None for the whole test set in its order.
 
     Raises:
-        ValueError: the labels differ from the files', or as in `load_cifar_c`.
+        ValueError: the labels differ from the files', an index is outside the test set, or as in `load_cifar_c`.
+        TypeError: the indices are not int64.
         FileNotFoundError: a file does not exist.
     """
 
-    def __init__(self, folder: str | Path, y: Tensor, device: torch.device | str = "cpu") -> None:
-        _, labels = load_cifar_c(folder, "gaussian_noise", 1)
+    def __init__(
+        self, folder: str | Path, y: Tensor, device: torch.device | str = "cpu", images: Tensor | None = None
+    ) -> None:
+        labels = cifar_c_labels(folder)[:IMAGES_PER_SEVERITY]
         require_labels(y, len(y))
+        self.images = torch.arange(len(labels), device="cpu") if images is None else _indices(images, len(labels))
+        labels = labels[self.images]
         if not torch.equal(labels, y.cpu()):
             raise ValueError(
                 f"the labels of {folder} must be those of the images: the files corrupt the whole test set in its "
-                f"order ({len(labels)} labels), got {len(y)} labels; measure on the whole test set"
+                f"order ({len(labels)} labels are asked for), got {len(y)} labels that differ; measure on the whole "
+                "test set, or pass the indices of the images as images="
             )
         self.title = "CIFAR-C, official files"
         self.folder, self.labels, self.device, self.n = Path(folder), labels, torch.device(device), len(labels)
@@ -97,13 +107,29 @@ class CifarCFiles(NoiseSource):
     def _digest(self) -> str:
         """The identity of the noises and labels in the folder. It takes a second or two for the official files."""
         present = [path for path in (self.folder / f"{name}.npy" for name in SEVERITIES) if path.is_file()]
-        return fingerprint(self.labels, *(part for path in present for part in (path.name, _file_digest(path))))[:12]
+        return fingerprint(
+            self.images, self.labels, *(part for path in present for part in (path.name, _file_digest(path)))
+        )[:12]
+
+    def require(self, name: str) -> None:
+        """Raise unless the file of a noise can be read."""
+        cifar_c_images(self.folder, name)
 
     def block(self, name: str, severity: int, index: int) -> Tensor:
         """One block of images, read from the file."""
-        images, _ = load_cifar_c(self.folder, name, severity)
-        part = torch.from_numpy(images[blocks(self.n)[index]].copy())
+        chosen = (severity - 1) * IMAGES_PER_SEVERITY + self.images[blocks(self.n)[index]]
+        part = torch.from_numpy(cifar_c_images(self.folder, name)[chosen.numpy()])
         return part.to(self.device).permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+def _indices(images: Tensor, n: int) -> Tensor:
+    """Indices of images in a test set of n, on the CPU, or a worded error."""
+    require_instance(images, Tensor, "images", "pass indices as an int64 tensor (N,)")
+    if images.dtype != torch.int64 or images.ndim != 1:
+        raise TypeError(f"images must be int64 indices (N,), got {images.dtype} of shape {tuple(images.shape)}")
+    if images.numel() == 0 or int(images.min()) < 0 or int(images.max()) >= n:
+        raise ValueError(f"images must be indices in [0, {n}), at least one, got {images.tolist()[:10]}")
+    return images.cpu()
 
 
 def _file_digest(path: Path) -> str:
@@ -139,6 +165,10 @@ class NormalizedPerFile(NoiseSource):
 
     def __repr__(self) -> str:
         return f"NormalizedPerFile({self.source}, mean={self.mean}, std={self.std})"
+
+    def require(self, name: str) -> None:
+        """Raise unless the source can give a noise."""
+        self.source.require(name)
 
     def block(self, name: str, severity: int, index: int) -> Tensor:
         """One block of images, normalized by the statistics of its noise."""

@@ -99,7 +99,7 @@ def test_official_files_are_read_by_severity(official, tmp_path):
     assert block.shape == (1000, 3, 32, 32)
     assert block[1, 2, 5, 7] == 1.0
     assert block[0, 0, 0, 0] == pytest.approx(40 / 255)
-    with pytest.raises(ValueError, match="the whole test set in its order"):
+    with pytest.raises(ValueError, match="corrupt the whole test set in its order"):
         CifarCFiles(official, labels[:100])
 
     other = tmp_path / "copy"
@@ -112,6 +112,32 @@ def test_official_files_are_read_by_severity(official, tmp_path):
     assert repr(CifarCFiles(other, labels)) != repr(source)  # by which a partial report knows other images
     with pytest.raises(ValueError, match="as many noisy images as images, got 10000 and 4"):
         evaluate(torch.nn.Flatten().eval(), torch.rand(4, 3, 2, 2), labels[:4], eps=[0.1], noise=source)
+
+
+def test_only_the_measured_files_and_images_are_needed(official, tmp_path):
+    for name in ("labels.npy", "shot_noise.npy"):
+        (tmp_path / name).hardlink_to(official / name)
+    chosen = torch.tensor([9000, 1, 5])
+    source = CifarCFiles(tmp_path, chosen % 10, images=chosen)
+    assert source.n == 3
+    whole = CifarCFiles(tmp_path, torch.arange(10_000) % 10).block("shot_noise", 4, 0)
+    block = source.block("shot_noise", 4, 0)
+    assert torch.equal(block[1:], whole[[1, 5]])
+    assert block[0].max() == 0
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10)).eval()
+    settings = {"attacks": {}, "noise": source, "severities": [4]}
+    x = torch.rand(3, 3, 32, 32)
+    assert evaluate(model, x, chosen % 10, noises=["shot_noise"], **settings).n == 3
+    for noise in (source, NormalizedPerFile(source, (0.5,) * 3, (0.2,) * 3)):
+        with pytest.raises(FileNotFoundError, match=r"speckle_noise\.npy must exist"):
+            evaluate(model, x, chosen % 10, noises=["shot_noise", "speckle_noise"], **{**settings, "noise": noise})
+    for images, error, words in (
+        (chosen + 1, ValueError, "must be those of the images"),
+        (chosen + 1000, ValueError, r"must be indices in \[0, 10000\)"),
+        (chosen.float(), TypeError, "must be int64 indices"),
+    ):
+        with pytest.raises(error, match=words):
+            CifarCFiles(tmp_path, chosen % 10, images=images)
 
 
 def test_damaged_files_end_in_words(official, tmp_path):
