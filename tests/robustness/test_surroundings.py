@@ -63,13 +63,17 @@ class WithConstants(nn.Module):
         return self.model(x) + torch.full((10,), 0.1, device=x.device)
 
 
+MODEL = WithConstants().eval()
+MATRIX = torch.randn(6, 6, generator=torch.Generator().manual_seed(0)) / 3
+
+
 def measured():
     x, y = (part[:60] for part in few_digits())
-    model = WithConstants().eval()
+    model = MODEL
     attacks = {"FGSM": FGSM(), "PGD": PGD(steps=3), "Square": Square(queries=10)}
     report = evaluate(model, x, y, eps=[8 / 255], noises=["shot_noise"], severities=[5], attacks=attacks)
     plane = landscape(model, x[:2], y[:2], along=(0.0, 4.0), across=(0.0, 4.0))
-    start = torch.Generator().manual_seed(1)
+    start = torch.Generator("cpu").manual_seed(1)
     return (
         report.to_json(),
         plane.to_json(),
@@ -81,8 +85,7 @@ def measured():
 
 
 def of_a_field():
-    matrix = torch.randn(6, 6, generator=torch.Generator("cpu").manual_seed(0), dtype=torch.float32, device="cpu") / 3
-    start = torch.full((1, 6), 0.5, dtype=torch.float32, device="cpu")
+    matrix, start = MATRIX, torch.full((1, 6), 0.5, dtype=torch.float32, device="cpu")
 
     def field(x):
         return torch.tanh(x @ matrix.T) - 1.5 * x
