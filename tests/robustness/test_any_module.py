@@ -31,6 +31,7 @@ from tests.helpers.trained import classifier, few_digits
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.torch.jit.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning"),
+    pytest.mark.filterwarnings("ignore:quantized.*an autograd kernel was not registered:UserWarning"),
 ]
 FREE = {"noise": UniformNoise(), "Square": Square(queries=5), "twin": Transfer(classifier(), FGSM())}
 QUICK = {"eps": [8 / 255], "noises": ["shot_noise"], "severities": [5]}
