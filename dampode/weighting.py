@@ -62,7 +62,8 @@ def weight_at(rho: Weighting, lam: float) -> float:
     Raises:
         ValueError: ρ(λ) is not one number.
     """
-    weight = torch.as_tensor(rho(torch.tensor(lam, dtype=torch.float64)), dtype=torch.float64).detach()
+    at = torch.tensor(lam, dtype=torch.float64, device="cpu")
+    weight = torch.as_tensor(rho(at), dtype=torch.float64, device="cpu").detach()
     if weight.numel() != 1:
         raise ValueError(f"ρ must give one number for one λ, got shape {tuple(weight.shape)} at λ = {lam:g}")
     return float(weight)

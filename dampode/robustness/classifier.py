@@ -200,6 +200,8 @@ def _refusal(model: nn.Module, x: Tensor, error: Exception) -> str:
             f"the model has tensors of {', '.join(sorted(dtypes))}: convert the model with .float() or .double(), "
             "and the pixels alike"
         )
+    if x.requires_grad and any(tensor.is_inference() for tensor in tensors):
+        remedy = "the model was made in inference_mode, where nothing has a gradient: make or load it outside"
     need = " that need a gradient" if x.requires_grad else ""
     return (
         f"the model must take pixels of {x.dtype} and shape {tuple(x.shape)} on {x.device}{need}, got from it: "

@@ -200,7 +200,9 @@ def _require_gradients(model: nn.Module, x: Tensor, y: Tensor, attacks: Mapping[
         try:
             predict_and_differentiate(differentiated, x[:1], y[:1], 1)
         except ValueError as error:
-            others = [other for other, one in attacks.items() if not one.traits.gradient_based]
+            others = [
+                n for n, a in attacks.items() if n != name and (a.traits.transferred or not a.traits.gradient_based)
+            ]
             raise ValueError(
                 f"the attack {name!r} needs a gradient: {error}. Pass attacks= with attacks that need no gradient of "
                 f"this model (of these attacks: {', '.join(others) or 'none'}), such as Square, UniformNoise, or "

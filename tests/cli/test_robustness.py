@@ -58,6 +58,8 @@ def test_a_saved_network_is_measured(saved, tmp_path):
         (["--network", "in_resnet", "--model", "none.safetensors"], "No such file"),
         (["--network", "in_resnet", "--eps", "-1"], "eps must be at least 0"),
         (["--network", "in_resnet", "--eps"], "eps must hold at least one radius"),
+        (["--network", "in_resnet", "--layout", "NHWC"], "layout is about the arrays of an .npz file"),
+        (["--network", "in_resnet", "--images", "0"], "the number of images must be a positive int, got 0"),
         (["--network", "in_resnet", "--device", "nowhere"], "device nowhere cannot be used here"),
         (["--network", "in_resnet", "--cifar-c", "nowhere"], "must exist: download CIFAR-10-C"),
     ],

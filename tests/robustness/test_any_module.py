@@ -28,6 +28,11 @@ from dampode.robustness.classifier import correct
 from dampode.robustness.modes import eval_mode
 from tests.helpers.trained import classifier, few_digits
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.torch.jit.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning"),
+    pytest.mark.filterwarnings("ignore:quantized.*an autograd kernel was not registered:UserWarning"),
+]
 FREE = {"noise": UniformNoise(), "Square": Square(queries=5), "twin": Transfer(classifier(), FGSM())}
 QUICK = {"eps": [8 / 255], "noises": ["shot_noise"], "severities": [5]}
 
@@ -47,7 +52,7 @@ def frozen():
 
 
 def dynamic():
-    return torch.ao.quantization.quantize_dynamic(classifier(), {nn.Linear}, dtype=torch.qint8)
+    return torch.ao.quantization.quantize_dynamic(classifier(), {nn.Linear}, dtype=torch.qint8).eval()
 
 
 class Extra(nn.Module):
@@ -147,6 +152,10 @@ def test_pixels_and_network_of_all_dtypes():
 
 def test_what_a_model_cannot_take_is_said():
     x, y = few()
+    with torch.inference_mode():
+        made = classifier()
+    with pytest.raises(ValueError, match=r"made in inference_mode.*: make or load it outside"):
+        fgsm(made, x, y, 0.1)
     static = torch.export.export(classifier(), (x[:4],)).module()
     with pytest.raises(ValueError, match=r"got from it: Guard failed.*needs a batch dimension that is dynamic"):
         accuracy(static, x, y)

@@ -6,9 +6,21 @@ import pytest
 import torch
 from torch import nn
 
+from dampode import models
+from dampode.integrators import ExponentialEuler
 from dampode.robustness import FGSM, PGD, Ensemble, Square, accuracy, evaluate, fgsm, landscape, pgd
 from dampode.robustness.loss_landscape import orthogonal_direction
-from dampode.stability import eigenvalues, find_equilibrium, jacobian, log_norm, lyapunov_exponents
+from dampode.stability import (
+    eigenvalues,
+    error_propagation,
+    find_equilibrium,
+    jacobian,
+    largest_stable_step,
+    layer_exponents,
+    layer_report,
+    log_norm,
+    lyapunov_exponents,
+)
 from tests.helpers.trained import classifier, few_digits
 
 
@@ -63,13 +75,17 @@ class WithConstants(nn.Module):
         return self.model(x) + torch.full((10,), 0.1, device=x.device)
 
 
+MODEL = WithConstants().eval()
+MATRIX = torch.randn(6, 6, generator=torch.Generator().manual_seed(0)) / 3
+
+
 def measured():
     x, y = (part[:60] for part in few_digits())
-    model = WithConstants().eval()
+    model = MODEL
     attacks = {"FGSM": FGSM(), "PGD": PGD(steps=3), "Square": Square(queries=10)}
     report = evaluate(model, x, y, eps=[8 / 255], noises=["shot_noise"], severities=[5], attacks=attacks)
     plane = landscape(model, x[:2], y[:2], along=(0.0, 4.0), across=(0.0, 4.0))
-    start = torch.Generator().manual_seed(1)
+    start = torch.Generator("cpu").manual_seed(1)
     return (
         report.to_json(),
         plane.to_json(),
@@ -81,8 +97,7 @@ def measured():
 
 
 def of_a_field():
-    matrix = torch.randn(6, 6, generator=torch.Generator("cpu").manual_seed(0), dtype=torch.float32, device="cpu") / 3
-    start = torch.full((1, 6), 0.5, dtype=torch.float32, device="cpu")
+    matrix, start = MATRIX, torch.full((1, 6), 0.5, dtype=torch.float32, device="cpu")
 
     def field(x):
         return torch.tanh(x @ matrix.T) - 1.5 * x
@@ -96,7 +111,21 @@ def of_a_field():
     )
 
 
-@pytest.mark.parametrize("measure", [measured, of_a_field])
+IMAGES = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+NETWORK = models.in_resnet(14, 10, width=2, in_channels=1, mean=(0.5,), std=(0.3,)).eval()
+
+
+def of_a_network():
+    delta = torch.full_like(IMAGES, 0.01)
+    return (
+        layer_report(NETWORK, IMAGES, draws=2).to_json(),
+        error_propagation(NETWORK, IMAGES, delta).after.tolist(),
+        layer_exponents(NETWORK, IMAGES, 2).through.tolist(),
+        largest_stable_step(ExponentialEuler(), -2.0, 1.0),
+    )
+
+
+@pytest.mark.parametrize("measure", [measured, of_a_field, of_a_network])
 def test_surroundings_change_nothing(measure):
     with nullcontext():
         expected = measure()
