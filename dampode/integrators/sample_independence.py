@@ -85,8 +85,13 @@ class IndependenceProbe:
         drift = (share * _largest(torch.where(torch.isfinite(x), x, 0.0)) + _SHARE * self._tol.atol) / self._span.to(
             x.dtype
         )
+        (lam, weight, fx), (lam0, weight0, fx0) = got, expected
         return torch.stack(
-            [_differs(a, b, x, share, slack) for a, b, slack in zip(got, expected, (0.0, 0.0, drift), strict=True)]
+            (
+                _differs(lam, lam0, x, share, 0.0),
+                _differs(weight, weight0, x, share, 0.0),
+                _differs(fx, fx0, x, share, drift),
+            )
         )
 
     def _refuse(self, got: Parts, expected: Parts, again: Parts, x: Tensor) -> None:

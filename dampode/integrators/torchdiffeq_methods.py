@@ -196,7 +196,9 @@ class _WatchedField:
             raise AttributeError(name)
         f = self.func.f
         owners = (self.func, f, f.f) if isinstance(f, Autonomous) else (self.func, f)
-        callback = next((found for owner in owners if (found := getattr(owner, name, None)) is not None), None)
+        callback: Callable[..., None] | None = next(
+            (found for owner in owners if (found := getattr(owner, name, None)) is not None), None
+        )
         if name == "callback_step_adjoint" and self._method != "scipy_solver":  # which knows no callbacks
             return partial(_watch_adjoint, callback)
         if callback is None:
