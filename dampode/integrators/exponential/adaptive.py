@@ -38,8 +38,8 @@ class AdaptiveExponential(TolerantIntegrator):
 
     N(x⁺, t+h) is N_1 of the next step, so an accepted step costs four calls of f. At λ = 0 the method is the classical
     Runge-Kutta method. Samples of a batch do not influence one another if f acts on each sample by itself. Samples that
-    are done are kept in the batch: f always sees the whole batch, with samples at different times. Batch norm and
-    dropout in train mode are refused.
+    are done are kept in the batch: f always sees the whole batch, with samples at different times. Fields
+    that couple samples, such as batch norm in train mode, and random fields are refused where a probe finds them.
 
     Gradients flow through the accepted steps to the state, to the parameters of f and λ and, in `odeint`, to the times.
     The gradients with respect to the times are those of the exact flow. Double backward works.
@@ -53,10 +53,12 @@ class AdaptiveExponential(TolerantIntegrator):
             as long as the one before and may leap over a pulse of f: set max_step to the length of the pulse. The
             output times do not bound a step.
         progress: whether to show a tqdm bar of the slowest sample's time.
-        compile: whether to compile a whole step, f included, by torch.compile. A step's own cost then becomes several
-            times smaller. The first solve takes seconds to compile, and so does the first one with a new field, shape
-            or dtype, and the first with and without gradients. A CPU needs a C++ compiler, a GPU needs Triton.
-            torch.compile gives up on the ninth f of different code in a process; that f runs uncompiled.
+        compile: whether to compile a whole step, f included, by torch.compile. A step's own cost then falls several
+            times over. The first solve takes seconds to compile, and so does the first one with a new field, shape or
+            dtype, and the first with and without gradients. A CPU needs a C++ compiler, a GPU needs Triton.
+            torch.compile gives up on the ninth f of different code in a process; that f runs uncompiled. An f that
+            changes an attribute in every call, such as a counter of its calls, counts as different code each time:
+            take the count from ``Solution.nfe``.
         recompute: number of segments of accepted steps that the backward pass recomputes, at most one per step; None
             keeps what every step computed. With a number, the solve runs without a graph, and its accepted steps are
             then taken again in segments. This costs two more passes of f and gives the same gradients. About √N
