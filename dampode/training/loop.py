@@ -155,7 +155,7 @@ def _require_settings(file: Path, state: dict[str, Any], here: dict[str, Any], r
     Epochs and milestones may differ if the epochs that were done or begun have the same learning rates under both.
     """
     there = state["settings"]
-    schedule = {key: (there.get("recipe") or {}).get(key) for key in ("epochs", "milestones")}
+    schedule: dict[str, Any] = {key: (there.get("recipe") or {}).get(key) for key in ("epochs", "milestones")}
     asked = {**here, "recipe": {**here["recipe"], **schedule}}
     require_same(file, there, asked, "resume with the settings there, or choose another file")
     earlier = replace(recipe, **schedule)

@@ -110,8 +110,8 @@ class Run:
         self.optimizer.zero_grad()
         for k, (chosen, draws) in enumerate(mine):
             last = k == len(mine) - 1
-            waits = not last and isinstance(self.network, DistributedDataParallel)
-            with self.network.no_sync() if waits else nullcontext():
+            network = self.network
+            with nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync():
                 loss = self._loss(chosen, draws)
                 # the processes average their gradients; the factor turns that into the mean over the batch
                 self.scaler.scale(loss * (len(chosen) * count / len(batch))).backward()
