@@ -294,7 +294,9 @@ def table(runs: list[Run], args: Args) -> str:
 
 
 def figures(runs: list[Run], args: Args) -> None:
-    shown = {name: of_model for name in args.models if (of_model := sound(name, runs))}
+    shown: dict[str, list[tuple[Accuracies, list[float]]]] = {
+        name: of_model for name in args.models if (of_model := sound(name, runs))
+    }
     if not shown:
         return
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)

@@ -307,7 +307,7 @@ def test_modes_of_a_folders_images(tmp_path):
         images = data.load(pictures(tmp_path / "alpha", mode="RGBA", sizes=((8, 6),)))
     assert images.x_train.shape == (2, 3, 6, 8)
     Image.new("RGBA", (8, 6), (0, 0, 0, 9)).save(tmp_path / "alpha" / "test" / "ant" / "9.png")
-    with pytest.raises(ValueError, match=r"9\.png must be opaque"):
+    with pytest.warns(UserWarning, match="opaque alpha"), pytest.raises(ValueError, match=r"9\.png must be opaque"):
         data.load(tmp_path / "alpha")
     with pytest.raises(ValueError, match=r"must hold train/CLASS/ and test/CLASS/, it lacks train/"):
         data.load(tmp_path)
