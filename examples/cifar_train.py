@@ -64,13 +64,15 @@ class Args:
     models: tuple[Model, ...] = ("resnet", "in_resnet", "lambda_in_resnet", "cnn")
     """networks to train"""
     data: str = "digits"
-    """digits, cifar10, cifar100, or the path of an .npz file"""
+    """digits, cifar10, cifar100, or the path of an .npz file, of SVHN's train_32x32.mat or of a folder of images"""
     root: Path = Path("data")
     """folder of the CIFAR files"""
     download: bool = False
     """let torchvision download CIFAR"""
     layout: Literal["NHWC", "NCHW"] | None = None
     """axes of the images in an .npz file, if the file does not show them"""
+    size: int | None = None
+    """side of the images of a folder, whose middle is cropped; by default they are kept"""
     out: Path = Path("runs/digits")
     """folder of the report, figures and checkpoints"""
     depth: int = 20
@@ -84,7 +86,9 @@ class Args:
     batch_size: int | None = None
     """images per step, over all processes"""
     lr: float | None = None
-    """learning rate at the start; it is divided by 10 at 1/2 and 3/4 of the epochs"""
+    """learning rate at the start"""
+    milestones: tuple[float, ...] | None = None
+    """shares of the epochs after which the learning rate is divided by 10; by default 0.5 and 0.75"""
     augmentation: Literal["data", "none", "zero", "reflect"] = "data"
     """data: the data set's own, which is none for an .npz file; zero: the paper's, pad 4 with zeros, crop and flip;
     reflect: that of the authors' code, reflecting 2 pixels"""
@@ -196,12 +200,15 @@ def check(images: data.ImageData, args: Args) -> None:
 
 
 def recipe(args: Args) -> training.Recipe:
-    usual = RECIPES[args.recipe]
+    given: dict[str, Any] = {
+        "epochs": args.epochs,
+        "batch_size": args.batch_size,
+        "lr": args.lr,
+        "milestones": args.milestones,
+    }
     return replace(
-        usual,
-        epochs=usual.epochs if args.epochs is None else args.epochs,
-        batch_size=usual.batch_size if args.batch_size is None else args.batch_size,
-        lr=usual.lr if args.lr is None else args.lr,
+        RECIPES[args.recipe],
+        **{key: value for key, value in given.items() if value is not None},
         decay_damping=args.decay_damping,
         augmentation=AUGMENTATIONS[args.augmentation],
         micro_batches=int(os.environ.get("WORLD_SIZE", "1")),
@@ -287,7 +294,9 @@ def table(runs: list[Run], args: Args) -> str:
 
 
 def figures(runs: list[Run], args: Args) -> None:
-    shown: dict[str, list[Run]] = {name: of_model for name in args.models if (of_model := sound(name, runs))}
+    shown: dict[str, list[tuple[Accuracies, list[float]]]] = {
+        name: of_model for name in args.models if (of_model := sound(name, runs))
+    }
     if not shown:
         return
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
@@ -312,7 +321,7 @@ def main(args: Args) -> None:
     with ExitStack() as stack:
         if is_main():
             stack.enter_context(only_writer(args.out / "report.json"))
-        images = data.load(args.data, root=args.root, download=args.download, layout=args.layout)
+        images = data.load(args.data, root=args.root, download=args.download, layout=args.layout, size=args.size)
         images = images.subset(args.train_images, args.test_images).to(local_device(args.device))
         check(images, args)
         if is_main():

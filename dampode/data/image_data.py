@@ -20,7 +20,8 @@ class ImageData:
 
     Args:
         name: the name in reports.
-        x_train, x_test: images (N, C, H, W), uint8 in 0..255 or floating in [0, 1].
+        x_train, x_test: images (N, C, H, W), uint8 in 0..255 or floating in [0, 1]. Values outside by up to 16 eps are
+            clamped.
         y_train, y_test: labels (N,), int64 in [0, num_classes).
         num_classes: number of classes, at least 2.
         augmentation: used in training unless the recipe has one of its own. The default changes nothing.
@@ -46,6 +47,8 @@ class ImageData:
         if self.num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {self.num_classes}")
         require_instance(self.augmentation, Augmentation, "augmentation")
+        for name in ("x_train", "x_test"):
+            object.__setattr__(self, name, _without_excess(getattr(self, name)))
         _check_set("train", self.x_train, self.y_train, self.num_classes)
         _check_set("test", self.x_test, self.y_test, self.num_classes)
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
@@ -89,6 +92,15 @@ def pixels(x: Tensor) -> Tensor:
     return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
+def _without_excess(x: Tensor) -> Tensor:
+    """Floating images that leave [0, 1] by rounding alone, clamped; all others as they are."""
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.numel() == 0:
+        return x
+    low, high, rounding = x.min().item(), x.max().item(), 16 * torch.finfo(x.dtype).eps
+    exceeds = low < 0 or high > 1
+    return x.clamp(0, 1) if exceeds and low >= -rounding and high <= 1 + rounding else x
+
+
 def _check_set(part: str, x: Tensor, y: Tensor, num_classes: int) -> None:
     """Check the images and labels of one part."""
     require_instance(x, Tensor, f"{part} images", "use torch.from_numpy")
@@ -100,7 +112,10 @@ def _check_set(part: str, x: Tensor, y: Tensor, num_classes: int) -> None:
     if x.is_floating_point():
         low, high = x.min().item(), x.max().item()
         if not (low >= 0 and high <= 1):
-            raise ValueError(f"{part} pixels must lie in [0, 1], got [{low:g}, {high:g}]; divide by 255 or use uint8")
+            raise ValueError(
+                f"{part} pixels must lie in [0, 1], got [{low:.9g}, {high:.9g}]; divide pixels of 0..255 by 255, and "
+                "undo a normalization"
+            )
     elif x.dtype != torch.uint8:
         raise TypeError(f"{part} images must be uint8 or floating in [0, 1], got {x.dtype}")
     elif x.max() == 1:

@@ -36,6 +36,13 @@ class History:
         """Whether the run ended diverged or at chance, like the paper's failed runs (Table 5)."""
         return self.diverged or self.at_chance
 
+    def last_epoch(self, epochs: int) -> str:
+        """The last epoch of ``epochs`` in one line."""
+        return (
+            f"epoch {len(self.loss)} of {epochs}, loss {self.loss[-1]:.4f}, "
+            f"accuracy {100 * self.accuracy[-1]:.1f} %, {self.seconds[-1]:.1f} s"
+        )
+
     def add(self, loss: float, accuracy: float, seconds: float, lam: list[float], chance: float) -> None:
         """Append an epoch; ``chance`` is the accuracy that the epoch must exceed."""
         self.loss.append(loss)

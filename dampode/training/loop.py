@@ -1,8 +1,9 @@
 """`fit`: a training run from its start, or from its last checkpoint, to its end."""
 
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from dampode.training.checkpoint import load_checkpoint, save_checkpoint
 from dampode.training.execution import Execution
 from dampode.training.history import History
 from dampode.training.logs import Log
-from dampode.training.processes import processes
+from dampode.training.processes import own_random, processes, require_precision_of_launcher
 from dampode.training.recipe import Recipe
 from dampode.training.run import Run, batches
 
@@ -46,8 +47,9 @@ def fit(
     The whole model is put in train mode, and left in it; that includes layers that were frozen by ``eval()``. Its
     images have the dtype of its parameters.
 
-    Shuffling and augmentation draw from their own generator, which ``seed`` seeds. An epoch whose loss is not finite
-    ends the run, and the history says so.
+    ``seed`` seeds everything that is drawn: order, augmentation, and layers such as dropout, which draw separately in
+    each process. Torch's global random state neither matters nor changes. An epoch whose loss is not finite ends the
+    run, and the history says so.
 
     With a checkpoint path, every epoch ends with an atomic write of weights, optimizer, random states and the position
     in the data; ``checkpoint_every`` adds writes within an epoch. ``resume`` continues from that file. On a CPU the
@@ -61,9 +63,10 @@ def fit(
         model: the classifier; training starts from its weights.
         data: images on the model's device.
         recipe: how to train.
-        seed: seed of shuffling and augmentation.
+        seed: seed of shuffling, augmentation and random layers.
         checkpoint: the file that every epoch overwrites.
         resume: whether to continue from the checkpoint if the file exists.
+            The recipe may then have other epochs and milestones, if the epochs done keep their learning rates.
         identity: anything else that defines this run, such as the model's depth and range of λ. A checkpoint with
             another identity, recipe, execution, seed, data, device, frozen parameters or
             `dampode.models.architecture` is refused.
@@ -79,7 +82,8 @@ def fit(
     Raises:
         ValueError: the batch is larger than the training set; the model has fewer logits than the data has classes; the
             checkpoint is damaged, of another run or of another architecture, or cannot name a function of the model (a
-            lambda); a setting does not fit the device or the processes; a setting about a file has no path.
+            lambda); a setting does not fit the device, the processes or `accelerate launch`; a setting about a file has
+            no path.
         TypeError: model, data, recipe or execution is of another type, seed or checkpoint_every is not an int, or the
             identity holds a value that is neither string nor number.
         ImportError: TensorBoard is asked for and not installed.
@@ -87,6 +91,7 @@ def fit(
     """
     seed = as_seed(seed)
     _require_types(model, data, recipe, execution)
+    require_precision_of_launcher(execution)
     together = processes(data.x_train.device)
     require_compatible(model, data, recipe, execution, together.num_processes)
     _require_paths(checkpoint, resume, checkpoint_every, logs, tensorboard)
@@ -96,12 +101,13 @@ def fit(
     with ExitStack() as stack:
         if file is not None and together.is_main_process:
             stack.enter_context(only_writer(file))
+        stack.enter_context(own_random(seed, data.x_train.device, together))
         layout = stack.enter_context(execution.layout(model, data.x_train.device))
         run = Run(model, data, recipe, execution, seed, layout, together)
         if resume and file is not None and is_there(file):
             state = load_checkpoint(file)
-            require_same(file, state["settings"], settings, "resume with the settings there, or choose another file")
             require_architecture(model, state["architecture"], file)
+            _require_settings(file, state, settings, recipe)
             run.load(state)
 
         def save() -> None:
@@ -118,8 +124,8 @@ def fit(
 
 
 def _train(run: Run, label: str, log: Log | None, save: Callable[[], None], checkpoint_every: int | None) -> None:
-    """Take all steps that are left, with a progress bar, logs and checkpoints."""
-    epochs = run.recipe.epochs
+    """Take all steps that are left, with logs and checkpoints, and a progress bar or, without a terminal, lines."""
+    epochs, shown = run.recipe.epochs, run.processes.is_main_process
     steps = len(batches(torch.arange(len(run.data.x_train)), run.recipe))
     with tqdm(
         total=epochs * steps,
@@ -127,7 +133,7 @@ def _train(run: Run, label: str, log: Log | None, save: Callable[[], None], chec
         desc=label,
         unit="step",
         mininterval=0.5,
-        disable=not run.processes.is_main_process,
+        disable=not (shown and sys.stderr.isatty()),
     ) as bar:
         while run.epoch < epochs and not run.history.diverged:
             for loss in run.steps():
@@ -136,9 +142,34 @@ def _train(run: Run, label: str, log: Log | None, save: Callable[[], None], chec
                     bar.set_postfix(loss=f"{loss.item():.3f}")  # waits for the device, so not at every step
                 if checkpoint_every is not None and run.step % checkpoint_every == 0 and run.step < steps:
                     save()
+            if shown and not sys.stderr.isatty():
+                print(f"{label}: {run.history.last_epoch(epochs)}", file=sys.stderr, flush=True)
             if log is not None:
                 log.write(run.history)  # before the checkpoint, so that the log never lacks an epoch
             save()
+
+
+def _require_settings(file: Path, state: dict[str, Any], here: dict[str, Any], recipe: Recipe) -> None:
+    """Raise unless the run of a checkpoint is a beginning of this run.
+
+    Epochs and milestones may differ if the epochs that were done or begun have the same learning rates under both.
+    """
+    there = state["settings"]
+    schedule: dict[str, Any] = {key: (there.get("recipe") or {}).get(key) for key in ("epochs", "milestones")}
+    asked = {**here, "recipe": {**here["recipe"], **schedule}}
+    require_same(file, there, asked, "resume with the settings there, or choose another file")
+    earlier = replace(recipe, **schedule)
+    done = len(state["history"].get("loss") or []) + bool(state["position"].get("step"))
+    if done > recipe.epochs:
+        raise ValueError(f"recipe.epochs must be at least the epochs in {file}, got {recipe.epochs} for {done}")
+    for epoch in range(done):
+        if earlier.lr_at(epoch) != recipe.lr_at(epoch):
+            kept = tuple(max(1, round(share * earlier.epochs)) / recipe.epochs for share in earlier.milestones)
+            raise ValueError(
+                f"{file} can only be resumed with the learning rates of its epochs: epoch {epoch + 1} of {done} had "
+                f"{earlier.lr_at(epoch):g} and has {recipe.lr_at(epoch):g} under the new recipe, whose milestones are "
+                f"shares of {recipe.epochs} epochs; use milestones={kept}, or choose another file"
+            )
 
 
 def _settings(

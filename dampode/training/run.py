@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate import PartialState
+from accelerate.utils import gather_object, reduce
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from dampode._checks import require_logits
 from dampode.data import ImageData, pixels
 from dampode.training.execution import Execution
 from dampode.training.history import History, chance_accuracy, lam_range
+from dampode.training.processes import distributed
 from dampode.training.recipe import Recipe, optimizer
 from dampode.training.step_graph import StepGraph
 
@@ -45,7 +47,7 @@ class Run:
         execution: Execution,
         seed: int,
         layout: torch.memory_format,
-        processes: Accelerator,
+        processes: PartialState,
     ) -> None:
         self.model, self.data, self.recipe, self.execution = model.train(), data, recipe, execution
         self.layout, self.processes = layout, processes
@@ -55,7 +57,7 @@ class Run:
         self.chance = chance_accuracy(data.y_train)
         self.optimizer = optimizer(model, recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=execution.precision == "fp16")
-        self.network: nn.Module = processes.prepare_model(execution.compiled(model, layout))
+        self.network: nn.Module = distributed(execution.compiled(model, layout), self.device, processes)
         self.recorded = StepGraph(self._step) if execution.step_graph else None
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.history = History([])
@@ -108,7 +110,8 @@ class Run:
         self.optimizer.zero_grad()
         for k, (chosen, draws) in enumerate(mine):
             last = k == len(mine) - 1
-            with nullcontext() if last else self.processes.no_sync(self.network):
+            network = self.network
+            with nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync():
                 loss = self._loss(chosen, draws)
                 # the processes average their gradients; the factor turns that into the mean over the batch
                 self.scaler.scale(loss * (len(chosen) * count / len(batch))).backward()
@@ -133,7 +136,7 @@ class Run:
     def _gather(self) -> None:
         """Add the counts of all processes to those of the first."""
         if self.processes.num_processes > 1:
-            total = self.processes.reduce(self.sums.clone(), "sum")
+            total = reduce(self.sums.clone(), "sum")
             self.sums = total if self.processes.is_main_process else torch.zeros_like(total)
 
     def state(self) -> dict[str, Any]:

@@ -3,6 +3,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy.io import savemat
 from scipy.stats import chi2, chisquare
 from torchvision import transforms
 from torchvision.transforms import functional as tv
@@ -192,6 +194,125 @@ def test_files_are_refused_in_words(tmp_path):
 def test_values_are_refused_in_words(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         data.load(saved(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda y: y[:, None],
+        lambda y: np.eye(4)[y],
+        lambda y: np.eye(4, dtype=np.uint8)[y],
+        lambda y: np.array(["ant", "bee", "cat", "dog"])[y],
+        lambda y: np.array(["ant", "bee", "cat", "dog"])[y][:, None],
+        lambda y: np.array([b"ant", b"bee", b"cat", b"dog"])[y],
+    ],
+)
+def test_labels_come_in_many_forms(tmp_path, form):
+    plain = arrays()
+    images = data.load(saved(tmp_path, **{key: form(plain[key]) for key in ("y_train", "y_test")}))
+    assert images.num_classes == 4
+    assert images.y_train.tolist() == plain["y_train"].tolist()
+    assert images.y_test.tolist() == plain["y_test"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"y_train": np.ones((20, 4))}, "must hold one 1 per row, .* name one class per image"),
+        ({"y_train": np.array(["a", "b"] * 10), "y_test": np.array(["c"] * 8)}, r"one of y_train, got \['c'\]"),
+        ({"y_train": np.array([1, 2] * 10, dtype=object)}, r"holds an object array.*np\.stack"),
+        ({"x_train": np.full((20, 6, 5, 3), 255, np.uint16)}, r"uint16 images must have pixels in 0\.\.65535"),
+        ({"x_train": np.full((20, 6, 5, 3), 1.0001)}, r"got \[1\.000\d+, 1\.000\d+\]"),
+    ],
+)
+def test_other_forms_are_refused_with_their_cause(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        data.load(saved(tmp_path, **changes))
+
+
+def test_medmnists_keys(tmp_path):
+    names = {"x_train": "train_images", "y_train": "train_labels", "x_test": "test_images", "y_test": "test_labels"}
+    plain = arrays()
+    path = tmp_path / "medmnist.npz"
+    np.savez(path, val_images=plain["x_test"], **{names[key]: value for key, value in plain.items()})
+    assert torch.equal(data.load(path).x_test, data.load(saved(tmp_path)).x_test)
+
+
+def test_16_bits_are_scaled(tmp_path):
+    x = np.random.default_rng(0).integers(0, 65536, (20, 6, 5), dtype=np.uint16)
+    images = data.load(saved(tmp_path, x_train=x, x_test=x[:8]))
+    np.testing.assert_allclose(images.x_train[:, 0].numpy(), x / 65535, rtol=1e-6)
+
+
+def test_rounding_beyond_the_range_is_clamped(tmp_path):
+    x = np.random.default_rng(0).random((20, 6, 5)).astype(np.float32)
+    x[0, 0, :2] = (1 + 1e-6, -1e-6)
+    images = data.load(saved(tmp_path, x_train=x, x_test=x[:8]))
+    assert images.x_train[0, 0, 0, :2].tolist() == [1, 0]
+    np.testing.assert_array_equal(images.x_train[1:, 0].numpy(), x[1:])
+
+
+def test_an_opaque_alpha_is_dropped(tmp_path):
+    plain = arrays()
+    opaque = {k: np.concatenate([plain[k], np.full_like(plain[k][..., :1], 255)], 3) for k in ("x_train", "x_test")}
+    with pytest.warns(UserWarning, match="the last of 4 channels is an opaque alpha and is dropped"):
+        images = data.load(saved(tmp_path, **opaque), layout="NHWC")
+    assert torch.equal(images.x_train, data.load(saved(tmp_path)).x_train)
+
+
+def test_svhns_files(tmp_path):
+    plain = arrays()
+    for part in ("train", "test"):
+        labels = np.where(plain[f"y_{part}"] == 0, 10, plain[f"y_{part}"])[:, None]
+        savemat(tmp_path / f"{part}_32x32.mat", {"X": plain[f"x_{part}"].transpose(1, 2, 3, 0), "y": labels})
+    images = data.load(tmp_path / "train_32x32.mat")
+    assert images.num_classes == 10
+    assert images.y_train.tolist() == plain["y_train"].tolist()
+    assert torch.equal(images.x_train, data.load(saved(tmp_path)).x_train)
+    (tmp_path / "test_32x32.mat").write_bytes(b"MATLAB")
+    with pytest.raises(ValueError, match="must be a file of SVHN"):
+        data.load(tmp_path / "train_32x32.mat")
+    with pytest.raises(ValueError, match=r"must be SVHN's train_32x32\.mat"):
+        data.load(tmp_path / "other.mat")
+
+
+def pictures(folder, *, mode="RGB", sizes=((8, 6), (6, 9))):
+    """Two classes with an image of each size in train/, and one image in test/; the pixels of a class are equal."""
+    for part in ("train", "test"):
+        for value, name in ((40, "ant"), (200, "bee")):
+            (folder / part / name).mkdir(parents=True)
+            for k, size in enumerate(sizes):
+                image = Image.new("RGB", size, (value, value // 2, 0)).convert(mode)
+                image.save(folder / part / name / f"{k}.png")
+    return folder
+
+
+def test_a_folder_of_classes(tmp_path):
+    folder = pictures(tmp_path)
+    with pytest.raises(ValueError, match=r"must have one size, got 2 from .*; pass size=32"):
+        data.load(folder)
+    images = data.load(folder, size=5)
+    assert images.x_train.shape == (4, 3, 5, 5)
+    assert images.y_train.tolist() == [0, 0, 1, 1]
+    assert (images.x_train[2:] == torch.tensor([200, 100, 0]).view(3, 1, 1)).all()
+    assert images.augmentation == data.Augmentation(pad=0, flip=False)
+    (folder / "train" / "ant" / "2.png").write_bytes(b"\x89PNG")
+    with pytest.raises(ValueError, match=r"2\.png must be a whole image"):
+        data.load(folder, size=5)
+
+
+def test_modes_of_a_folders_images(tmp_path):
+    assert data.load(pictures(tmp_path / "gray", mode="L", sizes=((8, 6),))).x_train.shape == (2, 1, 6, 8)
+    with pytest.warns(UserWarning, match="opaque alpha channels are dropped"):
+        images = data.load(pictures(tmp_path / "alpha", mode="RGBA", sizes=((8, 6),)))
+    assert images.x_train.shape == (2, 3, 6, 8)
+    Image.new("RGBA", (8, 6), (0, 0, 0, 9)).save(tmp_path / "alpha" / "test" / "ant" / "9.png")
+    with pytest.warns(UserWarning, match="opaque alpha"), pytest.raises(ValueError, match=r"9\.png must be opaque"):
+        data.load(tmp_path / "alpha")
+    with pytest.raises(ValueError, match=r"must hold train/CLASS/ and test/CLASS/, it lacks train/"):
+        data.load(tmp_path)
+    with pytest.raises(ValueError, match="size is about a folder of images"):
+        data.load("digits", size=8)
 
 
 def test_subset_draws_without_replacement(tmp_path):

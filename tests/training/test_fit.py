@@ -1,14 +1,18 @@
 """What `fit` learns, and input that it refuses."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from dampode.data import Augmentation
 from dampode.training import Execution, Recipe, fit, load_checkpoint
 from dampode.training.checkpoint import save_checkpoint
 from dampode.training.loop import require_compatible
+from tests.helpers import ROOT
 from tests.helpers.training import net, tiny, weights
 
 
@@ -47,6 +51,47 @@ class Both(nn.Module):
 def test_what_cannot_be_trained_is_refused_in_words(changed, error, message):
     with pytest.raises(error, match=message):
         fit(**{"model": net(), "data": tiny(), "recipe": Recipe(epochs=1, batch_size=16), **changed})
+
+
+def test_the_seed_defines_the_draws_of_dropout():
+    trained = []
+    for torchs, seed in ((1, 0), (2, 0), (1, 5)):
+        model = net()
+        torch.manual_seed(torchs)
+        before = torch.get_rng_state()
+        fit(model, tiny(), Recipe(epochs=1, batch_size=40, augmentation=Augmentation(0, False)), seed=seed)
+        assert torch.equal(torch.get_rng_state(), before)
+        trained.append(weights(model))
+    assert torch.equal(trained[0], trained[1])
+    assert not torch.allclose(trained[0], trained[2], atol=1e-4)
+
+
+OWN = """
+import sys; sys.path.insert(0, sys.argv[1])
+from accelerate import Accelerator
+from tests.helpers.training import net, tiny
+from dampode.training import Recipe, fit
+if sys.argv[2] == "before": Accelerator(mixed_precision="bf16", cpu=True)
+fit(net(), tiny(), Recipe(epochs=1, batch_size=16))
+assert Accelerator(mixed_precision="bf16", cpu=True).mixed_precision == "bf16"
+fit(net(), tiny(), Recipe(epochs=1, batch_size=16))
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_fit_and_a_users_own_accelerator_share_a_process(when):
+    done = subprocess.run([sys.executable, "-c", OWN, str(ROOT), when], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_precision_of_accelerate_launch_is_not_ignored(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    recipe = Recipe(epochs=1, batch_size=16)
+    with pytest.raises(ValueError, match="must have one precision, got --mixed_precision bf16 and fp32"):
+        fit(net(), tiny(), recipe)
+    fit(net(), tiny(), recipe, execution=Execution("bf16"))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    fit(net(), tiny(), recipe, execution=Execution("bf16"))
 
 
 def test_a_last_batch_of_one_joins_the_one_before():

@@ -111,6 +111,29 @@ def test_a_checkpoint_of_another_run_is_refused_by_the_field_that_differs(tmp_pa
         fit(model, tiny(), recipe, **first, resume=True)
 
 
+def test_a_finished_run_resumes_with_more_epochs(tmp_path):
+    """As if it had been the longer run from the start, if the epochs done keep their learning rates."""
+    path, short = tmp_path / "run.pt", Recipe(epochs=2, batch_size=16, milestones=(0.5,))
+    longer = replace(short, epochs=4, milestones=(0.25, 0.75))
+    whole, resumed = net(), net()
+    expected = fit(whole, tiny(), longer)
+    fit(net(), tiny(), short, checkpoint=path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"epoch 2 of 2 had 0\.01 and has 0\.1 .* use milestones=\(0\.25,\)"):
+        fit(net(), tiny(), replace(short, epochs=4), checkpoint=path, resume=True)
+    with pytest.raises(ValueError, match=r"recipe\.epochs must be at least the epochs in .*, got 1 for 2"):
+        fit(net(), tiny(), replace(short, epochs=1), checkpoint=path, resume=True)
+    assert path.read_bytes() == before
+    assert fit(resumed, tiny(), longer, checkpoint=path, resume=True).loss == expected.loss
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_without_a_terminal_every_epoch_is_a_line(capsys):
+    fit(net(), tiny(), Recipe(epochs=2, batch_size=16), label="digits")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["digits: epoch 1 of 2", "digits: epoch 2 of 2"]
+
+
 class Scale(nn.Module):
     """Numbers of its own, which its printed form does not tell."""
 
