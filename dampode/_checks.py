@@ -153,7 +153,9 @@ def require_field_value(x: Tensor, fx: Any) -> None:
         )
     if fx.device != x.device:
         raise ValueError(f"f must keep the state's device: x is on {x.device}, f(t, x) on {fx.device}; move f with .to")
-    if fx.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+    kind = x.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    if fx.dtype != x.dtype and not autocast:
         raise TypeError(f"f must keep the state's dtype: x is {x.dtype}, f(t, x) is {fx.dtype}; convert one with .to")
 
 
