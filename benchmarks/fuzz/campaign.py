@@ -1,6 +1,7 @@
 """A campaign: the calls of many seeds and their verdicts."""
 
 import time
+from importlib import import_module
 
 from benchmarks.fuzz.evaluations import evaluate_call
 from benchmarks.fuzz.files import load_call
@@ -35,6 +36,7 @@ def call_of(seed: int) -> tuple[str, Call]:
 
 def fuzz(seeds: range, limit: float) -> dict[int, tuple[str, str, Verdict]]:
     """The calls of the seeds: seed -> (what was called, the call in words, the verdict)."""
+    import_module("torch._dynamo")  # to stop a call in the middle of a late import would break the module
     found = {}
     begun = time.perf_counter()
     for done, seed in enumerate(seeds):
