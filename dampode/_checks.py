@@ -169,7 +169,9 @@ def require_field_value(x: Tensor, fx: Any) -> None:
             f"f must keep the state's dtype: x is {x.dtype}, f(t, x) is {fx.dtype}; return torch.view_as_real of it, "
             "for a state whose last dimension holds real and imaginary part"
         )
-    if fx.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+    kind = x.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    if fx.dtype != x.dtype and not autocast:
         raise TypeError(f"f must keep the state's dtype: x is {x.dtype}, f(t, x) is {fx.dtype}; convert one with .to")
 
 

@@ -27,12 +27,9 @@ from dataclasses import dataclass
 import tyro
 
 from benchmarks.common.record import provenance, write
-from benchmarks.fuzz.evaluations import evaluate_call
-from benchmarks.fuzz.files import load_call
-from benchmarks.fuzz.oracle import Call, Verdict, judged
-from benchmarks.fuzz.solves import solve_call
+from benchmarks.fuzz.campaign import QUICK_CALLS, QUICK_LIMIT, call_of, fuzz
+from benchmarks.fuzz.oracle import judged
 
-QUICK_CALLS = 150
 SHOWN = 5
 
 
@@ -52,28 +49,6 @@ class Args:
     """few calls; prints only"""
 
 
-def call_of(seed: int) -> tuple[str, Call]:
-    """What the call of a seed calls, and the call."""
-    match seed % 12:
-        case 10:
-            return "data.load", load_call(seed)
-        case 11:
-            return "robustness.evaluate", evaluate_call(seed)
-    return "odeint and solve", solve_call(seed)
-
-
-def fuzz(seeds: range, limit: float) -> dict[int, tuple[str, str, Verdict]]:
-    """The calls of the seeds: seed -> (what was called, the call in words, the verdict)."""
-    found = {}
-    begun = time.perf_counter()
-    for done, seed in enumerate(seeds):
-        if done % 500 == 0 and done:
-            print(f"{done} calls, {time.perf_counter() - begun:.0f} s", flush=True)
-        called, call = call_of(seed)
-        found[seed] = called, call.words, judged(call, limit)
-    return found
-
-
 def main(args: Args) -> None:
     """Make the calls, print the faults by cause, and write the result."""
     if args.only is not None:
@@ -82,7 +57,8 @@ def main(args: Args) -> None:
         call.run()
         return
     begun = time.perf_counter()
-    found = fuzz(range(args.seed, args.seed + (QUICK_CALLS if args.quick else args.calls)), args.limit)
+    calls, limit = (QUICK_CALLS, QUICK_LIMIT) if args.quick else (args.calls, args.limit)
+    found = fuzz(range(args.seed, args.seed + calls), limit)
     groups: dict[str, list[int]] = {}
     for seed, (_, _, verdict) in found.items():
         if verdict.outcome == "fault":

@@ -115,13 +115,14 @@ def evaluate_call(seed: int) -> Call:
             raise Fault("evaluate changes the model", model_name)
         return "answered"
 
-    def own_error() -> bool:
+    def own_error() -> Exception | None:
         model, x, _ = build()
-        try:
-            model.eval()(x[:1])
-        except Exception:
-            return isinstance(model, nn.Module) and isinstance(x, Tensor)
-        return False
+        if isinstance(model, nn.Module) and isinstance(x, Tensor):
+            try:
+                model.eval()(x[:1])
+            except Exception as error:
+                return error
+        return None
 
     shown = ", ".join(f"{key}={value!r}" for key, value in settings.items())
     words = (

@@ -27,6 +27,7 @@ class Kind:
         lipschitz: of f; infinity if it is unknown.
         smooth: whether a reference can be computed.
         images: whether it needs states (N, C, H, W).
+        pairs: whether it needs states whose last axis has two numbers.
     """
 
     rate: Rate
@@ -36,6 +37,7 @@ class Kind:
     lipschitz: float = 2.0
     smooth: bool = True
     images: bool = False
+    pairs: bool = False
 
     def field(self, shape: tuple[int, ...], dtype: torch.dtype, r: random.Random) -> "Field":
         """A field of this kind for states of a shape."""
@@ -194,6 +196,22 @@ def _number(f: Field, t: float | Tensor, x: Tensor) -> object:
     return 1.0
 
 
+def _oscillator(f: Field, t: float | Tensor, x: Tensor) -> Tensor:
+    """A pendulum driven from rest: f is 0 at t = 0 where x is 0."""
+    y, v = x[..., :1], x[..., 1:]
+    return torch.cat((v, torch.sin(f.omega * _time(t, x)) - torch.sin(y)), dim=-1)
+
+
+def _van_der_pol(f: Field, t: float | Tensor, x: Tensor) -> Tensor:
+    y, v = x[..., :1], x[..., 1:]
+    return torch.cat((v, f.strength**0.5 * (1 - y * y) * v - y), dim=-1)
+
+
+def _fast_and_slow(f: Field, t: float | Tensor, x: Tensor) -> Tensor:
+    y, v = x[..., :1], x[..., 1:]
+    return torch.cat((-y, f.strength * (torch.cos(y) - v)), dim=-1)
+
+
 INF = float("inf")
 FIELDS = {
     "linear": Kind(_linear),
@@ -203,16 +221,19 @@ FIELDS = {
     "drive": Kind(_drive, lipschitz=0.0),
     "stiff": Kind(_stiff, lipschitz=INF),
     "stiff, nonlinear": Kind(_stiff_nonlinear, lipschitz=INF),
+    "pendulum from rest": Kind(_oscillator, pairs=True),
+    "Van der Pol": Kind(_van_der_pol, lipschitz=INF, pairs=True),
+    "fast and slow": Kind(_fast_and_slow, lipschitz=INF, pairs=True),
     "NaN beyond an edge": Kind(_nan_beyond, lipschitz=INF),
     "x squared": Kind(_blows_up, lipschitz=INF),
-    "steps in time": Kind(_steps_in_time),
+    "steps in time": Kind(_steps_in_time, smooth=False),
     "zero": Kind(_zero, lipschitz=0.0),
     "x itself": Kind(_itself),
     "detached": Kind(_detached),
     "gradient of an energy": Kind(_energy_gradient),
     "mean of samples": Kind(_mean, coupled=True),
     "attention over samples": Kind(_attention, coupled=True, lipschitz=INF),
-    "mean of samples after t = 0.5": Kind(_coupled_later, coupled=True),
+    "mean of samples after t = 0.5": Kind(_coupled_later, coupled=True, smooth=False),
     "batch norm": Kind(_batch_norm, coupled=True, lipschitz=INF),
     "noise": Kind(_noise, drawn=True, smooth=False),
     "dropout": Kind(_dropout, drawn=True, smooth=False),
@@ -221,7 +242,7 @@ FIELDS = {
     "other dtype": Kind(_other_dtype, invalid=True, smooth=False),
     "integers": Kind(_integers, invalid=True, smooth=False),
     "complex": Kind(_complex, invalid=True, smooth=False),
-    "in place": Kind(_in_place, smooth=False, lipschitz=INF),
+    "in place": Kind(_in_place, invalid=True, smooth=False),
     "a tuple": Kind(_tuple, invalid=True, smooth=False),
     "None": Kind(_nothing, invalid=True, smooth=False),
     "a number": Kind(_number, invalid=True, smooth=False),

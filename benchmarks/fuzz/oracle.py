@@ -49,12 +49,12 @@ class Call:
     Args:
         words: the call, for a reader.
         run: makes the call and checks its answer. It returns the outcome, and raises a `Fault` for a wrong answer.
-        own_error: whether the user's own function raises without the library. Its errors are not the library's.
+        own_error: the error that the user's own function raises without the library, or None. It may pass through.
     """
 
     words: str
     run: Callable[[], str]
-    own_error: Callable[[], bool]
+    own_error: Callable[[], Exception | None]
 
 
 def judged(call: Call, limit: float) -> Verdict:
@@ -68,7 +68,7 @@ def judged(call: Call, limit: float) -> Verdict:
     except Fault as fault:
         return Verdict("fault", *fault.args)
     except Exception as error:  # every error is judged
-        if _is_worded(error) or call.own_error():
+        if _is_worded(error) or type(call.own_error()) is type(error):
             return Verdict("refused", detail=f"{type(error).__name__}: {error}")
         message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         return Verdict("fault", f"unworded {_without_numbers(message)[:90]} [{_library_frame(error)}]", message)

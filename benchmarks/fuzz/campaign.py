@@ -1,0 +1,47 @@
+"""A campaign: the calls of many seeds and their verdicts."""
+
+import time
+from importlib import import_module
+
+from benchmarks.fuzz.evaluations import evaluate_call
+from benchmarks.fuzz.files import load_call
+from benchmarks.fuzz.oracle import Call, Verdict, judged
+from benchmarks.fuzz.solves import solve_call
+
+__all__ = ["KNOWN", "QUICK_CALLS", "QUICK_LIMIT", "call_of", "fuzz"]
+
+QUICK_CALLS, QUICK_LIMIT = 150, 0.3
+
+KNOWN = (
+    "bad input passes: coupled samples",
+    "bad input passes: random values",
+    "unworded RuntimeError: Tensor.item() cannot be called on meta tensors",
+    "unworded RuntimeError: unknown device type for autocast",
+    "unworded RuntimeError: Inference tensors cannot be saved for backward",
+    "unworded RuntimeError: The differentiated Tensor at index # appears to not have been used",
+    "unworded TypeError: Module.modules() missing",
+)
+"""How the causes of the faults begin that are known and not yet fixed. A fix removes its entry."""
+
+
+def call_of(seed: int) -> tuple[str, Call]:
+    """What the call of a seed calls, and the call."""
+    match seed % 12:
+        case 10:
+            return "data.load", load_call(seed)
+        case 11:
+            return "robustness.evaluate", evaluate_call(seed)
+    return "odeint and solve", solve_call(seed)
+
+
+def fuzz(seeds: range, limit: float) -> dict[int, tuple[str, str, Verdict]]:
+    """The calls of the seeds: seed -> (what was called, the call in words, the verdict)."""
+    import_module("torch._dynamo")  # to stop a call in the middle of a late import would break the module
+    found = {}
+    begun = time.perf_counter()
+    for done, seed in enumerate(seeds):
+        if done % 500 == 0 and done:
+            print(f"{done} calls, {time.perf_counter() - begun:.0f} s", flush=True)
+        called, call = call_of(seed)
+        found[seed] = called, call.words, judged(call, limit)
+    return found

@@ -1,0 +1,64 @@
+"""A short campaign of random calls finds no new fault, and the oracle finds planted ones."""
+
+import pytest
+import torch
+
+from benchmarks.fuzz.campaign import KNOWN, QUICK_CALLS, QUICK_LIMIT, fuzz
+from benchmarks.fuzz.oracle import Call, Fault, judged
+from dampode import DampedODEFunc, odeint
+from dampode.damping import Constant
+from dampode.integrators import ETD2RK
+
+
+def solve(f, x=None):
+    x = torch.zeros(2, 3) if x is None else x
+    return odeint(DampedODEFunc(f, Constant(1.0)), x, torch.tensor([0.0, 1.0]), ETD2RK(2))
+
+
+def verdict(run, own=None, limit=5.0):
+    return judged(Call("a call", run, lambda: own), limit)
+
+
+def test_random_calls_have_no_new_fault():
+    found = fuzz(range(QUICK_CALLS), QUICK_LIMIT)
+    faults = {seed: verdict for seed, (_, _, verdict) in found.items() if verdict.outcome == "fault"}
+    assert {seed: v for seed, v in faults.items() if not v.group.startswith(KNOWN)} == {}
+    outcomes = [verdict.outcome for _, _, verdict in found.values()]
+    assert outcomes.count("answered as the reference") > QUICK_CALLS / 10
+    assert outcomes.count("slow") < QUICK_CALLS / 4
+
+
+def test_a_worded_error_is_no_fault():
+    assert verdict(lambda: solve(torch.sum)).outcome == "refused"
+    assert verdict(lambda: solve(torch.tanh, torch.full((2, 3), torch.nan))).outcome == "refused"
+
+
+def raise_in_field(x):
+    raise KeyError("a key")
+
+
+@pytest.mark.parametrize(("own", "outcome"), [(None, "fault"), (ValueError(), "fault"), (KeyError(), "refused")])
+def test_an_error_of_the_field_is_no_fault_if_the_field_alone_raises_it(own, outcome):
+    assert verdict(lambda: solve(raise_in_field), own).outcome == outcome
+
+
+def test_an_error_of_torch_in_a_line_of_the_library_is_a_fault():
+    func = DampedODEFunc(torch.tanh, Constant(1.0))
+    found = verdict(lambda: str(ETD2RK(2).step(func, torch.zeros(2, 3), 0.0, "h")))
+    assert found.outcome == "fault"
+    assert "integrators/" in found.group
+
+
+def test_a_wrong_answer_is_a_fault():
+    def run():
+        raise Fault("wrong", "by 1000 tolerances")
+
+    assert verdict(run) == ("fault", "wrong", "by 1000 tolerances")
+
+
+def test_a_call_that_takes_too_long_is_slow():
+    def run():
+        while True:
+            pass
+
+    assert verdict(run, limit=0.05).outcome == "slow"
