@@ -50,7 +50,8 @@ class Tolerance(NamedTuple):
         ratio = error / (size * (root * self.rtol)).add_(root * self.atol)
         # in float64, because the squares of float32 numbers overflow beyond 1e19
         norm = torch.linalg.vector_norm(ratio.reshape(len(error), -1), dim=1, dtype=torch.float64)
-        return norm.to(error.dtype).reshape(-1, *[1] * (error.ndim - 1))
+        per_sample: Tensor = norm.to(error.dtype).reshape(-1, *[1] * (error.ndim - 1))
+        return per_sample
 
 
 def log_error_ratio(ratio: Tensor) -> Tensor:

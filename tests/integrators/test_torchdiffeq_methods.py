@@ -151,3 +151,9 @@ def test_an_assertion_of_f_is_its_own():
 
     with pytest.raises(AssertionError, match="a bug of mine"):
         DampedBlock(own, integrator=TorchDiffEq())(torch.ones(1, 1))
+
+
+def test_blow_up_is_worded():
+    block = DampedBlock(torch.square, Constant(0.0), integrator=TorchDiffEq(), t_span=(0.0, 2.0))
+    with pytest.raises(IntegrationError, match=r"could not go on .*(underflow in dt|not finite)|NaN or infinity"):
+        block(torch.ones(1, 1))
