@@ -12,6 +12,7 @@ from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import GiveUp, Tolerance
+from dampode.integrators.stiff_steps import are_stiff, warn_of_stiff_steps
 from dampode.integrators.time_axis import TimeAxis
 
 __all__ = ["AdaptiveLoop", "ProgressBar"]
@@ -48,7 +49,8 @@ class AdaptiveLoop(ABC):
         self.tau = torch.zeros(per_sample, dtype=torch.float64, device=x.device)
         self.active = self.tau >= 0
         """The samples that have neither reached the last time nor failed."""
-        self.accepted, self.attempted, self._status = (torch.zeros_like(self.tau, dtype=torch.long) for _ in range(3))
+        counts = (torch.zeros_like(self.tau, dtype=torch.long) for _ in range(4))
+        self.accepted, self.attempted, self.stiff_steps, self._status = counts
         self.give_up = GiveUp(self.tau, self.axis.span)
         self.keep_steps = False
         """Whether to keep what `replay` needs of the accepted steps."""
@@ -109,6 +111,9 @@ class AdaptiveLoop(ABC):
         Args:
             xs: the states at the output times, (T, N, *S).
         """
+        stiff = are_stiff(self.stiff_steps, self.accepted)
+        self.fail(stiff & (self._status == _STATUSES.index(Status.MAX_STEPS)), Status.STIFF)
+        self._warn_of(stiff & ~self.failed, xs.requires_grad)
         accepted, attempted, tau = self.accepted.reshape(-1), self.attempted.reshape(-1), self.tau.reshape(-1)
         return Solution(
             t=self.times,
@@ -119,6 +124,13 @@ class AdaptiveLoop(ABC):
             status=tuple(_STATUSES[s] for s in self._status.reshape(-1).tolist()),
             reached=self.axis.time(tau, torch.float64),
         )
+
+    def _warn_of(self, stiff: Tensor, has_gradient: bool) -> None:
+        """Warn if f is stiff in some samples, with the counts of the one that has most such steps."""
+        if bool(stiff.any()):
+            worst = int(torch.where(stiff, self.stiff_steps, 0).argmax())
+            few, all_steps = (int(count.reshape(-1)[worst]) for count in (self.stiff_steps, self.accepted))
+            warn_of_stiff_steps(few, all_steps, f"of sample {worst}", has_gradient)
 
 
 class ProgressBar:

@@ -66,7 +66,7 @@ def recomputed(run: Callable[..., States], func: nn.Module, *states: Tensor) -> 
         return compiled
     trained = {name: p for name, p in func.named_parameters() if p.requires_grad}
     if not trained and not any(state.requires_grad for state in states):
-        return _without_graph(run(*states))
+        return _without_graph(run(*states), states)
 
     def run_with(params: States, *states: Tensor) -> States:
         present = dict(func.named_parameters())
@@ -79,9 +79,9 @@ def recomputed(run: Callable[..., States], func: nn.Module, *states: Tensor) -> 
     return _recomputed(run_with, tuple(trained.values()), states)
 
 
-def _without_graph(outputs: States) -> States:
+def _without_graph(outputs: States, states: States) -> States:
     """The outputs of a segment whose known inputs want no gradient, or a ValueError if another tensor wants one."""
-    outside = OutsideTensors(outputs, ())
+    outside = OutsideTensors(outputs, states)  # f may have made a state want a gradient
     outputs = tuple(out.detach() for out in outputs)
     outside.require_none("recompute=")
     return outputs

@@ -14,6 +14,10 @@ class Status(Enum):
 
     SUCCESS = "the last time was reached"
     MAX_STEPS = "max_steps were spent before the last time: raise max_steps, or loosen rtol and atol"
+    STIFF = (
+        "max_steps were spent before the last time, because f is stiff: stability and not accuracy keeps the steps of "
+        "an explicit method short; use KenCarp4"
+    )
     NOT_FINITE = (
         "the state or f is NaN or infinite however short the step: check the initial state, and f after this time"
     )

@@ -18,6 +18,7 @@ from dampode.fields import Autonomous
 from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
 from dampode.integrators.recompute import OutsideTensors
 from dampode.integrators.solution import Solution, Status, solution_of_batch
+from dampode.integrators.stiff_steps import BOUND, are_stiff, relative_change, warn_of_stiff_steps
 
 __all__ = ["TorchDiffEq"]
 
@@ -168,6 +169,7 @@ class TorchDiffEq(Integrator):
                 "adjoint=True or another method, or torch.no_grad() where none are needed",
                 stacklevel=4,
             )
+        field.warn_if_stiff(xs.requires_grad)
         if len(xs) < len(times):  # SciPy's solvers leave out what they did not reach
             raise field.failure(self.method, f"stopped after {len(xs)} of {len(times)} times")
         return xs
@@ -179,6 +181,9 @@ class _WatchedField:
     def __init__(self, func: DampedODEFunc, method: str, check_adjoint: bool) -> None:
         self.func, self.calls, self._method = func, 0, method
         self._check_adjoint = check_adjoint
+        self._last: tuple[float, Tensor, Tensor] | None = None
+        self._pair_time = math.nan
+        self.steps, self.stiff_steps = 0, torch.zeros(1, dtype=torch.long)
         self.own_error: AssertionError | None = None  # raised by f, not by torchdiffeq
         self._message: str | None = None  # of torchdiffeq, when it gave up
         self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=16)  # a step of dopri8 has 14 stages
@@ -192,6 +197,7 @@ class _WatchedField:
             self.own_error = error
             raise
         self._recent.append((t.detach(), dx.detach()))
+        self._measure_stiffness(t.item(), x.detach(), dx.detach())
         return dx
 
     def __getattr__(self, name: str) -> Callable[..., None]:
@@ -208,6 +214,23 @@ class _WatchedField:
         if callback is None:
             raise AttributeError(name)
         return callback
+
+    @torch.no_grad()
+    def _measure_stiffness(self, t: float, x: Tensor, dx: Tensor) -> None:
+        """Compare two stages at one time, as a step of most methods has them. The last such time is a step away."""
+        last, self._last = self._last, (t, x, dx)
+        if last is None or last[0] != t or last[1].shape != x.shape:
+            return
+        h, self._pair_time = abs(t - self._pair_time), t
+        apart, size = (v.norm() for v in (x - last[1], x))
+        growth = relative_change((dx - last[2])[None], (x - last[1])[None])
+        known = apart > 100 * torch.finfo(x.dtype).eps * size
+        self.steps, self.stiff_steps = self.steps + 1, self.stiff_steps + (known & (h * growth > BOUND)).long().cpu()
+
+    def warn_if_stiff(self, has_gradient: bool) -> None:
+        """Warn if stability bounded many steps."""
+        if bool(are_stiff(self.stiff_steps, torch.as_tensor(self.steps)).any()):
+            warn_of_stiff_steps(int(self.stiff_steps.sum()), self.steps, "of the batch", has_gradient)
 
     def _checked_rate(self, t: Tensor, x: Tensor) -> Tensor:
         """dx/dt at the first call, or a ValueError if the continuous adjoint would drop a gradient."""

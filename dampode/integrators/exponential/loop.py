@@ -75,6 +75,7 @@ class ExponentialLoop(AdaptiveLoop):
         tried = accepted = self._try_step(self.splitting, self._state, h, self.axis, self.tol)
         n_ok, n_finite, n_stuck, n_running = tried.counts.tolist()  # the only value that a step reads
         self.attempted, self.accepted = self.attempted + self.active, self.accepted + (tried.ok & self.active)
+        self.stiff_steps = self.stiff_steps + (tried.stiff & self.active)
         if n_ok and n_finite < len(h) and torch.is_grad_enabled():
             # A value that is not finite gives NaN gradients even where `where` drops it. Repeat the step without it.
             self.calls.active = (self.active & ~tried.finite).reshape(-1)

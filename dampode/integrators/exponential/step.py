@@ -10,9 +10,14 @@ from dampode.integrators.exponential.error_estimate import change_of_curve, erro
 from dampode.integrators.exponential_rk import KrogstadStep, krogstad_step
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import MIN_LOG_RATIO, Tolerance, log_error_ratio, step_factor
+from dampode.integrators.stiff_steps import BOUND, relative_change
 from dampode.integrators.time_axis import TimeAxis
 
 __all__ = ["SampleState", "StepFunction", "TriedStep", "initial_state", "try_step"]
+
+
+SMALL_RATIO = 0.01
+"""Where the error is a smaller part of the tolerance, the stages differ by rounding and say nothing about stiffness."""
 
 
 class SampleState(NamedTuple):
@@ -49,6 +54,8 @@ class TriedStep(NamedTuple):
     """Whether the error is a finite number."""
     stuck: Tensor
     """Whether the step is rejected and no shorter one would advance t, or λ is negative or NaN at x⁺."""
+    stiff: Tensor
+    """Whether the step is accepted, and stability and not accuracy bounded its length."""
     running: Tensor
     """Whether the last time is not reached yet."""
     counts: Tensor
@@ -98,6 +105,8 @@ def try_step(splitting: Splitting, state: SampleState, h: Tensor, axis: TimeAxis
         ratio = tol.ratio(error, torch.maximum(state.x.abs(), step.x.abs()))
         ok, finite = ratio <= 1, ratio < torch.inf
         log_ratio = log_error_ratio(ratio)
+        growth = relative_change(n5 - step.n4, step.x - step.u4).reshape(h.shape)
+        stiff = ok & (h * growth > BOUND) & (ratio > SMALL_RATIO)
         next_h = h * step_factor(log_ratio, ok, state.last_log_ratio)
         stuck = (next_h <= axis.shortest_step(state.tau)) > ok
         if after is not splitting:
@@ -107,4 +116,4 @@ def try_step(splitting: Splitting, state: SampleState, h: Tensor, axis: TimeAxis
         counts = torch.stack((ok, finite, stuck, running)).flatten(1).sum(1)
         last_h, last_log_ratio = length.clamp(min=torch.finfo(dtype).tiny), log_ratio.clamp_(min=MIN_LOG_RATIO)
     moved = SampleState(step.x, n1, tau, step.curve, last_h, last_log_ratio)
-    return TriedStep(step, after, moved, signed, next_h, ok, finite, stuck, running, counts)
+    return TriedStep(step, after, moved, signed, next_h, ok, finite, stuck, stiff, running, counts)

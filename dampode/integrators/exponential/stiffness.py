@@ -7,12 +7,9 @@ from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.solution import Solution
+from dampode.integrators.stiff_steps import StiffnessWarning
 
-__all__ = ["StiffnessWarning", "field_to_damping_ratio", "warn_if_stiff"]
-
-
-class StiffnessWarning(UserWarning):
-    """The stiffness of ρ f kept the steps of a solve short. No explicit method avoids this."""
+__all__ = ["field_to_damping_ratio", "warn_if_stiff"]
 
 
 @torch.no_grad()
@@ -60,10 +57,15 @@ def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> None:
             "the stiffness of f, not λ, keeps explicit steps short: the measured ρ|J|/λ of sample "
             f"{worst} is {ratio[worst].item():.2g}, so ρ f is about as stiff as the damping; "
             f"{int(solution.accepted[worst])} steps were taken over λ|t1 − t0| = {damped[worst].item():.3g}, and their "
-            "errors may add up beyond the tolerance; use KenCarp4, ρ = 1 or a smaller λ",
+            f"errors may add up beyond the tolerance; use KenCarp4{_other_remedies(func, x)}",
             StiffnessWarning,
             stacklevel=4,
         )
+
+
+def _other_remedies(func: DampedODEFunc, x: Tensor) -> str:
+    """What else helps if ρ grows with λ. With ρ = 1 f itself is stiff, whatever λ."""
+    return "" if func.weight(func.lam(x), x) == 1.0 else ", ρ = 1 or a smaller λ"
 
 
 def _norm(x: Tensor) -> Tensor:
