@@ -2,10 +2,8 @@
 
 import math
 import warnings
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,11 +12,9 @@ from torch import Tensor
 
 from dampode._checks import require_instance, require_positive
 from dampode.dynamics import DampedODEFunc
-from dampode.fields import Autonomous
 from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
-from dampode.integrators.recompute import OutsideTensors
-from dampode.integrators.solution import Solution, Status, solution_of_batch
-from dampode.integrators.stiff_steps import BOUND, are_stiff, relative_change, warn_of_stiff_steps
+from dampode.integrators.solution import Solution, solution_of_batch
+from dampode.integrators.torchdiffeq_field import WatchedField
 
 __all__ = ["TorchDiffEq"]
 
@@ -27,19 +23,6 @@ _FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "impli
 
 _OPTIONS = {"explicit_adams": {"max_order": 4}}
 """Our defaults. torchdiffeq's default order 12 makes its Adams-Bashforth method unstable at nearly any step."""
-
-_CALLBACKS = tuple(
-    f"callback_{event}{end}" for event in ("step", "accept_step", "reject_step") for end in ("", "_adjoint")
-)
-"""Methods that torchdiffeq looks for in the vector field and calls with (t, x, dt)."""
-
-_STATUS = {
-    "underflow in dt": Status.STEP_UNDERFLOW,
-    "max_num_steps": Status.MAX_STEPS,
-    "non-finite values": Status.NOT_FINITE,
-    "stopped": Status.STEP_UNDERFLOW,
-}
-"""The status for each message of torchdiffeq, by a part of the message."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +99,7 @@ class TorchDiffEq(Integrator):
 
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
         """The states at strictly monotonic ``times`` (T,): (T, N, *S), x first."""
-        field = _WatchedField(func, self.method, self.adjoint and torch.is_grad_enabled())
+        field = WatchedField(func, self.method, self.adjoint and torch.is_grad_enabled())
         xs = self._integrated(field, x, times)
         if not bool(torch.isfinite(xs).all()):
             raise field.failure(self.method, "the state is not finite")
@@ -124,7 +107,7 @@ class TorchDiffEq(Integrator):
 
     def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
         """The states with the calls of f and a status per sample. If torchdiffeq gives up, all samples fail at t[0]."""
-        field = _WatchedField(func, self.method, self.adjoint and torch.is_grad_enabled())
+        field = WatchedField(func, self.method, self.adjoint and torch.is_grad_enabled())
         try:
             xs = self._integrated(field, x, times)
         except IntegrationError:
@@ -140,7 +123,7 @@ class TorchDiffEq(Integrator):
         """The norm among the options, None if there is none."""
         return (self.options or {}).get("norm")
 
-    def _integrated(self, field: "_WatchedField", x: Tensor, times: Tensor) -> Tensor:
+    def _integrated(self, field: WatchedField, x: Tensor, times: Tensor) -> Tensor:
         """The states from torchdiffeq, (T, N, *S), or an IntegrationError if it gives up."""
         if self.method not in _FIXED:
             require_single(x)
@@ -173,117 +156,6 @@ class TorchDiffEq(Integrator):
         if len(xs) < len(times):  # SciPy's solvers leave out what they did not reach
             raise field.failure(self.method, f"stopped after {len(xs)} of {len(times)} times")
         return xs
-
-
-class _WatchedField:
-    """The vector field as torchdiffeq calls it. It counts calls, and remembers what explains a failure."""
-
-    def __init__(self, func: DampedODEFunc, method: str, check_adjoint: bool) -> None:
-        self.func, self.calls, self._method = func, 0, method
-        self._check_adjoint = check_adjoint
-        self._last: tuple[float, Tensor, Tensor] | None = None
-        self._pair_time = math.nan
-        self.steps, self.stiff_steps = 0, torch.zeros(1, dtype=torch.long)
-        self.own_error: AssertionError | None = None  # raised by f, not by torchdiffeq
-        self._message: str | None = None  # of torchdiffeq, when it gave up
-        self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=16)  # a step of dopri8 has 14 stages
-
-    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
-        """dx/dt."""
-        self.calls += 1
-        try:
-            dx = self._checked_rate(t, x) if self._check_adjoint else self.func(t, x)
-        except AssertionError as error:
-            self.own_error = error
-            raise
-        self._recent.append((t.detach(), dx.detach()))
-        self._measure_stiffness(t.item(), x.detach(), dx.detach())
-        return dx
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        """A callback of the user for torchdiffeq, and a watch over the steps of the adjoint."""
-        if name not in _CALLBACKS:
-            raise AttributeError(name)
-        f = self.func.f
-        owners = (self.func, f, f.f) if isinstance(f, Autonomous) else (self.func, f)
-        callback: Callable[..., None] | None = next(
-            (found for owner in owners if (found := getattr(owner, name, None)) is not None), None
-        )
-        if name == "callback_step_adjoint" and self._method != "scipy_solver":  # which knows no callbacks
-            return partial(_watch_adjoint, callback)
-        if callback is None:
-            raise AttributeError(name)
-        return callback
-
-    @torch.no_grad()
-    def _measure_stiffness(self, t: float, x: Tensor, dx: Tensor) -> None:
-        """Compare two stages at one time, as a step of most methods has them. The last such time is a step away."""
-        last, self._last = self._last, (t, x, dx)
-        if last is None or last[0] != t or last[1].shape != x.shape:
-            return
-        h, self._pair_time = abs(t - self._pair_time), t
-        apart, size = (v.norm() for v in (x - last[1], x))
-        growth = relative_change((dx - last[2])[None], (x - last[1])[None])
-        known = apart > 100 * torch.finfo(x.dtype).eps * size
-        self.steps, self.stiff_steps = self.steps + 1, self.stiff_steps + (known & (h * growth > BOUND)).long().cpu()
-
-    def warn_if_stiff(self, has_gradient: bool) -> None:
-        """Warn if stability bounded many steps."""
-        if bool(are_stiff(self.stiff_steps, torch.as_tensor(self.steps)).any()):
-            warn_of_stiff_steps(int(self.stiff_steps.sum()), self.steps, "of the batch", has_gradient)
-
-    def _checked_rate(self, t: Tensor, x: Tensor) -> Tensor:
-        """dx/dt at the first call, or a ValueError if the continuous adjoint would drop a gradient."""
-        self._check_adjoint = False
-        with torch.enable_grad():
-            dx: Tensor = self.func(t, x.detach())
-        outside = OutsideTensors((dx,), self.func.parameters())
-        dx = dx.detach()
-        outside.require_none("adjoint=True")
-        return dx
-
-    def failure(self, method: str, message: str) -> IntegrationError:
-        """The error of a solve, from the last values of the vector field and the message of torchdiffeq."""
-        self._message, bad = message, self._first_nonfinite()
-        if bad is None:
-            return IntegrationError(
-                f"torchdiffeq's {method} could not continue ({message}); the problem is stiff or diverges: loosen rtol "
-                "and atol, or use an exponential integrator, which takes damping exactly"
-            )
-        t, samples = bad
-        return IntegrationError(
-            f"the vector field gave NaN or infinity at t = {t:g} in {len(samples)} samples of the batch, the first at "
-            f"index {samples[0]}; check the input and f there"
-        )
-
-    def status(self, x: Tensor) -> Status | None:
-        """The status of a solve from x that torchdiffeq gave up; None if it did not, or refused the options."""
-        if self._message is None:
-            return None
-        if not bool(torch.isfinite(x).all()) or self._first_nonfinite() is not None:
-            return Status.NOT_FINITE
-        return next((status for words, status in _STATUS.items() if words in self._message), None)
-
-    def _first_nonfinite(self) -> tuple[float, list[int]] | None:
-        """The time and the samples of the first of the recent values that is not finite; None if all are finite."""
-        for t, dx in self._recent:
-            bad = ~torch.isfinite(dx.reshape(len(dx), -1)).all(1)
-            if bool(bad.any()):
-                return t.item(), torch.nonzero(bad).flatten().tolist()
-        return None
-
-
-def _watch_adjoint(callback: Callable[..., None] | None, t: Tensor, state: tuple[Tensor, ...], dt: Tensor) -> None:
-    """Raise in words where torchdiffeq would assert in a backward pass. Else call the user's callback, if any."""
-    lost = not all(bool(torch.isfinite(part).all()) for part in state)
-    if lost or bool(t + dt == t):
-        raise IntegrationError(
-            f"adjoint=True re-integrates the state backwards, got {'NaN or infinity' if lost else 'a step of length 0'}"
-            f" at t = {float(t):g} of the backward pass, where errors grow; use adjoint=False, or an integrator with "
-            "recompute="
-        )
-    if callback is not None:
-        callback(t, state, dt)
 
 
 def _require_adjoint(func: DampedODEFunc, x: Tensor, times: Tensor) -> None:
