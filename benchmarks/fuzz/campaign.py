@@ -10,7 +10,7 @@ from benchmarks.fuzz.solves import solve_call
 
 __all__ = ["KNOWN", "QUICK_CALLS", "QUICK_LIMIT", "call_of", "fuzz"]
 
-QUICK_CALLS, QUICK_LIMIT = 150, 0.3
+QUICK_CALLS, QUICK_LIMIT = 150, 0.2
 
 KNOWN = (
     "bad input passes: coupled samples",

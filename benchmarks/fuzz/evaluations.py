@@ -148,7 +148,8 @@ def _settings(r: random.Random, mutated: bool) -> dict[str, Any]:
 
 def _attack_makers(r: random.Random, mutated: bool) -> dict[str, Callable[[], Any]]:
     """One or two attacks by name, made within the call, since their settings may be refused."""
-    alpha, steps = r.choice([0.01, 0.1]), r.choice([1, 3])
+    alpha: float = r.choice([0.01, 0.1])
+    steps: Any = r.choice([1, 3])
     keep: Any = r.choice(["strongest", "last", "first"])
     if mutated and r.random() < 0.3:
         alpha, steps = r.choice([(0.0, 2), (-0.1, 2), (2.0, 2), (float("nan"), 2), (0.1, 0), (0.1, 1.5), (0.1, True)])

@@ -29,7 +29,7 @@ def load_call(seed: int) -> Call:
     axes = r.choice(["NHWC", "NCHW", "NHW"])
     floating = r.random() < 0.5
     truth = _images(rng, axes, floating)
-    layout = r.choice([None, None, axes if axes != "NHW" else None, "NHWC", "NCHW", "HWCN"])
+    layout: Any = r.choice([None, None, axes if axes != "NHW" else None, "NHWC", "NCHW", "HWCN"])
     names = r.sample(sorted(MUTATIONS), r.choice([0, 1, 1, 2]))
     words = f"{axes}, {'floating' if floating else 'uint8'}, layout={layout}, mutations: {names}"
 
@@ -93,7 +93,7 @@ def _with_nan(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def _one_hot(y: NDArray[Any]) -> NDArray[Any]:
-    return np.eye(300)[np.clip(y.astype(float), 0, 299).astype(int).ravel()]
+    return np.asarray(np.eye(300)[np.clip(y.astype(float), 0, 299).astype(int).ravel()])
 
 
 def _objects(x: NDArray[Any]) -> NDArray[Any]:
