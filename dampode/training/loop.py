@@ -106,8 +106,8 @@ def fit(
         run = Run(model, data, recipe, execution, seed, layout, together)
         if resume and file is not None and is_there(file):
             state = load_checkpoint(file)
-            require_architecture(model, state["architecture"], file)
             _require_settings(file, state, settings, recipe)
+            require_architecture(model, state["architecture"], file)
             run.load(state)
 
         def save() -> None:
