@@ -113,6 +113,11 @@ def _require(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator)
         raise TypeError(f"t must be floating, got dtype {t.dtype}; convert it with t.double()")
     if t.ndim != 1 or len(t) < 2:
         raise ValueError(f"t must be (T,) with at least two times, got shape {tuple(t.shape)}")
+    if x0.is_meta or t.is_meta:
+        raise ValueError(
+            "a solve reads values, got a tensor on the meta device, which has none; move x0 and t to a device, or call "
+            "a DampedBlock with a fixed step, which reads none"
+        )
     if torch.compiler.is_compiling():
         return
     if not bool(torch.isfinite(t).all()):

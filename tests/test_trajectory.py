@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from dampode import DampedODEFunc, odeint, solve
+from dampode import DampedBlock, DampedODEFunc, odeint, solve
 from dampode.damping import Constant
 from dampode.integrators import (
     AdaptiveExponential,
@@ -270,3 +270,12 @@ def test_one_system_is_no_batch_of_numbers(integrator):
     x = torch.tensor([0.5, 1.0, 2.0])
     alone = odeint(DampedODEFunc(torch.sin, Constant(1.0)), x[:, None], t, integrator)[..., 0]
     torch.testing.assert_close(odeint(DampedODEFunc(torch.sin, Constant(1.0)), x, t, integrator), alone)
+
+
+@pytest.mark.parametrize("integrator", [AdaptiveExponential(), TorchDiffEq("dopri5"), ExponentialEuler(2, recompute=1)])
+def test_meta_tensors_are_refused(integrator):
+    x = torch.randn(2, 3, device="meta")
+    func = DampedODEFunc(torch.tanh, Constant(1.0))
+    with pytest.raises(ValueError, match="a solve reads values, got a tensor on the meta device"):
+        odeint(func, x, torch.tensor([0.0, 1.0]), integrator)
+    assert DampedBlock(torch.tanh, integrator=ExponentialEuler(2, recompute=1))(x).is_meta

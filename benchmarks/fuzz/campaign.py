@@ -8,20 +8,9 @@ from benchmarks.fuzz.files import load_call
 from benchmarks.fuzz.oracle import Call, Verdict, judged
 from benchmarks.fuzz.solves import solve_call
 
-__all__ = ["KNOWN", "QUICK_CALLS", "QUICK_LIMIT", "call_of", "fuzz"]
+__all__ = ["QUICK_CALLS", "QUICK_LIMIT", "call_of", "fuzz"]
 
 QUICK_CALLS, QUICK_LIMIT = 150, 0.2
-
-KNOWN = (
-    "bad input passes: coupled samples",
-    "bad input passes: random values",
-    "unworded RuntimeError: Tensor.item() cannot be called on meta tensors",
-    "unworded RuntimeError: unknown device type for autocast",
-    "unworded RuntimeError: Inference tensors cannot be saved for backward",
-    "unworded RuntimeError: The differentiated Tensor at index # appears to not have been used",
-    "unworded TypeError: Module.modules() missing",
-)
-"""How the causes of the faults begin that are known and not yet fixed. A fix removes its entry."""
 
 
 def call_of(seed: int) -> tuple[str, Call]:

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -153,15 +153,15 @@ class _Conditions:
         self._devices = [device] if device.type == "cuda" else []
         self._cpu = torch.get_rng_state()
         self._cuda = [torch.cuda.get_rng_state(d) for d in self._devices]
-        self._type = device.type
-        self._autocast = torch.is_autocast_enabled(device.type)
-        self._dtype = torch.get_autocast_dtype(device.type)
+        self._autocast: AbstractContextManager[object] = nullcontext()
+        if torch.amp.is_autocast_available(device.type):
+            dtype, enabled = torch.get_autocast_dtype(device.type), torch.is_autocast_enabled(device.type)
+            self._autocast = torch.autocast(device.type, dtype, enabled=enabled)
 
     @contextmanager
     def restored(self) -> Iterator[None]:
         """A context with the same conditions, with gradients on."""
-        autocast = torch.autocast(self._type, self._dtype, enabled=self._autocast)
-        with torch.enable_grad(), torch.random.fork_rng(self._devices), autocast:
+        with torch.enable_grad(), torch.random.fork_rng(self._devices), self._autocast:
             torch.set_rng_state(self._cpu)
             for device, state in zip(self._devices, self._cuda, strict=True):
                 torch.cuda.set_rng_state(state, device)

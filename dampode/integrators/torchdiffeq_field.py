@@ -40,6 +40,7 @@ class WatchedField:
         self._last: tuple[float, Tensor, Tensor] | None = None
         self._pair_time = math.nan
         self.steps, self.stiff_steps = 0, torch.zeros(1, dtype=torch.long)
+        self._first: tuple[Tensor, Tensor, Tensor] | None = None
         self.own_error: AssertionError | None = None  # raised by f, not by torchdiffeq
         self._message: str | None = None  # of torchdiffeq, when it gave up
         self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=16)  # a step of dopri8 has 14 stages
@@ -52,6 +53,8 @@ class WatchedField:
         except AssertionError as error:
             self.own_error = error
             raise
+        if self._first is None:
+            self._first = t.detach(), x.detach(), dx.detach()
         self._recent.append((t.detach(), dx.detach()))
         self._measure_stiffness(t.item(), x.detach(), dx.detach())
         return dx
@@ -82,6 +85,23 @@ class WatchedField:
         growth = relative_change((dx - last[2])[None], (x - last[1])[None])
         known = apart > 100 * torch.finfo(x.dtype).eps * size
         self.steps, self.stiff_steps = self.steps + 1, self.stiff_steps + (known & (h * growth > BOUND)).long().cpu()
+
+    def require_repeatable(self) -> None:
+        """Raise if f gives other values when called again where it was called first. This takes one call."""
+        if self._first is None:
+            return
+        t, x, before = self._first
+        self.calls += 1
+        with torch.no_grad():
+            again = self.func(t, x)
+            finite = torch.isfinite(before)
+            limit = 100 * torch.finfo(x.dtype).eps * torch.where(finite, before, 0.0).abs().max()
+            if bool((finite & ~((again - before).abs() <= limit)).any()):
+                raise ValueError(
+                    "a tolerance needs an f without randomness, such as dropout or noise, got an f that gives other "
+                    f"values when called again at t = {t.item():g} and the same state; call .eval() on it, draw the "
+                    "noise before the solve, or take a fixed step"
+                )
 
     def warn_if_stiff(self, has_gradient: bool) -> None:
         """Warn if stability bounded many steps."""

@@ -144,7 +144,11 @@ class TorchDiffEq(Integrator):
         except AssertionError as error:
             if error is field.own_error:
                 raise
+            if self.method not in _FIXED:
+                field.require_repeatable()
             raise field.failure(self.method, str(error)) from None
+        if self.method not in _FIXED:
+            field.require_repeatable()
         wanted = torch.is_grad_enabled() and any(p.requires_grad for p in (x, *field.func.parameters()))
         if self.method == "scipy_solver" and wanted and not xs.requires_grad:
             warnings.warn(

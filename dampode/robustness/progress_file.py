@@ -44,7 +44,7 @@ def _read(path: Path, identity: str) -> dict[str, Values]:
         found, finished = content["identity"], dict(content["finished"])
         if content["checksum"] != checksum(finished):
             raise ValueError("its checksum does not fit")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} must be a partial measurement; it is damaged or of another kind ({error})") from None
     if found != identity:
         raise ValueError(

@@ -168,7 +168,7 @@ class Report:
             if passed is not report.passed:
                 raise ValueError(f"passed {passed}, {report.passed} by its sanity checks")
             return report
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"the text must be JSON of Report.to_json; it is damaged or of another kind ({error})"
             ) from None

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dampode import DampedODEFunc, solve
+from dampode import DampedODEFunc, odeint, solve
 from dampode.damping import Constant, Damping, Gated
 from dampode.fields import VectorField
-from dampode.integrators import AdaptiveExponential, KenCarp4, Status
+from dampode.integrators import AdaptiveExponential, KenCarp4, Status, TorchDiffEq
 
 integrators = pytest.mark.parametrize(
     "integrator",
@@ -159,3 +159,11 @@ def test_it_costs_two_calls_of_a_usual_solve():
     steps = int((s.accepted + s.rejected).max())
     assert 2 < steps < 32
     assert len(calls) == 2 + 4 * steps + 2  # the start, the length of the first step, the steps, the probes
+
+
+@pytest.mark.parametrize("method", ["dopri5", "dopri8", "bosh3"])
+def test_torchdiffeq_to_a_tolerance_refuses_random_fields(method):
+    func = DampedODEFunc(lambda x: F.dropout(-x, 0.5, training=True), Constant(0.1))
+    for ask in (solve, odeint):
+        with pytest.raises(ValueError, match="a tolerance needs an f without randomness"):
+            ask(func, torch.ones(6, 4), torch.tensor([0.0, 1.0]), TorchDiffEq(method))
