@@ -22,6 +22,9 @@ _CALLBACKS = tuple(
 )
 """Methods that torchdiffeq looks for in the vector field and calls with (t, x, dt)."""
 
+_PROBE = 64
+"""The call after which f is probed for randomness, as well as at the end of a solve."""
+
 _STATUS = {
     "underflow in dt": Status.STEP_UNDERFLOW,
     "max_num_steps": Status.MAX_STEPS,
@@ -34,9 +37,9 @@ _STATUS = {
 class WatchedField:
     """The vector field as torchdiffeq calls it. It counts calls, and remembers what explains a failure."""
 
-    def __init__(self, func: DampedODEFunc, method: str, check_adjoint: bool) -> None:
+    def __init__(self, func: DampedODEFunc, method: str, check_adjoint: bool, check_random: bool) -> None:
         self.func, self.calls, self._method = func, 0, method
-        self._check_adjoint = check_adjoint
+        self._check_adjoint, self._check_random = check_adjoint, check_random
         self._last: tuple[float, Tensor, Tensor] | None = None
         self._pair_time = math.nan
         self.steps, self.stiff_steps = 0, torch.zeros(1, dtype=torch.long)
@@ -56,6 +59,8 @@ class WatchedField:
         if self._first is None:
             self._first = t.detach(), x.detach(), dx.detach()
         self._recent.append((t.detach(), dx.detach()))
+        if self.calls == _PROBE:  # a solve of a random field may never end
+            self.require_repeatable()
         self._measure_stiffness(t.item(), x.detach(), dx.detach())
         return dx
 
@@ -87,8 +92,11 @@ class WatchedField:
         self.steps, self.stiff_steps = self.steps + 1, self.stiff_steps + (known & (h * growth > BOUND)).long().cpu()
 
     def require_repeatable(self) -> None:
-        """Raise if f gives other values when called again where it was called first. This takes one call."""
-        if self._first is None:
+        """Raise if f gives other values when called again where it was called first. This takes one call.
+
+        Methods with a fixed step take random fields.
+        """
+        if self._first is None or not self._check_random:
             return
         t, x, before = self._first
         self.calls += 1

@@ -99,7 +99,7 @@ class TorchDiffEq(Integrator):
 
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
         """The states at strictly monotonic ``times`` (T,): (T, N, *S), x first."""
-        field = WatchedField(func, self.method, self.adjoint and torch.is_grad_enabled())
+        field = self._watched(func)
         xs = self._integrated(field, x, times)
         if not bool(torch.isfinite(xs).all()):
             raise field.failure(self.method, "the state is not finite")
@@ -107,7 +107,7 @@ class TorchDiffEq(Integrator):
 
     def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
         """The states with the calls of f and a status per sample. If torchdiffeq gives up, all samples fail at t[0]."""
-        field = WatchedField(func, self.method, self.adjoint and torch.is_grad_enabled())
+        field = self._watched(func)
         try:
             xs = self._integrated(field, x, times)
         except IntegrationError:
@@ -117,6 +117,10 @@ class TorchDiffEq(Integrator):
             xs = torch.cat((x[None], x.new_full((len(times) - 1, *x.shape), torch.nan)))
             return replace(solution_of_batch(times, xs, field.calls, -1), status=(status,) * len(x))
         return solution_of_batch(times, xs, field.calls, -1)
+
+    def _watched(self, func: DampedODEFunc) -> WatchedField:
+        """The vector field as torchdiffeq will call it."""
+        return WatchedField(func, self.method, self.adjoint and torch.is_grad_enabled(), self.method not in _FIXED)
 
     @property
     def _norm(self) -> object:
@@ -144,11 +148,9 @@ class TorchDiffEq(Integrator):
         except AssertionError as error:
             if error is field.own_error:
                 raise
-            if self.method not in _FIXED:
-                field.require_repeatable()
-            raise field.failure(self.method, str(error)) from None
-        if self.method not in _FIXED:
             field.require_repeatable()
+            raise field.failure(self.method, str(error)) from None
+        field.require_repeatable()
         wanted = torch.is_grad_enabled() and any(p.requires_grad for p in (x, *field.func.parameters()))
         if self.method == "scipy_solver" and wanted and not xs.requires_grad:
             warnings.warn(
