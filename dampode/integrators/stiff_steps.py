@@ -1,9 +1,12 @@
 """Steps of explicit methods that stability bounds and not accuracy: how they are measured, counted and reported."""
 
 import warnings
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Count = TypeVar("Count", int, Tensor)
 
 __all__ = ["BOUND", "StiffnessWarning", "are_stiff", "relative_change", "warn_of_stiff_steps"]
 
@@ -35,7 +38,7 @@ def relative_change(rates: Tensor, states: Tensor) -> Tensor:
     return ratio
 
 
-def are_stiff(stiff_steps: Tensor, steps: Tensor) -> Tensor:
+def are_stiff(stiff_steps: Count, steps: Count) -> Count:
     """Whether f is stiff, from the number of steps that stability bounds: at least 50, and a tenth of all steps."""
     return (stiff_steps >= 50) & (10 * stiff_steps >= steps)
 

@@ -42,7 +42,7 @@ class WatchedField:
         self._check_adjoint, self._check_random = check_adjoint, check_random
         self._last: tuple[float, Tensor, Tensor] | None = None
         self._pair_time = math.nan
-        self.steps, self.stiff_steps = 0, torch.zeros(1, dtype=torch.long)
+        self.steps, self.stiff_steps = 0, 0
         self._first: tuple[Tensor, Tensor, Tensor] | None = None
         self.own_error: AssertionError | None = None  # raised by f, not by torchdiffeq
         self._message: str | None = None  # of torchdiffeq, when it gave up
@@ -89,7 +89,7 @@ class WatchedField:
         apart, size = (v.norm() for v in (x - last[1], x))
         growth = relative_change((dx - last[2])[None], (x - last[1])[None])
         known = apart > 100 * torch.finfo(x.dtype).eps * size
-        self.steps, self.stiff_steps = self.steps + 1, self.stiff_steps + (known & (h * growth > BOUND)).long().cpu()
+        self.steps, self.stiff_steps = self.steps + 1, self.stiff_steps + int(known & (h * growth > BOUND))
 
     def require_repeatable(self) -> None:
         """Raise if f gives other values when called again where it was called first. This takes one call.
@@ -113,8 +113,8 @@ class WatchedField:
 
     def warn_if_stiff(self, has_gradient: bool) -> None:
         """Warn if stability bounded many steps."""
-        if bool(are_stiff(self.stiff_steps, torch.as_tensor(self.steps)).any()):
-            warn_of_stiff_steps(int(self.stiff_steps.sum()), self.steps, "of the batch", has_gradient)
+        if are_stiff(self.stiff_steps, self.steps):
+            warn_of_stiff_steps(self.stiff_steps, self.steps, "of the batch", has_gradient)
 
     def _checked_rate(self, t: Tensor, x: Tensor) -> Tensor:
         """dx/dt at the first call, or a ValueError if the continuous adjoint would drop a gradient."""

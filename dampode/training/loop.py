@@ -35,7 +35,7 @@ def fit(
     seed: int = 0,
     checkpoint: str | Path | None = None,
     resume: bool = False,
-    identity: Mapping[str, str | int | float] | None = None,
+    identity: Mapping[str, object] | None = None,
     label: str = "training",
     execution: Execution = Execution(),
     checkpoint_every: int | None = None,
@@ -67,8 +67,8 @@ def fit(
         checkpoint: the file that every epoch overwrites.
         resume: whether to continue from the checkpoint if the file exists.
             The recipe may then have other epochs and milestones, if the epochs done keep their learning rates.
-        identity: anything else that defines this run, such as the model's depth and range of λ. A checkpoint with
-            another identity, recipe, execution, seed, data, device, frozen parameters or
+        identity: anything else that defines this run, such as the model's depth and range of λ: strings, numbers, lists
+            and nested mappings of them. A checkpoint with another identity, recipe, execution, seed, data, device, frozen parameters or
             `dampode.models.architecture` is refused.
         label: name on the progress bar.
         execution: precision, compilation, memory layout.
@@ -85,7 +85,7 @@ def fit(
             lambda); a setting does not fit the device, the processes or `accelerate launch`; a setting about a file has
             no path.
         TypeError: model, data, recipe or execution is of another type, seed or checkpoint_every is not an int, or the
-            identity holds a value that is neither string nor number.
+            identity holds a value of another type.
         ImportError: TensorBoard is asked for and not installed.
         OSError: a file cannot be written, or another run is writing it.
     """

@@ -1,6 +1,5 @@
 """One job from nothing to its result file: train, measure, write. What exists already is not computed again."""
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -121,7 +120,7 @@ def trained(job: Job, images: ImageData, out: Path, execution: Execution) -> tup
         seed=seed,
         checkpoint=checkpoint(job, out),
         resume=True,
-        identity={"job": json.dumps(job.config, sort_keys=True)},
+        identity={"job": job.config},
         label=job.stem,
         execution=execution,
     )

@@ -133,5 +133,5 @@ def landscapes(model: nn.Module, images: ImageData) -> list[dict[str, Any]]:
     noise, found = DrawnNoise(pixels(images.x_test)), []
     for kind, index in FIGURE_2_IMAGES:
         x, y = noise.block(f"{kind}_noise", 1, 0)[index : index + 1], images.y_test[index : index + 1]
-        found.append(json.loads(landscape(model, x, y, along=LANDSCAPE_AXIS, across=LANDSCAPE_AXIS).to_json()))
+        found.append(json.loads(landscape(model.eval(), x, y, along=LANDSCAPE_AXIS, across=LANDSCAPE_AXIS).to_json()))
     return found
