@@ -68,8 +68,8 @@ def fit(
         resume: whether to continue from the checkpoint if the file exists.
             The recipe may then have other epochs and milestones, if the epochs done keep their learning rates.
         identity: anything else that defines this run, such as the model's depth and range of λ: strings, numbers, lists
-            and nested mappings of them. A checkpoint with another identity, recipe, execution, seed, data, device, frozen parameters or
-            `dampode.models.architecture` is refused.
+            and nested mappings of them. A checkpoint with another identity, recipe, execution, seed, data, device,
+            frozen parameters or `dampode.models.architecture` is refused.
         label: name on the progress bar.
         execution: precision, compilation, memory layout.
         checkpoint_every: steps between checkpoints within an epoch; None for none.
