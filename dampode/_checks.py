@@ -12,6 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 __all__ = [
     "as_seed",
+    "has_autocast",
     "in_train_mode",
     "name_of",
     "require_broadcast",
@@ -153,6 +154,12 @@ def require_logits(z: Any, n: int, classes: int) -> None:
         raise ValueError(f"the model must have a logit for each class, got {z.shape[1]} for data of {classes} classes")
 
 
+def has_autocast(x: Tensor) -> bool:
+    """Whether autocast is on for x's device. Some devices, such as meta, have none."""
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 def require_field_value(x: Tensor, fx: Any) -> None:
     """Raise unless f(x, t) has x's shape, device and, outside autocast, dtype. Reads no values."""
     if not isinstance(fx, Tensor):
@@ -169,9 +176,7 @@ def require_field_value(x: Tensor, fx: Any) -> None:
             f"f must keep the state's dtype: x is {x.dtype}, f(t, x) is {fx.dtype}; return torch.view_as_real of it, "
             "for a state whose last dimension holds real and imaginary part"
         )
-    kind = x.device.type
-    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    if fx.dtype != x.dtype and not autocast:
+    if fx.dtype != x.dtype and not has_autocast(x):
         raise TypeError(f"f must keep the state's dtype: x is {x.dtype}, f(t, x) is {fx.dtype}; convert one with .to")
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dampode._checks import (
+    has_autocast,
     name_of,
     require_broadcast,
     require_field_value,
@@ -153,8 +154,7 @@ def _without_cache(x: Tensor) -> AbstractContextManager[object]:
     The cache keeps one half-precision copy of each weight for a whole solve. The gradients of all steps would be summed
     in half precision, which loses half of the sum over 1,000 steps.
     """
-    kind = x.device.type
-    wanted = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    if not wanted or not torch.is_autocast_cache_enabled():
+    if not has_autocast(x) or not torch.is_autocast_cache_enabled():
         return nullcontext()
+    kind = x.device.type
     return torch.autocast(kind, torch.get_autocast_dtype(kind), cache_enabled=False)
