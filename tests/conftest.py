@@ -15,8 +15,13 @@ def dtype(request):
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _surroundings():
+    """The same random numbers and nothing compiled at the start of each test; no autocast left on at its end."""
     torch.manual_seed(0)
+    torch.compiler.reset()
+    yield
+    torch.autocast_increment_nesting()
+    assert torch.autocast_decrement_nesting() == 0
 
 
 def pytest_collection_modifyitems(items):

@@ -200,7 +200,6 @@ def test_steps_must_be_a_positive_int(integrator, steps):
 @pytest.mark.parametrize("gated", [False, True])
 @every_fixed_step
 def test_compiles_in_one_graph(integrator, gated):
-    torch.compiler.reset()
     block = small_block(type(integrator)(steps=2), gated)
     x = torch.randn(4, 3)
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")

@@ -1,5 +1,6 @@
 """Less memory for gradients: the backward pass recomputes the steps of a solve, one segment after another."""
 
+import gc
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -66,7 +67,7 @@ def recomputed(run: Callable[..., States], func: nn.Module, *states: Tensor) -> 
         return compiled
     trained = {name: p for name, p in func.named_parameters() if p.requires_grad}
     if not trained and not any(state.requires_grad for state in states):
-        return _without_graph(run(*states), states)
+        return _without_graph(run, states)
 
     def run_with(params: States, *states: Tensor) -> States:
         present = dict(func.named_parameters())
@@ -79,8 +80,9 @@ def recomputed(run: Callable[..., States], func: nn.Module, *states: Tensor) -> 
     return _recomputed(run_with, tuple(trained.values()), states)
 
 
-def _without_graph(outputs: States, states: States) -> States:
-    """The outputs of a segment whose known inputs want no gradient, or a ValueError if another tensor wants one."""
+def _without_graph(run: Callable[..., States], states: States) -> States:
+    """run(*states), whose known inputs want no gradient, or a ValueError if another tensor wants one."""
+    outputs = run(*states)
     outside = OutsideTensors(outputs, states)  # f may have made a state want a gradient
     outputs = tuple(out.detach() for out in outputs)
     outside.require_none("recompute=")
@@ -210,6 +212,8 @@ class OutsideTensors:
 
     def require_none(self, option: str) -> None:
         """Raise if there is any, in the name of the option that cannot reach it."""
+        if any(found() is not None for found in self._found):
+            gc.collect()  # a tensor in a reference cycle outlives its graph until then
         for found in self._found:
             tensor = found()
             if tensor is not None:

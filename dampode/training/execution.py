@@ -63,12 +63,17 @@ class Execution:
 
     @contextmanager
     def forward(self, device: torch.device) -> Iterator[None]:
-        """The context of a forward pass."""
+        """The context of a forward pass.
+
+        Autocast keeps its half-precision copies of the weights until the outermost autocast ends. Inside a caller's
+        autocast a pass would use the copies of an earlier step, so they are dropped first.
+        """
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
         # a CUDA graph must make its own copies of the weights
         autocast = torch.autocast(device.type, dtype, self.precision != "fp32", cache_enabled=not self.step_graph)
         # torch.compile gives up on a function at its 8th kind of input, and the blocks of three networks have more
         blocks = self.compile == "blocks"
+        torch.clear_autocast_cache()
         with autocast, torch._dynamo.config.patch(recompile_limit=100) if blocks else nullcontext():
             yield
 

@@ -102,6 +102,7 @@ def fit(
         if file is not None and together.is_main_process:
             stack.enter_context(only_writer(file))
         stack.enter_context(own_random(seed, data.x_train.device, together))
+        stack.enter_context(torch.autocast(data.x_train.device.type, enabled=False))  # a caller's would change backward
         layout = stack.enter_context(execution.layout(model, data.x_train.device))
         run = Run(model, data, recipe, execution, seed, layout, together)
         if resume and file is not None and is_there(file):

@@ -132,3 +132,21 @@ def test_complex_numbers_are_not_told_to_lose_a_part():
         DampedBlock(lambda x: 1j * x)(torch.ones(2, 3))
     with pytest.raises(TypeError, match="λ must be real"):
         Constant(torch.ones(2, dtype=torch.complex64))
+
+
+def test_a_field_that_differentiates_inside_while_torch_compile_is_at_work():
+    """Inside compiled code, Python keeps the arguments of a call until it returns, and a graph with them."""
+
+    def field(x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return -grad(torch.cos(x).sum(), x, create_graph=True)[0]
+
+    func, x = DampedODEFunc(field, Constant(1.0)), torch.ones(2, 3)
+
+    @torch.compiler.disable
+    def solve(x):
+        return Krogstad4(8, recompute=3)(func, x, 0.0, 1.0)
+
+    got = torch.compile(lambda x: solve(x) + 0, backend="eager")(x)
+    torch.testing.assert_close(got, Krogstad4(8)(func, x, 0.0, 1.0))

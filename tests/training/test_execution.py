@@ -63,6 +63,15 @@ def test_fp16_scales_its_loss_and_resumes(tmp_path):
     assert torch.equal(weights(resumed), weights(model))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_callers_autocast_changes_nothing(precision):
+    alone, inside = net(), net()
+    fit(alone, tiny(), Recipe(2, 8), execution=Execution(precision))
+    with torch.autocast("cpu", torch.bfloat16):
+        fit(inside, tiny(), Recipe(2, 8), execution=Execution(precision))
+    assert torch.equal(weights(alone), weights(inside))
+
+
 def test_layouts_give_the_same_step(digits):
     """One step; later ones drift apart as roundings grow. The model comes back contiguous."""
     stepped, few = [], digits.subset(train=32)

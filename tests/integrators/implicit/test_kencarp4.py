@@ -175,7 +175,6 @@ def test_batch_mates_do_not_influence_one_another():
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile looks at it
 @pytest.mark.slow
 def test_a_compiled_iteration_gives_the_same_states_and_gradients():
-    torch.compiler.reset()
     x, found = torch.randn(2, 3, dtype=torch.float64), []
     func = DampedODEFunc(Forced(3), Constant(50.0), one_plus)
     for compile in (False, True):
