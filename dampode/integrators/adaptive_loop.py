@@ -32,6 +32,7 @@ class AdaptiveLoop(ABC):
         tol: tolerance of a step.
         calls: counts the calls of f.
         per_sample: shape of values per sample; it broadcasts to the state as the subclass holds it.
+        device: of values per sample; None is x's.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class AdaptiveLoop(ABC):
         tol: Tolerance,
         calls: CallCounter,
         per_sample: tuple[int, ...],
+        device: torch.device | None = None,
     ) -> None:
         self.x0, self.times, self.tol, self.calls = x, times, tol, calls
-        self.axis = TimeAxis.of(times, x.device)
+        device = x.device if device is None else device
+        self.axis = TimeAxis.of(times, device)
         self.splitting = Splitting(func, x, calls)
-        self.tau = torch.zeros(per_sample, dtype=torch.float64, device=x.device)
+        self.tau = torch.zeros(per_sample, dtype=torch.float64, device=device)
         self.active = self.tau >= 0
         """The samples that have neither reached the last time nor failed."""
         counts = (torch.zeros_like(self.tau, dtype=torch.long) for _ in range(4))
@@ -114,7 +117,8 @@ class AdaptiveLoop(ABC):
         stiff = are_stiff(self.stiff_steps, self.accepted)
         self.fail(stiff & (self._status == _STATUSES.index(Status.MAX_STEPS)), Status.STIFF)
         self._warn_of(stiff & ~self.failed, xs.requires_grad)
-        accepted, attempted, tau = self.accepted.reshape(-1), self.attempted.reshape(-1), self.tau.reshape(-1)
+        values = (v.reshape(-1).to(self.x0.device) for v in (self.accepted, self.attempted, self.tau))
+        accepted, attempted, tau = values
         return Solution(
             t=self.times,
             x=xs,
@@ -122,7 +126,7 @@ class AdaptiveLoop(ABC):
             accepted=accepted,
             rejected=attempted - accepted,
             status=tuple(_STATUSES[s] for s in self._status.reshape(-1).tolist()),
-            reached=self.axis.time(tau, torch.float64),
+            reached=self.axis.time(self.tau.reshape(-1), torch.float64).to(self.x0.device),
         )
 
     def _warn_of(self, stiff: Tensor, has_gradient: bool) -> None:

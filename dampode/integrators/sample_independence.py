@@ -67,7 +67,7 @@ class IndependenceProbe:
         moved = self._random_half(first.x)
         t, x = torch.where(moved, last.t, first.t), torch.where(moved, last.x, first.x)
         x.requires_grad_(torch.is_grad_enabled())  # f may differentiate inside
-        self._calls.nfe += samples.reshape(-1)
+        self._calls.nfe += samples.reshape(-1).to(x.device)
         got = self._func.parts(t, x)
         expected = _mixed(moved, first, last)
         if bool(self._differ(got, expected, x).any()):
@@ -83,7 +83,7 @@ class IndependenceProbe:
         """Which samples differ by more than rounding and the tolerance in λ, ρ(λ) and f, (3, N)."""
         share = max(_SHARE * self._tol.rtol, _ROUNDING * torch.finfo(x.dtype).eps)
         size = share * _largest(torch.where(torch.isfinite(x), x, 0.0)) + _SHARE * self._tol.atol
-        slacks: tuple[float | Tensor, ...] = (0.0, 0.0, size / self._span.to(x.dtype))
+        slacks: tuple[float | Tensor, ...] = (0.0, 0.0, size / self._span.to(x))
         return torch.stack([_differs(a, b, x, share, slack) for a, b, slack in zip(got, expected, slacks, strict=True)])
 
     def _refuse(self, got: Parts, expected: Parts, again: Parts, x: Tensor) -> None:

@@ -1,0 +1,189 @@
+"""The loop of an exponential Adams solve: the host chooses the steps, the device takes them."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dampode.dynamics import DampedODEFunc
+from dampode.integrators.adaptive_loop import AdaptiveLoop
+from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.exponential.adams_output import InnerStates
+from dampode.integrators.exponential.adams_plan import PlannedStep, plan_step, sample_damping
+from dampode.integrators.exponential.adams_replay import AcceptedStep, replay
+from dampode.integrators.exponential.adams_step import History, StepFunction, TriedStep, first_history, moved_history
+from dampode.integrators.exponential.multistep_weights import Nodes
+from dampode.integrators.exponential.order_control import Decision, OrderControl, Report
+from dampode.integrators.solution import Status
+from dampode.integrators.splitting import Splitting
+from dampode.integrators.step_control import Tolerance
+
+__all__ = ["AdamsLoop"]
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+class AdamsLoop(AdaptiveLoop):
+    """One solve. Values per sample are (N,) and on the CPU, where the steps are chosen.
+
+    A sample that is done, or has failed, takes steps of length 0. These change nothing, to the last bit.
+
+    Args:
+        func: the damped vector field.
+        x: initial state, (N, *S).
+        times: strictly monotonic, (T,).
+        tol: tolerance of a step.
+        calls: counts the calls of f.
+        try_step: the step.
+        max_order: the largest order of the predictor.
+        segments: number of segments in which `replay` takes the accepted steps again.
+    """
+
+    def __init__(
+        self,
+        func: DampedODEFunc,
+        x: Tensor,
+        times: Tensor,
+        tol: Tolerance,
+        calls: CallCounter,
+        try_step: StepFunction,
+        max_order: int,
+        segments: int,
+    ) -> None:
+        super().__init__(func, x, times, tol, calls, (len(x),), torch.device("cpu"))
+        self._func, self._try_step, self._segments = func, try_step, segments
+        self._max_order, self._column = max_order, (-1, *[1] * (x.ndim - 1))
+        n1 = self.splitting.nonlinear(self._time(self.tau.numpy()), x)
+        self._varies = func.damping.depends_on_state
+        self._damping = sample_damping(self.splitting.lam, self._varies, x)
+        self._history = first_history(self.splitting, x, n1, max_order + 2, self._varies)
+        # a correction that moves x by less than ten thousand rounding errors does not measure |∂N/∂x|
+        self._control = OrderControl(len(x), max_order, 1e4 * torch.finfo(x.dtype).eps / tol.rtol)
+        self._end, self._weight = np.zeros(len(x)), np.zeros(len(x))
+        self._inner = InnerStates(x, self.axis.tau(times[1:-1]).numpy())
+        self._steps: list[AcceptedStep] = []
+        with torch.no_grad():
+            lam, size = self.splitting.lam.expand_as(x), x.abs()
+            speed = tol.ratio(n1 - lam * x, size).double()
+            start = torch.stack(
+                (_largest(lam), _largest(n1.abs() + size), tol.ratio(x, size).reshape(-1).double(), speed.reshape(-1))
+            )
+            largest, finite, distance, speed = start.cpu()
+            negative = self.splitting.has_negative_damping(x).reshape(-1).cpu()
+        self._start = distance, speed
+        self.refuse(largest, negative, torch.isfinite(finite))
+        self._count_active()
+
+    @property
+    def running(self) -> bool:
+        """Whether any sample is active."""
+        return self._running
+
+    def first_step(self) -> Tensor:
+        """An estimate of the length of the first step, h = √rtol |x| / (4 |x'|), from the call of f that is made."""
+        distance, speed = self._start
+        # |x| counts as at least √(1/rtol) times the absolute tolerance
+        size = distance.clamp(min=self.tol.rtol**-0.5)
+        first = 0.25 * math.sqrt(self.tol.rtol) * size / speed.clamp(min=1e-300)
+        first = torch.minimum(first, 1e-3 * self.axis.span)
+        # a solve with a step of 0 or NaN would never end
+        return torch.fmax(first, self.axis.shortest_first).clamp_(min=torch.finfo(self.x0.dtype).tiny)
+
+    def advance(self, h: Tensor) -> Tensor:
+        """Try one step of length ``h`` for every active sample. Returns the lengths to try next."""
+        control, active = self._control, self.active.numpy()
+        end = np.minimum(control.tau + np.where(active, h.numpy(), 0.0), self.axis.span.numpy())
+        self._end = np.where(control.second & active, self._end, end)
+        second = control.second & active
+        again = control.corrects_again(self._weight) if second.any() else second
+        planned = self._plan(control.nodes(self._end), second, again)
+        tried = self._try_step(self.splitting, self._history, planned.plan, self.tol)
+        found = tried.report.cpu().numpy().T  # the only value that a step reads
+        with np.errstate(all="ignore"):
+            report = Report(found[:4], *found[4:8])
+            decision = control.decide(planned.nodes, planned.weights, report)
+        self._weight = report.weight
+        self.attempted = self.attempted + torch.from_numpy(active & ~second)
+        self.accepted = self.accepted + torch.from_numpy(decision.accepted)
+        self.stiff_steps = self.stiff_steps + torch.from_numpy(decision.stiff)
+        if not decision.finite.all() and torch.is_grad_enabled():
+            # A value that is not finite gives NaN gradients even where `where` drops it. Repeat the step without it.
+            nodes = planned.nodes._replace(end=np.where(decision.finite, planned.nodes.end, planned.nodes.begin))
+            self.calls.active = torch.from_numpy(active & ~decision.finite).to(self.x0.device)
+            tried = self._try_step(
+                self.splitting, self._history, self._plan(nodes, second & decision.finite, again).plan, self.tol
+            )
+            self._count_active()
+        self._move(planned, tried, decision, second, again)
+        next_h = self.give_up.limited(torch.from_numpy(decision.next_h), h)
+        self._finish(decision, found[8] > 0, next_h)
+        return next_h
+
+    def states(self) -> Tensor:
+        """The states at the output times, (T, N, *S)."""
+        failed, x = self.failed.to(self.x0.device).reshape(self._column), self._history.x
+        last = torch.where(failed, torch.nan, x) if bool(self.failed.any()) else x
+        return torch.cat((self.x0[None], self._inner.states(), last[None]))
+
+    def replay(self, splitting: Splitting, n1: Tensor) -> Tensor:
+        """The states with gradients, from the accepted steps in segments."""
+        inner_tau = self.axis.tau(self.times[1:-1]).numpy()
+        return replay(
+            self._func, splitting, self.x0, n1, inner_tau, self.axis, self._steps, self._segments, self.tol, self.calls
+        )
+
+    def _time(self, tau: Floats) -> Tensor:
+        """The time at τ as f gets it, (N, 1, ..., 1)."""
+        return self.axis.time(torch.from_numpy(tau), torch.float64).to(self.x0).reshape(self._column)
+
+    def _plan(self, nodes: Nodes, second: Mask, again: Mask) -> PlannedStep:
+        """The plan of a step."""
+        time = self.axis.time(torch.from_numpy(nodes.end), torch.float64).numpy()
+        damping = self._damping
+        return plan_step(nodes, time, self.axis.sign, damping, second, again, self.x0)
+
+    def _move(self, planned: PlannedStep, tried: TriedStep, decision: Decision, second: Mask, again: Mask) -> None:
+        """Move the samples whose step is accepted, and keep the step if any sample needs it."""
+        accepted, waiting, before = decision.accepted, self._control.second, self._history
+        if not (accepted.any() or waiting.any()):
+            return
+        lam, every = self.splitting.lam, bool(accepted.all())
+        slot = torch.from_numpy((planned.nodes.newest + 1) % len(planned.nodes.times)).to(self.x0.device)
+        self._inner.add(planned, tried, before.x, lam, accepted)
+        if self.keep_steps:
+            nodes = planned.nodes
+            nodes = nodes._replace(end=np.where(accepted | waiting, nodes.end, nodes.begin))
+            self._steps.append(AcceptedStep(nodes, second & (accepted | waiting), again, accepted, slot))
+        mask = None if every else torch.from_numpy(accepted).to(self.x0.device).reshape(self._column)
+        self._history = moved_history(before, tried, lam, slot, mask)
+        self.splitting = tried.splitting if every else self.splitting.at(self._history.x)
+        self.tau = torch.from_numpy(self._control.tau)
+
+    def _finish(self, decision: Decision, negative: Mask, next_h: Tensor) -> None:
+        """Give a status to the samples that cannot continue, and end those that have reached the last time."""
+        rejected = self.active & ~torch.from_numpy(decision.accepted | self._control.second)
+        finite = torch.from_numpy(decision.finite)
+        failing = rejected & (next_h <= self.axis.shortest_step(self.tau))
+        if not decision.finite.all():
+            failing = failing | self.give_up.given_up(self.active & ~finite, self.tau)
+        bad = torch.from_numpy(decision.accepted & negative)
+        self.fail(failing & finite, Status.STEP_UNDERFLOW)
+        self.fail(failing & ~finite, Status.NOT_FINITE)
+        self.fail(bad, Status.NEGATIVE_DAMPING)
+        active = self.active & (self.tau < self.axis.span) & ~self.failed
+        if not torch.equal(active, self.active):
+            self.active = active
+            self._count_active()
+
+    def _count_active(self) -> None:
+        """Count the next calls of f for the active samples."""
+        self._running = bool(self.active.any())
+        self.calls.active = self.active.to(self.x0.device)
+
+
+def _largest(values: Tensor) -> Tensor:
+    """The largest value of every sample, NaN if it has one, (N,) float64."""
+    return values.reshape(len(values), -1).amax(1).double()

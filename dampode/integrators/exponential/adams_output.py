@@ -1,0 +1,92 @@
+"""Dense output of the exponential Adams method: states inside accepted steps, without calls of f."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dampode.integrators.exponential.adams_plan import PlannedStep
+from dampode.integrators.exponential.adams_step import TriedStep, step_weights, values_at
+from dampode.integrators.output_times import scatter_states
+
+__all__ = ["InnerStates"]
+
+_CHUNK = 4
+"""States are computed together for at most this many times the batch."""
+
+
+class InnerStates:
+    """States at the output times, from the polynomial that a step uses.
+
+    x(t + θh) = e^{θz} x + h Σ_{j<=k} c_j ∫_0^θ e^{z(θ−s)} q_j(s) ds, with c_k = Δ_k / q_k(1). The integrals are
+    combinations of θ^{m+1} M_m(θz). At θ = 1 this is the step itself.
+
+    Args:
+        x: initial state, (N, *S).
+        tau: τ > 0 of the output times, increasing, (T,).
+        start: τ at which the first step begins, (N,); None is 0.
+    """
+
+    def __init__(self, x: Tensor, tau: NDArray[np.float64], start: NDArray[np.float64] | None = None) -> None:
+        self._tau, self._like = tau, x
+        self._next = self._passed(np.zeros(len(x)) if start is None else start)
+        self._states: list[Tensor] = [x.new_empty((0, *x.shape[1:]))]
+        self._indices: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
+
+    def add(self, planned: PlannedStep, tried: TriedStep, x: Tensor, lam: Tensor, accepted: NDArray[np.bool_]) -> None:
+        """Add the states inside a step.
+
+        Args:
+            planned, tried: the step.
+            x: the state at its start, (N, *S).
+            lam: its λ_n.
+            accepted: the samples that accept it, (N,).
+        """
+        if len(self._tau) == 0:
+            return
+        passed = np.where(accepted, self._passed(planned.nodes.end), self._next)
+        counts, first, self._next = passed - self._next, self._next, passed
+        if not counts.any():
+            return
+        sample = np.repeat(np.arange(len(counts)), counts)
+        output = np.arange(len(sample)) - np.repeat(counts.cumsum() - counts - first, counts)
+        for begin in range(0, len(sample), _CHUNK * len(x)):
+            part = slice(begin, begin + _CHUNK * len(x))
+            self._evaluate(planned, tried, x, lam, sample[part], output[part])
+
+    def states(self) -> Tensor:
+        """The states at the output times, (T, N, *S); NaN at times that no step reached."""
+        return scatter_states(*self.indexed_states(), len(self._tau), self._like)
+
+    def indexed_states(self) -> tuple[Tensor, Tensor]:
+        """The states so far, (M, *S), after their indices in (T · N), (M,), as `scatter_states` takes them."""
+        index = torch.from_numpy(np.concatenate(self._indices)).to(self._like.device)
+        return index, torch.cat(self._states)
+
+    def _passed(self, tau: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The number of output times up to the samples' τ, (N,)."""
+        return np.searchsorted(self._tau, tau, side="right")
+
+    def _evaluate(
+        self,
+        planned: PlannedStep,
+        tried: TriedStep,
+        x: Tensor,
+        lam: Tensor,
+        sample: NDArray[np.int64],
+        output: NDArray[np.int64],
+    ) -> None:
+        """The states of some samples, (M,), at some output times, (M,)."""
+        begin = planned.nodes.begin[sample]
+        theta = (self._tau[output] - begin) / (planned.nodes.end[sample] - begin)
+        plan, size = planned.inside(sample, theta, x), len(x)
+        index = torch.from_numpy(sample).to(x.device)
+        every = len(sample) == size and bool((sample == np.arange(size)).all())
+        start, past, gap = (v if every else v[index] for v in (x, tried.past, tried.gap))
+        weights = plan.weights
+        if weights is None and plan.basis is not None:
+            z = -plan.h * (lam if lam.ndim < x.ndim or len(lam) == 1 else lam[index])
+            weights = step_weights(z, plan.h, plan.basis, plan.time)
+        assert weights is not None
+        self._states.append(values_at(weights, start, past, gap))
+        self._indices.append(output * size + sample)

@@ -1,0 +1,239 @@
+"""One step of the exponential Adams method for a whole batch: tensors in, tensors out, no value read."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dampode.integrators.exponential.multistep_weights import moments
+from dampode.integrators.splitting import Splitting
+from dampode.integrators.step_control import Tolerance
+
+__all__ = [
+    "History",
+    "Plan",
+    "StepFunction",
+    "StepWeights",
+    "TriedStep",
+    "first_history",
+    "moved_history",
+    "step_weights",
+    "try_step",
+    "values_at",
+]
+
+
+class StepWeights(NamedTuple):
+    """The weights of a step. Each broadcasts to x; those that λ makes the same for a whole sample are (N, 1, ..., 1)."""
+
+    decay: Tensor
+    """e^z."""
+    phi1: Tensor
+    """hφ_1(z)."""
+    corrector: Tensor
+    """w = h g_k / q_k(1)."""
+    past: Tensor
+    """Of the values in the slots, (N, R, ...)."""
+
+
+class Plan(NamedTuple):
+    """What the host says about a step, in x's dtype."""
+
+    time: Tensor
+    """The time after the step, (N, 1, ..., 1)."""
+    h: Tensor
+    """The signed length, (N, 1, ..., 1)."""
+    extrapolation: Tensor
+    """For the differences that the step reports: the polynomial's value at the end of the step, (N, 4, R)."""
+    weights: StepWeights | None
+    """None if they are computed on the device, because λ varies inside samples or wants a gradient."""
+    basis: Tensor | None
+    """In that case the weights as combinations of the moments, (N, R + 1, P)."""
+    second: Tensor | None
+    """The samples that make their second evaluation, (N, 1, ..., 1); None if there are none."""
+    corrects_again: Tensor | None
+    """Whether the state is corrected with it, too."""
+
+
+class History(NamedTuple):
+    """Where every sample is."""
+
+    x: Tensor
+    """The state, (N, *S)."""
+    values: Tensor
+    """The last values of N, (N, R, *S); where λ varies, those of dx/dt."""
+    states: Tensor | None
+    """Where λ varies: the states at which they were taken, (N, R, *S)."""
+    corrected: Tensor
+    """The state that the last step found, for samples with a second evaluation, (N, *S)."""
+    value: Tensor
+    """N in the last step, for the same, (N, *S)."""
+
+
+class TriedStep(NamedTuple):
+    """A step, accepted or not. A sample whose step has length 0 does not change, to the last bit."""
+
+    x: Tensor
+    """x⁺, (N, *S)."""
+    corrected: Tensor
+    """The corrected state, (N, *S): x⁺ but where the second evaluation does not correct."""
+    state: Tensor
+    """The state at which N was evaluated, (N, *S)."""
+    value: Tensor
+    """N there, (N, *S)."""
+    gap: Tensor
+    """Δ_k, (N, *S)."""
+    past: Tensor
+    """The values of N in the slots for this step's λ_n, (N, R, *S)."""
+    splitting: Splitting
+    """The splitting at x⁺."""
+    report: Tensor
+    """The norms of ‖hφ_1 Δ_j‖, of x_c − x_p and of the change by a second evaluation; max|w|, max hφ_1, and whether λ is
+    negative at x⁺, (N, 9) float64."""
+
+
+StepFunction = Callable[[Splitting, History, Plan, Tolerance], TriedStep]
+"""`try_step`, or its compiled form."""
+
+
+def try_step(splitting: Splitting, history: History, plan: Plan, tol: Tolerance) -> TriedStep:
+    """A step of every sample: predict, evaluate N once, correct.
+
+    x_p = e^z x + h Σ_{j<k} g_j c_j, N = N(x_p, t+h), x_c = x_p + w Δ_k, Δ_j = N − Σ_{l<j} q_l(1) c_l. The sums over the
+    divided differences c_j are sums over the values in the slots.
+
+    Args:
+        splitting: the splitting at the state.
+        history: where the samples are.
+        plan: what the host says.
+        tol: tolerance of a step.
+
+    Source: Nørsett 1969; Hochbruck & Ostermann 2011, Exponential multistep methods of Adams-type, BIT.
+    """
+    x = history.x
+    past = history.values
+    if history.states is not None:
+        past = torch.addcmul(past, _per_slot(splitting.lam, x), history.states)
+    weights = plan.weights
+    if weights is None and plan.basis is not None:
+        weights = step_weights(-plan.h * splitting.lam, plan.h, plan.basis)
+    assert weights is not None
+    predicted = torch.addcmul(combined(weights.past, past), weights.decay, x)
+    state = predicted if plan.second is None else torch.where(plan.second, history.corrected, predicted)
+    value = splitting.nonlinear(plan.time, state)
+    flat = past.flatten(2)
+    gap = value - torch.bmm(plan.extrapolation[:, :1], flat).view_as(x)
+    moved = weights.corrector * gap
+    corrected = new = predicted + moved
+    if plan.second is not None and plan.corrects_again is not None:
+        new = torch.where(plan.second & ~plan.corrects_again, state, corrected)
+    after = splitting.at(new)
+    with torch.no_grad():
+        others = torch.baddbmm(value.reshape(len(x), 1, -1), plan.extrapolation[:, 1:], flat, alpha=-1)
+        size = torch.maximum(x.abs(), new.abs())
+        root = math.sqrt(x[0].numel())
+        per_tolerance = size.mul_(root * tol.rtol).add_(root * tol.atol).reciprocal_()
+        scaled = (weights.phi1 * per_tolerance).reshape(len(x), 1, -1)
+        changed = torch.zeros_like(x) if plan.second is None else weights.corrector * (value - history.value)
+        parts = [gap.reshape(len(x), 1, -1) * scaled, others * scaled]
+        parts += [(v * per_tolerance).reshape(len(x), 1, -1) for v in (moved, changed)]
+        norms = torch.linalg.vector_norm(torch.cat(parts, 1), dim=2, dtype=torch.float64)
+        largest = [_largest(w, len(x)) for w in (weights.corrector, weights.phi1)]
+        negative = torch.zeros_like(largest[0]) if after is splitting else after.has_negative_damping(new)
+        report = torch.cat((norms, *largest, negative.reshape(-1, 1)), 1)
+    return TriedStep(new, corrected, state, value, gap, past, after, report)
+
+
+def step_weights(z: Tensor, h: Tensor, basis: Tensor, theta: Tensor | None = None) -> StepWeights:
+    """The weights of a step on the device.
+
+    Args:
+        z: −λh, broadcast to x, with the batch dimension.
+        h: the signed length, (N, 1, ..., 1).
+        basis: the weights as combinations of the moments, (N, R + 1, P).
+        theta: the share of the step for states inside it, (N, 1, ..., 1); None is its end.
+    """
+    argument = z if theta is None else theta * z
+    found = torch.stack(moments(argument, basis.shape[2], torch), 1)  # (N, P, ...)
+    if theta is not None:
+        power = torch.arange(1, basis.shape[2] + 1, dtype=z.dtype, device=z.device)
+        found = found * theta[:, None] ** power.reshape(-1, *[1] * (z.ndim - 1))
+    mixed = torch.bmm(basis, found.flatten(2)).reshape(len(basis), -1, *z.shape[1:])
+    return StepWeights(torch.exp(argument), h * found[:, 0], mixed[:, -1], mixed[:, :-1])
+
+
+def values_at(weights: StepWeights, x: Tensor, past: Tensor, gap: Tensor) -> Tensor:
+    """States inside a step, from the polynomial that the step uses.
+
+    Args:
+        weights: for the share of the step.
+        x: state at its start, (M, *S).
+        past: the values of N in the slots, (M, R, *S).
+        gap: Δ_k, (M, *S).
+    """
+    state = torch.addcmul(combined(weights.past, past), weights.decay, x)
+    return torch.addcmul(state, weights.corrector, gap)
+
+
+def combined(weights: Tensor, values: Tensor) -> Tensor:
+    """The sum over the slots of weights (N, R, ...) times values (N, R, *S), (N, *S)."""
+    if weights[0, 0].numel() == 1:
+        flat = torch.bmm(weights.reshape(len(values), 1, -1), values.flatten(2))
+        return flat.reshape(len(values), *values.shape[2:])
+    return (weights * values).sum(1)
+
+
+def _per_slot(lam: Tensor, x: Tensor) -> Tensor:
+    """λ as it broadcasts to (N, R, *S)."""
+    full = lam.reshape(*[1] * (x.ndim - lam.ndim), *lam.shape)
+    return full[:, None]
+
+
+def _largest(values: Tensor, size: int) -> Tensor:
+    """The largest weight of every sample, (N, 1)."""
+    return values.reshape(len(values), -1).amax(1, keepdim=True).expand(size, 1)
+
+
+def first_history(splitting: Splitting, x: Tensor, n1: Tensor, slots: int, varies: bool) -> History:
+    """The samples before their first step, with N in the first slot.
+
+    Args:
+        splitting: the splitting at the initial state.
+        x: initial state, (N, *S).
+        n1: N there, (N, *S).
+        slots: number of slots R.
+        varies: whether λ depends on the state.
+    """
+    first = n1 - splitting.lam * x if varies else n1
+    empty = x.new_zeros(len(x), slots - 1, *x.shape[1:])
+    states = torch.cat((x[:, None], empty), 1) if varies else None
+    return History(x, torch.cat((first[:, None], empty), 1), states, x, n1)
+
+
+def moved_history(history: History, tried: TriedStep, lam: Tensor, slot: Tensor, accepted: Tensor | None) -> History:
+    """Where the samples are after a step. Without gradients it writes into the history.
+
+    Args:
+        history: where they were.
+        tried: the step.
+        lam: its λ_n.
+        slot: where each sample's new value goes, (N,).
+        accepted: the samples that accept it, (N, 1, ..., 1); None is all.
+    """
+    x, value = tried.x, tried.value
+    if accepted is not None:
+        x = torch.where(accepted, x, history.x)
+        value = torch.where(accepted, value, 0.0)
+    index = torch.arange(len(x), device=x.device), slot
+
+    def put(ring: Tensor, new: Tensor) -> Tensor:
+        return ring.index_put(index, new) if torch.is_grad_enabled() else ring.index_put_(index, new)
+
+    if history.states is None:
+        return History(x, put(history.values, value), None, tried.corrected, tried.value)
+    state = tried.state if accepted is None else torch.where(accepted, tried.state, 0.0)
+    return History(
+        x, put(history.values, value - lam * state), put(history.states, state), tried.corrected, tried.value
+    )
