@@ -50,7 +50,7 @@ INTEGRATORS = {
     Krogstad4: Krogstad4(),
     HochbruckOstermann4: HochbruckOstermann4(),
     AdaptiveExponential: AdaptiveExponential(rtol=1e-9, atol=1e-10),
-    ExponentialAdams: ExponentialAdams(rtol=1e-9, atol=1e-10),
+    ExponentialAdams: ExponentialAdams(rtol=1e-11, atol=1e-12),
     KenCarp4: KenCarp4(rtol=1e-7, atol=1e-8),
     TorchDiffEq: TorchDiffEq("dopri5", rtol=1e-9, atol=1e-10),
 }

@@ -25,8 +25,7 @@ __all__ = ["ExponentialAdams"]
 class ExponentialAdams(TolerantIntegrator):
     """The exponential Adams method with a step size and an order per sample.
 
-    TODO
-
+    Todo:
     Source: Nørsett 1969.
     """
 

@@ -13,7 +13,7 @@ from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.exponential.adams_output import InnerStates
 from dampode.integrators.exponential.adams_plan import PlannedStep, plan_step, sample_damping
 from dampode.integrators.exponential.adams_replay import AcceptedStep, replay
-from dampode.integrators.exponential.adams_step import History, StepFunction, TriedStep, first_history, moved_history
+from dampode.integrators.exponential.adams_step import StepFunction, TriedStep, first_history, moved_history
 from dampode.integrators.exponential.multistep_weights import Nodes
 from dampode.integrators.exponential.order_control import Decision, OrderControl, Report
 from dampode.integrators.solution import Status

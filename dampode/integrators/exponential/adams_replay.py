@@ -90,12 +90,12 @@ def replay(
             mask = None if every else torch.from_numpy(accepted).to(x.device).reshape(column)
             history = moved_history(history, tried, splitting.lam, slot, mask)
             splitting = tried.splitting if every else splitting.at(history.x)
-        kept = (history.x, history.values, history.corrected, history.value)
-        return *kept, *(() if history.states is None else (history.states,)), *inner.indexed_states()
+        states = [] if history.states is None else [history.states]
+        return history.x, history.values, history.corrected, history.value, *states, *inner.indexed_states()
 
     slots = len(steps[0].nodes.times)
     begin = first_history(splitting, x, n1, slots, varies)
-    kept = (begin.x, begin.values, begin.corrected, begin.value, *(() if begin.states is None else (begin.states,)))
+    kept = [begin.x, begin.values, begin.corrected, begin.value, *(() if begin.states is None else (begin.states,))]
     indices, inner_states = [], []
     for numbers in segments(len(steps), count):
         *kept, index, state = recomputed(partial(run, numbers), func, *kept)

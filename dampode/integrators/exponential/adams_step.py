@@ -90,8 +90,8 @@ class TriedStep(NamedTuple):
     splitting: Splitting
     """The splitting at x⁺."""
     report: Tensor
-    """The norms of ‖hφ_1 Δ_j‖, of x_c − x_p and of the change by a second evaluation; max|w|, max hφ_1, and whether λ is
-    negative at x⁺, (N, 9) float64."""
+    """For `Report`: the norms of hφ_1 Δ_j, of x_c − x_p and of the change by a second evaluation, max|w| and max hφ_1;
+    and whether λ is negative at x⁺. (N, 9) float64."""
 
 
 StepFunction = Callable[[Splitting, History, Plan, Tolerance], TriedStep]

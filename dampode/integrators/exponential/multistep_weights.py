@@ -1,4 +1,4 @@
-"""The weights of an exponential multistep step with variable nodes: moments, divided differences, Newton polynomials."""
+"""The weights of a multistep step with variable nodes: moments, divided differences, Newton polynomials."""
 
 import math
 from types import ModuleType
@@ -65,7 +65,7 @@ class Nodes(NamedTuple):
     times: Floats
     """τ of the value in every slot, (R, N)."""
     newest: Integers
-    count: Integers
+    values: Integers
     """Number of values n, 1 to R − 1."""
     order: Integers
     """Order of the predictor, 1 to n."""
@@ -76,9 +76,9 @@ class Nodes(NamedTuple):
 
 
 class NodeWeights(NamedTuple):
-    """What the nodes alone determine, in units of the step: node i is at s_i = (τ_i − τ)/h <= 0, q_j = Π_{i<j}(s − s_i).
+    """What the nodes alone determine, in units of the step.
 
-    P = R − 1 is the number of usable values.
+    Node i is at s_i = (τ_i − τ)/h <= 0, and q_j(s) = Π_{i<j} (s − s_i). P = R − 1 is the number of usable values.
     """
 
     nodes: Floats
@@ -96,8 +96,10 @@ class NodeWeights(NamedTuple):
 
     def of(self, sample: NDArray[np.int64]) -> "NodeWeights":
         """The weights of given samples, (M,)."""
-        by_sample = (a[..., sample] for a in (self.nodes, self.differences, self.newton, self.at_end))
-        return NodeWeights(*by_sample, self.extrapolation[sample], self.known[:, sample])
+        nodes, differences, newton, at_end = (
+            values[..., sample] for values in (self.nodes, self.differences, self.newton, self.at_end)
+        )
+        return NodeWeights(nodes, differences, newton, at_end, self.extrapolation[sample], self.known[:, sample])
 
 
 def node_weights(nodes: Nodes) -> NodeWeights:
@@ -111,7 +113,7 @@ def node_weights(nodes: Nodes) -> NodeWeights:
     age = (nodes.newest - numbers) % slots
     h = nodes.end - nodes.begin
     s = (nodes.times - nodes.begin) / np.where(h > 0, h, 1.0)
-    s = np.where(age < nodes.count, s, -age)
+    s = np.where(age < nodes.values, s, -age)
     by_age = s[(nodes.newest - numbers[:points]) % slots, sample]  # (P, N)
     apart = s - by_age[:, None]
     apart[apart == 0] = 1.0  # a node and itself
@@ -125,7 +127,7 @@ def node_weights(nodes: Nodes) -> NodeWeights:
     at_end = np.ones((points + 1, size))
     np.cumprod(1.0 - by_age, axis=0, out=at_end[1:])
     index = nodes.order + np.array(ROWS)[:, None]  # j, (4, N)
-    known = (index >= 1) & (index <= nodes.count)
+    known = (index >= 1) & (index <= nodes.values)
     safe = np.where(known, index, 1)
     scale = np.where(known, at_end[safe, sample], 0.0)
     through = differences[safe - 1, :, sample] * scale[:, :, None] / (1.0 - s.T)

@@ -113,7 +113,7 @@ class OrderControl:
         Source: Shampine & Gordon 1975, Chap. 7, for the choice of the order.
         """
         sample, h = np.arange(len(nodes.end)), nodes.end - nodes.begin
-        order, starting, first = nodes.order, nodes.order == nodes.count, ~self.second
+        order, starting, first = nodes.order, nodes.order == nodes.values, ~self.second
         index = np.where(weights.known, order + np.array(ROWS)[:, None], 1)
         size = np.where(weights.known, report.differences / weights.at_end[index, sample], np.inf)  # D_j, (4, N)
         row = np.where(starting, 0, 2)
