@@ -50,7 +50,7 @@ INTEGRATORS = {
     Krogstad4: Krogstad4(),
     HochbruckOstermann4: HochbruckOstermann4(),
     AdaptiveExponential: AdaptiveExponential(rtol=1e-9, atol=1e-10),
-    ExponentialAdams: ExponentialAdams(rtol=1e-11, atol=1e-12),
+    ExponentialAdams: ExponentialAdams(rtol=1e-8, atol=1e-9),
     KenCarp4: KenCarp4(rtol=1e-7, atol=1e-8),
     TorchDiffEq: TorchDiffEq("dopri5", rtol=1e-9, atol=1e-10),
 }
@@ -72,9 +72,10 @@ every_fixed_step = pytest.mark.parametrize(
 )
 
 
-# a difference quotient sees where an inner solve stops: its own test compares with a tight reference
-every_explicit = pytest.mark.parametrize(
-    "integrator", named({k: i for k, i in INTEGRATORS.items() if k is not KenCarp4})
+# a difference quotient sees where an inner solve stops, and where the order changes: their own tests compare with a
+# tight reference
+every_smooth_control = pytest.mark.parametrize(
+    "integrator", named({k: i for k, i in INTEGRATORS.items() if k not in (KenCarp4, ExponentialAdams)})
 )
 
 
@@ -155,7 +156,7 @@ def test_agrees_with_dop853_at_its_order(integrator, gated, rho):
     assert observed == pytest.approx(integrator.order, abs=0.3)
 
 
-@every_explicit
+@every_smooth_control
 def test_integrator_gradients(integrator):
     field, lam = Forced(3), Learned(0.3, 0.9, shape=(3,)).double()
     func = DampedODEFunc(field, lam, one_plus)
@@ -164,7 +165,7 @@ def test_integrator_gradients(integrator):
     assert gradcheck(lambda v, *p: integrator(func, v, 0.0, 0.7), (x, *parameters), eps=1e-6, atol=1e-5)
 
 
-@every_explicit
+@every_smooth_control
 def test_integrator_second_derivatives(integrator):
     func = DampedODEFunc(Forced(2), Learned(0.3, 0.9, shape=(2,)).double(), one_plus)
     x = torch.randn(1, 2, dtype=torch.float64, requires_grad=True)

@@ -117,8 +117,8 @@ class AdaptiveLoop(ABC):
         stiff = are_stiff(self.stiff_steps, self.accepted)
         self.fail(stiff & (self._status == _STATUSES.index(Status.MAX_STEPS)), Status.STIFF)
         self._warn_of(stiff & ~self.failed, xs.requires_grad)
-        values = (v.reshape(-1).to(self.x0.device) for v in (self.accepted, self.attempted, self.tau))
-        accepted, attempted, tau = values
+        values = (v.reshape(-1).to(self.x0.device) for v in (self.accepted, self.attempted))
+        accepted, attempted = values
         return Solution(
             t=self.times,
             x=xs,

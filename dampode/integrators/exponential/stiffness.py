@@ -65,7 +65,8 @@ def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> None:
 
 def _other_remedies(func: DampedODEFunc, x: Tensor) -> str:
     """What else helps if ρ grows with λ. With ρ = 1 f itself is stiff, whatever λ."""
-    return "" if func.weight(func.lam(x), x) == 1.0 else ", ρ = 1 or a smaller λ"
+    weight = func.weight(func.lam(x), x)
+    return "" if isinstance(weight, float) and weight == 1.0 else ", ρ = 1 or a smaller λ"
 
 
 def _norm(x: Tensor) -> Tensor:
