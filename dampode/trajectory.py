@@ -46,8 +46,8 @@ def odeint(
             and what to do.
 
     Warns:
-        UserWarning: f depends on time, and the state's dtype, in which f gets t, rounds times by more than 1e-4 of
-            their span, and times near 0 would be rounded less.
+        UserWarning: f or λ depends on time, and the state's dtype, in which they get t, rounds times by more than 1e-4
+            of their span, and times near 0 would be rounded less.
 
     Source: Yang et al. 2020, Eq. 4; the argument order is torchdiffeq's.
     """
@@ -132,9 +132,14 @@ def _require(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator)
     eps = torch.finfo(x0.dtype).eps
     resolved = eps * t.abs().max().item()
     span = abs(t[-1].item() - t[0].item())
-    if resolved > max(1e-4, 2 * eps) * span and not isinstance(func.f, Autonomous):
+    if resolved > max(1e-4, 2 * eps) * span and _depends_on_time(func):
         warnings.warn(
-            f"f gets t in the state's dtype, and {x0.dtype} rounds times near {t.abs().max().item():g} by "
+            f"f and λ get t in the state's dtype, and {x0.dtype} rounds times near {t.abs().max().item():g} by "
             f"{resolved:.1g}, of a span of {span:.3g}: let times begin near 0, or use a float64 state",
             stacklevel=3,
         )
+
+
+def _depends_on_time(func: DampedODEFunc) -> bool:
+    """Whether f or λ may depend on time."""
+    return func.damping.depends_on_time or not isinstance(func.f, Autonomous)

@@ -72,5 +72,5 @@ def replay(
         states.append(tableau.hermite(theta, *(value[sample] for value in (x, slopes[0], u, slopes[-1]))))
         slope = torch.where(ok, slopes[-1] / torch.where(ok, signed, 1.0), slope)
         x = torch.where(ok, u, x)
-        splitting = splitting.at(x)
+        splitting = splitting.at(axis.time(end, x.dtype), x)
     return torch.cat((first[None], scatter_states(torch.cat(indices), torch.cat(states), len(output_tau), x)))
