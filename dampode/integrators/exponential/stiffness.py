@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
+from dampode.integrators.sample_times import first_times
 from dampode.integrators.solution import Solution
 from dampode.integrators.stiff_steps import StiffnessWarning
 
@@ -45,7 +46,9 @@ def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> None:
     x = x[last, torch.arange(x.shape[1], device=x.device)]
     with torch.no_grad():
         lam = func.damping(x).expand_as(x).reshape(len(x), -1).amax(1)
-    damped = lam * (solution.reached - solution.t[0].item()).abs()  # λ |t1 − t0| of every sample
+    damped = (
+        lam * (solution.reached - first_times(solution.t).detach().to(solution.reached)).abs()
+    )  # λ |t1 − t0| of every sample
     short = (damped >= 100) & (solution.accepted >= damped / 200)
     if not bool(short.any()):
         return
