@@ -23,9 +23,12 @@ from dampode.robustness.ensemble_gains import EnsembleGain, ensemble_gain
 from dampode.robustness.evaluation import ATTACKS, evaluate
 from dampode.robustness.loss_landscape import Landscape, landscape
 from dampode.robustness.noise import (
+    CORRUPTIONS,
+    EXTRA_CORRUPTIONS,
     SEVERITIES,
     CifarCFiles,
     DrawnNoise,
+    ImageNetCFiles,
     NoiseSource,
     NormalizedPerFile,
     corrupt,
@@ -35,6 +38,8 @@ from dampode.robustness.report import Report
 
 __all__ = [
     "ATTACKS",
+    "CORRUPTIONS",
+    "EXTRA_CORRUPTIONS",
     "FGSM",
     "IFGSM",
     "PGD",
@@ -45,6 +50,7 @@ __all__ = [
     "DrawnNoise",
     "Ensemble",
     "EnsembleGain",
+    "ImageNetCFiles",
     "Landscape",
     "NoiseSource",
     "NormalizedPerFile",

@@ -25,7 +25,7 @@ from dampode.robustness.classifier import (
 )
 from dampode.robustness.inputs import as_pixels, require_distance
 from dampode.robustness.modes import eval_mode, require_model
-from dampode.robustness.noise.corruptions import SEVERITIES, require_noise
+from dampode.robustness.noise.corruptions import require_severity
 from dampode.robustness.noise.sources import DrawnNoise, NoiseSource
 from dampode.robustness.probes import probe_tasks
 from dampode.robustness.progress_bar import progress_bar_of
@@ -55,7 +55,7 @@ def evaluate(
     *,
     eps: Sequence[float] = RADII,
     attacks: Mapping[str, Attack] = ATTACKS,
-    noises: Sequence[str] = tuple(SEVERITIES),
+    noises: Sequence[str] | None = None,
     severities: Sequence[int] = (1, 2, 3, 4, 5),
     noise: NoiseSource | None = None,
     seed: int = 0,
@@ -82,9 +82,9 @@ def evaluate(
         y: labels, (N,).
         eps: radii of the attacks in pixel units, in [0, 1].
         attacks: name -> attack with its settings.
-        noises: names of noises, keys of ``SEVERITIES``.
-        severities: severities of each noise, 1 to 5.
-        noise: source of the noisy images; by default `DrawnNoise` from x.
+        noises: names of corruptions; by default all that ``noise`` has.
+        severities: severities of each corruption, 1 to 5.
+        noise: source of the corrupted images; by default `DrawnNoise` from x.
         seed: seed of all draws.
         batch_size: images per forward pass.
         partial: file for the finished blocks. A call with the same model, data and settings resumes from it. The model
@@ -109,11 +109,13 @@ def evaluate(
     seed, x = as_seed(seed), as_pixels(x)
     require_model(model)
     noise = DrawnNoise(x, seed) if noise is None else noise
+    _require_images(x, noise)
+    noises = noise.names if noises is None else noises
     _require_strengths(eps, attacks, noises, severities)
     _require_attacks(attacks, noises)
-    _require_images(x, noise)
     for name in noises:
-        noise.require(name)
+        for severity in severities:
+            noise.require(name, severity)
     require_positive_int(batch_size, "batch_size")
     models = {"the model": model}
     models |= {f"the source of {name!r}": a.source for name, a in attacks.items() if isinstance(a, Transfer)}
@@ -219,9 +221,8 @@ def _require_strengths(
     require_instance(attacks, Mapping, "attacks", "give each attack a name")
     for e in eps:
         require_distance(e, "eps")
-    for name in noises:
-        for severity in severities:
-            require_noise(name, severity)
+    for severity in severities:
+        require_severity(severity)
     for values, what in ((eps, "eps"), (noises, "noises"), (severities, "severities")):
         if len(set(values)) < len(values):
             raise ValueError(f"{what} must not hold a value twice, got {list(values)}")
