@@ -3,6 +3,7 @@
 from dampode.robustness.attacks import (
     FGSM,
     IFGSM,
+    PAPER,
     PGD,
     Attack,
     AttackTraits,
@@ -37,6 +38,7 @@ __all__ = [
     "ATTACKS",
     "FGSM",
     "IFGSM",
+    "PAPER",
     "PGD",
     "SEVERITIES",
     "Attack",
