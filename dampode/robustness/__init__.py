@@ -3,6 +3,7 @@
 from dampode.robustness.attacks import (
     FGSM,
     IFGSM,
+    PAPER,
     PGD,
     Attack,
     AttackTraits,
@@ -42,6 +43,7 @@ __all__ = [
     "EXTRA_CORRUPTIONS",
     "FGSM",
     "IFGSM",
+    "PAPER",
     "PGD",
     "SEVERITIES",
     "Attack",
