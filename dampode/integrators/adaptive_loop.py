@@ -114,7 +114,7 @@ class AdaptiveLoop(ABC):
         stiff = are_stiff(self.stiff_steps, self.accepted)
         self.fail(stiff & (self._status == _STATUSES.index(Status.MAX_STEPS)), Status.STIFF)
         self._warn_of(stiff & ~self.failed, xs.requires_grad)
-        accepted, attempted, tau = self.accepted.reshape(-1), self.attempted.reshape(-1), self.tau.reshape(-1)
+        accepted, attempted = self.accepted.reshape(-1), self.attempted.reshape(-1)
         return Solution(
             t=self.times,
             x=xs,
@@ -122,7 +122,7 @@ class AdaptiveLoop(ABC):
             accepted=accepted,
             rejected=attempted - accepted,
             status=tuple(_STATUSES[s] for s in self._status.reshape(-1).tolist()),
-            reached=self.axis.time(tau, torch.float64),
+            reached=self.axis.time(self.tau, torch.float64).reshape(-1),
         )
 
     def _warn_of(self, stiff: Tensor, has_gradient: bool) -> None:

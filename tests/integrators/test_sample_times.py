@@ -15,6 +15,7 @@ from dampode.integrators import (
     TorchDiffEq,
 )
 from dampode.integrators.stiff_steps import StiffnessWarning
+from dampode.weighting import one_plus
 from tests.helpers.oracles import Forced
 
 NAN = float("nan")
@@ -22,7 +23,7 @@ FIXED = [LinearizedEuler(3), ExponentialEuler(2), HochbruckOstermann4(2), Krogst
 ADAPTIVE = [
     AdaptiveExponential(1e-7, 1e-9),
     AdaptiveExponential(1e-7, 1e-9, recompute=3),
-    KenCarp4(1e-7, 1e-9),
+    KenCarp4(1e-6, 1e-8),
 ]
 by_repr = {"ids": repr}
 
@@ -41,7 +42,7 @@ def problem(damping=None):
 
 
 def tolerance(integrator):
-    return {"rtol": 1e-12, "atol": 1e-12} if integrator in FIXED else {"rtol": 2e-5, "atol": 2e-6}
+    return {"rtol": 1e-12, "atol": 1e-12} if integrator in FIXED else {"rtol": 5e-5, "atol": 2e-5}
 
 
 def one_by_one(func, x, t, integrator):
@@ -50,7 +51,7 @@ def one_by_one(func, x, t, integrator):
     for n in range(len(x)):
         row = t[n][~torch.isnan(t[n])]
         xs = odeint(func, x[n : n + 1], row, integrator) if len(row) > 1 else x[None, n : n + 1]
-        rows.append(torch.cat((xs, xs[-1:].expand(t.shape[1] - len(row), -1, -1))))
+        rows.append(torch.cat((xs, xs[-1:].repeat(t.shape[1] - len(row), *[1] * x.ndim))))
     return torch.cat(rows, 1)
 
 
@@ -166,6 +167,7 @@ def test_fixed_steps_compile_in_one_graph(integrator):
     torch.testing.assert_close(compiled(x, times()), odeint(func, x, times(), integrator))
 
 
+@pytest.mark.slow
 def test_an_adaptive_solve_compiles_its_steps():
     func, x = problem()
     with torch.no_grad():
@@ -180,8 +182,6 @@ def test_progress_of_times_of_each_sample(capsys):
 
 
 def test_stiffness_is_measured_at_times_of_each_sample():
-    from dampode.weighting import one_plus
-
     func = DampedODEFunc(Forced(3), Constant(300.0), one_plus)
     t = torch.tensor([[0.0, 1.0], [0.5, 1.0]], dtype=torch.float64)
     with pytest.warns(StiffnessWarning, match="measured ρ"):
