@@ -49,8 +49,8 @@ def odeint(
             and what to do.
 
     Warns:
-        UserWarning: f depends on time, and the state's dtype, in which f gets t, rounds times by more than 1e-4 of
-            their span, and times near 0 would be rounded less.
+        UserWarning: f or λ depends on time, and the state's dtype, in which they get t, rounds times by more than 1e-4
+            of their span, and times near 0 would be rounded less.
 
     Source: Yang et al. 2020, Eq. 4; the argument order is torchdiffeq's.
     """
@@ -121,11 +121,16 @@ def _require(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator)
     resolved = eps * latest
     # a row with only one time has no span and is not solved
     coarse = (resolved > max(1e-4, 2 * eps) * span) & (span > 0)
-    if bool(coarse.any()) and not isinstance(func.f, Autonomous):
+    if bool(coarse.any()) and _depends_on_time(func):
         n = int(coarse.reshape(-1).long().argmax())
         late, error, length = (value.reshape(-1)[n].item() for value in (latest, resolved, span))
         warnings.warn(
-            f"f gets t in the state's dtype, and {x0.dtype} rounds times near {late:g} by {error:.1g}, of a span of "
-            f"{length:.3g}: let times begin near 0, or use a float64 state",
+            f"f and λ get t in the state's dtype, and {x0.dtype} rounds times near {late:g} by {error:.1g}, of a span "
+            f"of {length:.3g}: let times begin near 0, or use a float64 state",
             stacklevel=3,
         )
+
+
+def _depends_on_time(func: DampedODEFunc) -> bool:
+    """Whether f or λ may depend on time."""
+    return func.damping.depends_on_time or not isinstance(func.f, Autonomous)

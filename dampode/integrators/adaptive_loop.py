@@ -45,8 +45,9 @@ class AdaptiveLoop(ABC):
     ) -> None:
         self.x0, self.times, self.tol, self.calls = x, times, tol, calls
         self.axis = TimeAxis.of(times, per_sample, x.device)
-        self.splitting = Splitting(func, x, calls)
         self.tau = torch.zeros(per_sample, dtype=torch.float64, device=x.device)
+        start = self.axis.time(self.tau, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+        self.splitting = Splitting(func, start, x, calls)
         self.active = self.tau < self.axis.span
         """The samples that have neither reached the last time nor failed."""
         counts = (torch.zeros_like(self.tau, dtype=torch.long) for _ in range(4))

@@ -29,7 +29,7 @@ def with_start_time_gradient(func: DampedODEFunc, x: Tensor, t: Tensor, calls: C
         The state, (N, *S).
     """
     t = t.to(x).reshape(-1, *[1] * (x.ndim - 1)) if t.ndim else t.to(x)
-    return etd2rk_step(Splitting(func, x, calls), x, t, t.detach() - t)
+    return etd2rk_step(Splitting(func, t, x, calls), x, t, t.detach() - t)
 
 
 def with_output_time_gradients(func: DampedODEFunc, xs: Tensor, times: Tensor, calls: CallCounter) -> Tensor:
@@ -47,4 +47,6 @@ def with_output_time_gradients(func: DampedODEFunc, xs: Tensor, times: Tensor, c
         The states, (T, N, *S).
     """
     steps = zip(xs, columns(times, xs[0]), strict=True)
-    return torch.stack([etd2rk_step(Splitting(func, x, calls), x, t.detach(), t - t.detach()) for x, t in steps])
+    return torch.stack(
+        [etd2rk_step(Splitting(func, t.detach(), x, calls), x, t.detach(), t - t.detach()) for x, t in steps]
+    )

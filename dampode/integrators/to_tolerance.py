@@ -129,8 +129,9 @@ def _start_with_graph(
     """
     if not torch.is_grad_enabled():
         return None
-    splitting = Splitting(func, x, calls)
     (t,) = columns(times.detach()[..., :1], x)
-    n1 = splitting.nonlinear(t.expand(len(x), *[1] * (x.ndim - 1)), x)
+    t = t.expand(len(x), *[1] * (x.ndim - 1))
+    splitting = Splitting(func, t, x, calls)
+    n1 = splitting.nonlinear(t, x)
     wanted = n1.requires_grad or splitting.lam.requires_grad or any(p.requires_grad for p in func.parameters())
     return (splitting, n1) if wanted or x.requires_grad else None

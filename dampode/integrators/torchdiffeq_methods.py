@@ -172,7 +172,9 @@ def _require_adjoint(func: DampedODEFunc, x: Tensor, times: Tensor) -> None:
     if not torch.is_grad_enabled():
         return
     with torch.no_grad():
-        growth = float(func.damping(x).max()) * float(times.diff().max())
+        looked_at = times[:-1].to(x) if func.damping.depends_on_time else times[:1].to(x)
+        lam = max(float(func.lam(t, x).max()) for t in looked_at)
+        growth = lam * float(times.diff().max())
     digits = -math.log(torch.finfo(x.dtype).eps)
     if growth > digits:
         raise ValueError(

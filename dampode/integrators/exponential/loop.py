@@ -117,7 +117,8 @@ class ExponentialLoop(AdaptiveLoop):
             self.splitting, self._state = tried.splitting, new
         else:
             self._state = SampleState(*(torch.where(ok, now, then) for now, then in zip(new, before, strict=True)))
-            self.splitting = self.splitting.at(self._state.x)
+            x = self._state.x
+            self.splitting = self.splitting.at(self.axis.time(self._state.tau, x.dtype), x)
         self.tau = self._state.tau
 
     @torch.no_grad()

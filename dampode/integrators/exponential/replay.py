@@ -57,8 +57,9 @@ def replay(
     """
 
     def run(numbers: range, x: Tensor, n1: Tensor, last_curve: Tensor) -> tuple[Tensor, ...]:
-        splitting = Splitting(func, x, calls)
-        dense = DenseOutput(x, inner_tau, start=steps[numbers[0]].begin.reshape(-1))
+        start = steps[numbers[0]].begin
+        splitting = Splitting(func, axis.time(start, x.dtype), x, calls)
+        dense = DenseOutput(x, inner_tau, start=start.reshape(-1))
         for begin, end, last_h in (steps[n] for n in numbers):
             h, ok = end - begin, end > begin
             calls.active = ok.reshape(-1)
@@ -71,7 +72,7 @@ def replay(
                 dense.add(Interpolant(x, n1, step.slope, step.curve, cubic, lam, signed, tau))
                 last_curve = torch.where(ok, step.curve, last_curve)
             x = torch.where(ok, step.x, x)
-            splitting = splitting.at(x)
+            splitting = splitting.at(after, x)
             n1 = torch.where(ok, splitting.nonlinear(after, x), n1)
         return x, n1, last_curve, *dense.indexed_states()
 

@@ -148,7 +148,8 @@ class ImplicitLoop(AdaptiveLoop):
         self._stages.end(ok)
         self.tau, self._x = end, self._stages.start_state
         self._slope = torch.where(ok, slope, self._slope)
-        splitting = self.splitting.at(self._x.reshape(self.x0.shape))
+        time = self._shaped(self.axis.time(end, self._x.dtype))
+        splitting = self.splitting.at(time, self._x.reshape(self.x0.shape))
         if splitting is not self.splitting:
             self.splitting, self._lam = splitting, _flat_damping(splitting.lam, self.x0)
             self.fail(ok & self._has_negative_damping(), Status.NEGATIVE_DAMPING)

@@ -73,5 +73,5 @@ def replay(
         states.append(tableau.hermite(theta, *(value[sample] for value in (x, slopes[0], u, slopes[-1]))))
         slope = torch.where(ok, slopes[-1] / torch.where(ok, signed, 1.0), slope)
         x = torch.where(ok, u, x)
-        splitting = splitting.at(x)
+        splitting = splitting.at(axis.time(end, x.dtype), x)
     return scatter_states(torch.cat(indices), torch.cat(states), tau.shape[1], x), x
