@@ -31,6 +31,13 @@ class VectorField(nn.Module, ABC):
     def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
         """f(x, t): x (N, *S) -> (N, *S); t is a float, a 0-dim tensor or, with per-sample steps, (N, 1, ..., 1)."""
 
+    def breaks(self) -> Tensor | None:
+        """Times at which f is discontinuous in t, (J,) or (N, J), NaN as padding; None if it is nowhere.
+
+        An adaptive solve stops exactly at those inside it, and starts anew.
+        """
+        return None
+
 
 class Autonomous(VectorField):
     """f that does not depend on time: f(x, t) = f(x).
