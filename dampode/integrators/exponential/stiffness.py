@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
+from dampode.integrators.sample_times import first_times
 from dampode.integrators.solution import Solution
 from dampode.integrators.stiff_steps import StiffnessWarning
 
@@ -46,7 +47,8 @@ def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> None:
     t = solution.reached.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
     with torch.no_grad():
         lam = func.lam(t, x).expand_as(x).reshape(len(x), -1).amax(1)
-    damped = lam * (solution.reached - solution.t[0].item()).abs()  # λ |t1 − t0| of every sample
+    span = (solution.reached - first_times(solution.t).detach().to(solution.reached)).abs()
+    damped = lam * span  # λ |t1 − t0| of every sample
     short = (damped >= 100) & (solution.accepted >= damped / 200)
     if not bool(short.any()):
         return
