@@ -17,6 +17,7 @@ from dampode.integrators.jumps import Grid, Jumps, grid_columns, grid_with_jumps
 from dampode.integrators.recompute import recomputed, require_segments, segments
 from dampode.integrators.sample_times import columns, require_shared
 from dampode.integrators.solution import Solution, solution_of_batch
+from dampode.paths import require_cover
 
 __all__ = [
     "FixedStep",
@@ -47,6 +48,8 @@ def require_call(func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> None:
     require_field_and_state(func, x)
     require_real(t0, "t0")
     require_real(t1, "t1")
+    if not torch.compiler.is_compiling():
+        require_cover(func, torch.tensor(t0, dtype=torch.float64), torch.tensor(t1, dtype=torch.float64))
 
 
 def require_single(x: Tensor) -> None:
