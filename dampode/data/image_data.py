@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dampode._checks import require_instance, require_positive_int
+from dampode._pixels import in_unit_range
 from dampode.data.augmentation import Augmentation
 
 __all__ = ["ARRAYS", "ImageData", "pixels"]
@@ -20,8 +21,8 @@ class ImageData:
 
     Args:
         name: the name in reports.
-        x_train, x_test: images (N, C, H, W), uint8 in 0..255 or floating in [0, 1]. Values outside by up to 16 eps are
-            clamped.
+        x_train, x_test: images (N, C, H, W), uint8 in 0..255 or floating in [0, 1]. Rounding up to 1.9e-6
+            outside is clamped.
         y_train, y_test: labels (N,), int64 in [0, num_classes).
         num_classes: number of classes, at least 2.
         augmentation: used in training unless the recipe has one of its own. The default changes nothing.
@@ -47,10 +48,8 @@ class ImageData:
         if self.num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {self.num_classes}")
         require_instance(self.augmentation, Augmentation, "augmentation")
-        for name in ("x_train", "x_test"):
-            object.__setattr__(self, name, _without_excess(getattr(self, name)))
-        _check_set("train", self.x_train, self.y_train, self.num_classes)
-        _check_set("test", self.x_test, self.y_test, self.num_classes)
+        object.__setattr__(self, "x_train", checked("train", self.x_train, self.y_train, self.num_classes))
+        object.__setattr__(self, "x_test", checked("test", self.x_test, self.y_test, self.num_classes))
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
             raise ValueError(
                 "train and test images must have one shape, "
@@ -92,17 +91,8 @@ def pixels(x: Tensor) -> Tensor:
     return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
-def _without_excess(x: Tensor) -> Tensor:
-    """Floating images that leave [0, 1] by rounding alone, clamped; all others as they are."""
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.numel() == 0:
-        return x
-    low, high, rounding = x.min().item(), x.max().item(), 16 * torch.finfo(x.dtype).eps
-    exceeds = low < 0 or high > 1
-    return x.clamp(0, 1) if exceeds and low >= -rounding and high <= 1 + rounding else x
-
-
-def _check_set(part: str, x: Tensor, y: Tensor, num_classes: int) -> None:
-    """Check the images and labels of one part."""
+def checked(part: str, x: Tensor, y: Tensor, num_classes: int) -> Tensor:
+    """The images of one part, in [0, 1] if they are floating, after a check of images and labels."""
     require_instance(x, Tensor, f"{part} images", "use torch.from_numpy")
     require_instance(y, Tensor, f"{part} labels", "use torch.from_numpy")
     if x.ndim != 4 or x.numel() == 0:
@@ -110,12 +100,7 @@ def _check_set(part: str, x: Tensor, y: Tensor, num_classes: int) -> None:
     if y.shape != x.shape[:1]:
         raise ValueError(f"{part} needs one label per image: {len(x)} images, labels of shape {tuple(y.shape)}")
     if x.is_floating_point():
-        low, high = x.min().item(), x.max().item()
-        if not (low >= 0 and high <= 1):
-            raise ValueError(
-                f"{part} pixels must lie in [0, 1], got [{low:.9g}, {high:.9g}]; divide pixels of 0..255 by 255, and "
-                "undo a normalization"
-            )
+        x = in_unit_range(x, f"{part} pixels")
     elif x.dtype != torch.uint8:
         raise TypeError(f"{part} images must be uint8 or floating in [0, 1], got {x.dtype}")
     elif x.max() == 1:
@@ -127,3 +112,4 @@ def _check_set(part: str, x: Tensor, y: Tensor, num_classes: int) -> None:
         raise TypeError(f"{part} labels must be int64, got {y.dtype}; convert them with .long()")
     if y.min() < 0 or y.max() >= num_classes:
         raise ValueError(f"{part} labels must lie in [0, {num_classes}), got [{y.min()}, {y.max()}]")
+    return x
