@@ -259,8 +259,8 @@ def held(x):
 
 @pytest.mark.parametrize(
     ("entry", "dtype"),
-    [*((held, dtype) for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64))]
-    + [*((as_pixels, dtype) for dtype in (torch.float32, torch.float64))],
+    [(held, dtype) for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)]
+    + [(as_pixels, dtype) for dtype in (torch.float32, torch.float64)],
 )
 def test_one_rule_says_what_is_rounding(entry, dtype):
     rounding = max(16 * torch.finfo(torch.float32).eps, torch.finfo(dtype).eps)
