@@ -49,14 +49,7 @@ def test_an_interrupted_stream_resumes_to_the_same_weights(tmp_path, workers):
     flipped = tiny().x_train.flip(0), tiny().y_train.flip(0)
     other = streamed(dataset=TensorDataset(*flipped), y_train=flipped[1])
     with pytest.raises(ValueError, match=r"data\.sha256 is .* there and .* here"):
-        fit(
-            net(),
-            streamed(dataset=others, y_train=tiny().y_train.flip(0)),
-            RECIPE,
-            seed=3,
-            checkpoint=path,
-            resume=True,
-        )
+        fit(net(), other, RECIPE, seed=3, checkpoint=path, resume=True)
 
 
 @pytest.fixture
