@@ -75,21 +75,22 @@ class DampedODEFunc(nn.Module):
             ValueError: f changes the state's shape or device, or the state in place, or λ or ρ(λ) does not broadcast.
             TypeError: f changes the state's dtype outside autocast.
         """
-        lam = self.lam(x)
+        lam = self.lam(t, x)
         fx = self.field(t, x)
         return lam, self.weight(lam, x), fx
 
-    def lam(self, x: Tensor) -> Tensor:
-        """λ(x) alone, checked.
+    def lam(self, t: float | Tensor, x: Tensor) -> Tensor:
+        """λ(t, x) alone, checked.
 
         Args:
+            t: depth time, as in `parts`.
             x: state, (N, *S).
 
         Raises:
             ValueError: λ does not broadcast to x.
         """
         with _without_cache(x):
-            lam: Tensor = self.damping(x)
+            lam: Tensor = self.damping(t, x)
         require_broadcast(lam, x, "λ")
         return lam
 

@@ -57,9 +57,9 @@ BAD_TIMES = ("repeated", "one", "NaN", "infinite", "unsorted", "integers", "2-D"
 class StateAsDamping(Damping):
     """λ = x, which is negative for some states."""
 
-    depends_on_state = True
+    depends_on_state, depends_on_time = True, False
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
         """λ(x)."""
         return x
 
@@ -351,12 +351,12 @@ def _is_compared(
     """
     if x.device.type != "cpu" or not bool(torch.isfinite(x).all()):
         return False
-    lam = float(func.lam(x).detach().abs().max())
+    lam = float(func.lam(times[0], x).detach().abs().max())
     span = float((times[-1] - times[0]).abs())
     stiff = math.isinf(s.kind.lipschitz) or (lam * span > 100)
     if not _to_tolerance(integrator):
         if not bool(sound.all()) and isinstance(integrator, FixedStep) and not s.damping.startswith("gated"):
-            weight = float(torch.as_tensor(func.weight(func.lam(x), x)).detach().max())
+            weight = float(torch.as_tensor(func.weight(func.lam(times[0], x), x)).detach().max())
             longest = float(times.diff().abs().max()) / integrator.steps
             if longest * (lam + weight * s.kind.lipschitz) < 0.5 and span < 20 and times[-1] > times[0]:
                 raise Fault(f"not finite at a stable step: {_name(integrator)}", "")

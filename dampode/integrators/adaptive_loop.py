@@ -28,7 +28,7 @@ class AdaptiveLoop(ABC):
     Args:
         func: the damped vector field.
         x: initial state, (N, *S).
-        times: strictly monotonic, (T,).
+        times: (T,), or (N, T) without padding, monotonic in one direction.
         tol: tolerance of a step.
         calls: counts the calls of f.
         per_sample: shape of values per sample; it broadcasts to the state as the subclass holds it.
@@ -44,10 +44,11 @@ class AdaptiveLoop(ABC):
         per_sample: tuple[int, ...],
     ) -> None:
         self.x0, self.times, self.tol, self.calls = x, times, tol, calls
-        self.axis = TimeAxis.of(times, x.device)
-        self.splitting = Splitting(func, x, calls)
+        self.axis = TimeAxis.of(times, per_sample, x.device)
         self.tau = torch.zeros(per_sample, dtype=torch.float64, device=x.device)
-        self.active = self.tau >= 0
+        start = self.axis.time(self.tau, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+        self.splitting = Splitting(func, start, x, calls)
+        self.active = self.tau < self.axis.span
         """The samples that have neither reached the last time nor failed."""
         counts = (torch.zeros_like(self.tau, dtype=torch.long) for _ in range(4))
         self.accepted, self.attempted, self.stiff_steps, self._status = counts
@@ -103,7 +104,7 @@ class AdaptiveLoop(ABC):
             self.fail(largest_lam * self.axis.span > limit, Status.OVERFLOW)
         self.fail(negative, Status.NEGATIVE_DAMPING)
         self.fail(~finite, Status.NOT_FINITE)
-        self.active = ~self.failed
+        self.active = (self.tau < self.axis.span) & ~self.failed
 
     def solution(self, xs: Tensor) -> Solution:
         """The states with each sample's counts and status.
@@ -137,7 +138,7 @@ class ProgressBar:
     """A tqdm bar of the time that the slowest sample has reached.
 
     Args:
-        span: length of the solve, ().
+        span: length of the solve, () or one number per sample.
     """
 
     def __init__(self, span: Tensor) -> None:
@@ -145,7 +146,9 @@ class ProgressBar:
             from tqdm import tqdm
         except ImportError:
             raise ImportError("progress=True needs tqdm; install it, or dampode[train]") from None
-        self._bar: Any = tqdm(total=span.item(), unit="t", bar_format="{l_bar}{bar}| {n:.3g}/{total:.3g} [{elapsed}]")
+        total = span.max().item()
+        self._span, self._total = span, total
+        self._bar: Any = tqdm(total=total, unit="t", bar_format="{l_bar}{bar}| {n:.3g}/{total:.3g} [{elapsed}]")
 
     def __enter__(self) -> "ProgressBar":
         return self
@@ -154,5 +157,5 @@ class ProgressBar:
         self._bar.close()
 
     def show(self, tau: Tensor) -> None:
-        """Draw the bar at the slowest sample's time."""
-        self._bar.update(tau.min().item() - self._bar.n)
+        """Draw the bar at the time of the sample that has most left."""
+        self._bar.update(self._total - (self._span - tau).max().item() - self._bar.n)

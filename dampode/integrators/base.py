@@ -14,6 +14,7 @@ from dampode.dynamics import DampedODEFunc
 from dampode.functional import Scalar
 from dampode.integrators.call_counter import CountedField
 from dampode.integrators.recompute import recomputed, require_segments, segments
+from dampode.integrators.sample_times import columns, require_shared
 from dampode.integrators.solution import Solution, solution_of_batch
 
 __all__ = [
@@ -65,7 +66,15 @@ class Integrator(ABC):
         """The state at t1, (N, *S), of the trajectory that is at x at t0."""
 
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
-        """The states at strictly monotonic ``times`` (T,): (T, N, *S), x first."""
+        """The states at ``times``: (T, N, *S), x first.
+
+        Args:
+            func: the damped vector field.
+            x: initial state, (N, *S).
+            times: (T,), strictly monotonic, or (N, T), where a row may end with a repeated time. An integrator that
+                cannot take times of each sample raises a ValueError.
+        """
+        require_shared(times, type(self).__name__)
         values: list[float] = times.tolist()
         states = [x]
         for t0, t1 in pairwise(values):
@@ -125,7 +134,7 @@ class FixedStep(Integrator):
         states = [x]
         # subtract before rounding to the state's dtype, which may not resolve a short step at a late time
         lengths = times.diff() / self.steps
-        for t0, h in zip(times[:-1].to(x).unbind(), lengths.to(x).unbind(), strict=True):
+        for t0, h in zip(columns(times[..., :-1], x), columns(lengths, x), strict=True):
             x = self._march(func, x, t0, h)
             states.append(x)
         return torch.stack(states)
@@ -148,4 +157,4 @@ class FixedStep(Integrator):
 
     def _steps(self, times: Tensor) -> int:
         """``steps`` per interval."""
-        return self.steps * (len(times) - 1)
+        return self.steps * (times.shape[-1] - 1)

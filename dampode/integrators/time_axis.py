@@ -14,31 +14,41 @@ _RESOLUTION = 16 * torch.finfo(torch.float64).eps
 class TimeAxis(NamedTuple):
     """The time axis of a solve: t = t0 + sign τ, with τ from 0 to ``span``.
 
-    τ = |t − t0| grows whether t grows or falls. It is float64, whatever the dtype of the state.
+    τ = |t − t0| grows whether t grows or falls. All tensors are float64, whatever the dtype of the state: () if the
+    samples share their times, else one number per sample.
     """
 
     t0: Tensor
-    """The first time, () float64."""
+    """The first time."""
     span: Tensor
-    """The length of the solve, () float64."""
+    """The length of the solve."""
     sign: float
     """1.0 if t grows, −1.0 if it falls."""
     shortest: Tensor
-    """A step of this length is too short to advance t anywhere in the solve, () float64."""
+    """A step of this length is too short to advance t anywhere in the solve."""
     shortest_first: Tensor
-    """A step of this length is too short to advance t from t0, () float64."""
+    """A step of this length is too short to advance t from t0."""
 
     @classmethod
-    def of(cls, times: Tensor, device: torch.device) -> "TimeAxis":
-        """The axis of strictly monotonic times (T,), with its tensors on a device."""
-        values: list[float] = times.detach().to(torch.float64).tolist()
-        first, last = values[0], values[-1]
-        tiny = torch.finfo(torch.float64).tiny
-        begin, anywhere = (max(_RESOLUTION * size, tiny) for size in (abs(first), max(abs(first), abs(last))))
+    def of(cls, times: Tensor, per_sample: tuple[int, ...], device: torch.device) -> "TimeAxis":
+        """The axis of given times.
+
+        Args:
+            times: (T,) or (N, T), monotonic in one direction.
+            per_sample: the shape of values per sample, N values.
+            device: where the tensors are put.
+
+        Returns:
+            The axis. Its tensors are () if the samples share their times, else of the shape ``per_sample``.
+        """
+        values = times.detach().to(torch.float64)
+        first, last = values.select(-1, 0), values.select(-1, -1)
+        size = torch.stack((torch.maximum(first.abs(), last.abs()), first.abs()))
+        shortest = (_RESOLUTION * size).clamp(min=torch.finfo(torch.float64).tiny)
         # one copy to the device instead of four
-        numbers = torch.tensor([first, abs(last - first), anywhere, begin], dtype=torch.float64).to(device)
-        t0, span, shortest, shortest_first = numbers.unbind()
-        return cls(t0, span, 1.0 if last > first else -1.0, shortest, shortest_first)
+        numbers = torch.cat((torch.stack((first, (last - first).abs())), shortest)).to(device)
+        t0, span, anywhere, begin = numbers.reshape(4, *per_sample if times.ndim == 2 else ()).unbind()
+        return cls(t0, span, 1.0 if bool((last >= first).all()) else -1.0, anywhere, begin)
 
     def shortest_step(self, tau: Tensor) -> Tensor:
         """A step of this length is too short to advance t and τ from τ, float64.
@@ -48,8 +58,9 @@ class TimeAxis(NamedTuple):
         return torch.add(self.shortest_first, tau, alpha=_RESOLUTION)
 
     def tau(self, times: Tensor) -> Tensor:
-        """τ of the given times, float64."""
-        return (times.detach().to(self.t0) - self.t0).abs()
+        """τ of the given times, (T,) or (N, T), float64."""
+        t0 = self.t0.reshape(-1, 1) if times.ndim == 2 else self.t0
+        return (times.detach().to(t0) - t0).abs()
 
     def time(self, tau: Tensor, dtype: torch.dtype) -> Tensor:
         """The time t at τ."""

@@ -13,6 +13,7 @@ from dampode.integrators.adaptive_loop import AdaptiveLoop, ProgressBar
 from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
 from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.sample_independence import IndependenceProbe
+from dampode.integrators.sample_times import columns, first_times
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import Tolerance
@@ -92,8 +93,8 @@ class TolerantIntegrator(Integrator):
         """The whole course of a solve. The `while` loop is here, and not in a method of the loop, to save a frame."""
         require_single(x)
         calls = CallCounter(x)
-        start = with_start_time_gradient(func, x, times[0], calls) if times.requires_grad else x
-        differentiable = _start_with_graph(func, start, times[0], calls) if self._replays else None
+        start = with_start_time_gradient(func, x, first_times(times), calls) if times.requires_grad else x
+        differentiable = _start_with_graph(func, start, times, calls) if self._replays else None
         with torch.no_grad() if self._replays else nullcontext():
             loop = self._loop(func, start, times.detach(), calls)
             loop.keep_steps = differentiable is not None
@@ -115,18 +116,22 @@ class TolerantIntegrator(Integrator):
             xs = torch.where(torch.isnan(xs), torch.nan, loop.replay(*differentiable))
         if times.requires_grad:
             calls.active = torch.ones_like(calls.active)
-            xs = torch.cat((x[None], with_output_time_gradients(func, xs[1:], times[1:], calls)))
+            xs = torch.cat((x[None], with_output_time_gradients(func, xs[1:], times[..., 1:], calls)))
         return replace(loop.solution(xs), t=times)
 
 
-def _start_with_graph(func: DampedODEFunc, x: Tensor, t: Tensor, calls: CallCounter) -> tuple[Splitting, Tensor] | None:
+def _start_with_graph(
+    func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter
+) -> tuple[Splitting, Tensor] | None:
     """The splitting and N(x, t) at the start of a solve if anything wants a gradient, else None.
 
     It is called before a solve without a graph. So values that f computes once and keeps have a graph.
     """
     if not torch.is_grad_enabled():
         return None
-    splitting = Splitting(func, x, calls)
-    n1 = splitting.nonlinear(t.detach().to(x).expand(len(x), *[1] * (x.ndim - 1)), x)
+    (t,) = columns(times.detach()[..., :1], x)
+    t = t.expand(len(x), *[1] * (x.ndim - 1))
+    splitting = Splitting(func, t, x, calls)
+    n1 = splitting.nonlinear(t, x)
     wanted = n1.requires_grad or splitting.lam.requires_grad or any(p.requires_grad for p in func.parameters())
     return (splitting, n1) if wanted or x.requires_grad else None

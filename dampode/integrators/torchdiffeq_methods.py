@@ -13,6 +13,7 @@ from torch import Tensor
 from dampode._checks import require_instance, require_positive
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
+from dampode.integrators.sample_times import require_shared
 from dampode.integrators.solution import Solution, solution_of_batch
 from dampode.integrators.torchdiffeq_field import WatchedField
 
@@ -99,6 +100,7 @@ class TorchDiffEq(Integrator):
 
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
         """The states at strictly monotonic ``times`` (T,): (T, N, *S), x first."""
+        require_shared(times, "TorchDiffEq")
         field = self._watched(func)
         xs = self._integrated(field, x, times)
         if not bool(torch.isfinite(xs).all()):
@@ -107,6 +109,7 @@ class TorchDiffEq(Integrator):
 
     def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
         """The states with the calls of f and a status per sample. If torchdiffeq gives up, all samples fail at t[0]."""
+        require_shared(times, "TorchDiffEq")
         field = self._watched(func)
         try:
             xs = self._integrated(field, x, times)
@@ -169,7 +172,9 @@ def _require_adjoint(func: DampedODEFunc, x: Tensor, times: Tensor) -> None:
     if not torch.is_grad_enabled():
         return
     with torch.no_grad():
-        growth = float(func.damping(x).max()) * float(times.diff().max())
+        looked_at = times[:-1].to(x) if func.damping.depends_on_time else times[:1].to(x)
+        lam = max(float(func.lam(t, x).max()) for t in looked_at)
+        growth = lam * float(times.diff().max())
     digits = -math.log(torch.finfo(x.dtype).eps)
     if growth > digits:
         raise ValueError(

@@ -3,6 +3,7 @@
 from dampode.robustness.attacks import (
     FGSM,
     IFGSM,
+    PAPER,
     PGD,
     Attack,
     AttackTraits,
@@ -23,9 +24,12 @@ from dampode.robustness.ensemble_gains import EnsembleGain, ensemble_gain
 from dampode.robustness.evaluation import ATTACKS, evaluate
 from dampode.robustness.loss_landscape import Landscape, landscape
 from dampode.robustness.noise import (
+    CORRUPTIONS,
+    EXTRA_CORRUPTIONS,
     SEVERITIES,
     CifarCFiles,
     DrawnNoise,
+    ImageNetCFiles,
     NoiseSource,
     NormalizedPerFile,
     corrupt,
@@ -35,8 +39,11 @@ from dampode.robustness.report import Report
 
 __all__ = [
     "ATTACKS",
+    "CORRUPTIONS",
+    "EXTRA_CORRUPTIONS",
     "FGSM",
     "IFGSM",
+    "PAPER",
     "PGD",
     "SEVERITIES",
     "Attack",
@@ -45,6 +52,7 @@ __all__ = [
     "DrawnNoise",
     "Ensemble",
     "EnsembleGain",
+    "ImageNetCFiles",
     "Landscape",
     "NoiseSource",
     "NormalizedPerFile",

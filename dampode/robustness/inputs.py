@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from dampode._checks import require_instance, require_nonnegative, require_positive_int
+from dampode._checks import require_instance, require_nonnegative
 from dampode._pixels import in_unit_range
 
-__all__ = ["as_pixels", "require_attack_arguments", "require_distance"]
+__all__ = ["as_pixels", "require_distance"]
 
 
 def as_pixels(x: Tensor) -> Tensor:
@@ -36,9 +36,3 @@ def require_distance(value: float, name: str) -> None:
     require_nonnegative(value, name)
     if value > 1:
         raise ValueError(f"{name} must be at most 1, for pixels lie in [0, 1], got {value}; divide 8-bit units by 255")
-
-
-def require_attack_arguments(eps: float, batch_size: int) -> None:
-    """Raise unless the radius lies in [0, 1] and the batch size is at least 1."""
-    require_distance(eps, "eps")
-    require_positive_int(batch_size, "batch_size")

@@ -10,6 +10,7 @@ from dampode.integrators.exponential.dense_output import DenseOutput, Interpolan
 from dampode.integrators.exponential.error_estimate import change_of_curve, third_difference
 from dampode.integrators.exponential.replay import AcceptedStep, replay
 from dampode.integrators.exponential.step import SampleState, StepFunction, TriedStep, initial_state
+from dampode.integrators.output_times import with_ends
 from dampode.integrators.solution import Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import Tolerance, estimated_first_step, probe_step
@@ -25,7 +26,7 @@ class ExponentialLoop(AdaptiveLoop):
     Args:
         func: the damped vector field.
         x: initial state, (N, *S).
-        times: strictly monotonic, (T,).
+        times: (T,), or (N, T) without padding, monotonic in one direction.
         tol: tolerance of a step.
         calls: counts the calls of f.
         try_step: the step.
@@ -46,13 +47,15 @@ class ExponentialLoop(AdaptiveLoop):
         self._func, self._try_step, self._segments = func, try_step, segments
         n1 = self.splitting.nonlinear(self.axis.time(self.tau, x.dtype), x)
         self._state = initial_state(x, n1, self.tau)
-        self._dense = DenseOutput(x, self.axis.tau(times[1:-1]))
+        self._inner_tau = self.axis.tau(times[..., 1:-1])
+        self._dense = DenseOutput(x, self._inner_tau)
         self._steps: list[AcceptedStep] = []
         with torch.no_grad():
             lam, finite = self.splitting.lam.expand_as(x), torch.isfinite(_largest(n1.abs() + x.abs()))
             self.refuse(_largest(lam), self.splitting.has_negative_damping(x), finite)
-        self._n_failed = int(self.failed.sum())
-        self._running = self._n_failed < len(x)
+        # without times of each sample, every span is above 0
+        self._n_failed = int((self.failed & (self.tau < self.axis.span)).sum())
+        self._running = bool(self.active.any())
 
     @property
     def running(self) -> bool:
@@ -93,12 +96,13 @@ class ExponentialLoop(AdaptiveLoop):
         """The states at the output times, (T, N, *S)."""
         failed, x = self.failed, self._state.x
         last = torch.where(failed, torch.nan, x) if bool(failed.any()) else x
-        return torch.cat((self.x0[None], self._dense.states(), last[None]))
+        return with_ends(self.x0, self._dense.states(), last, self._inner_tau, self.axis.span)
 
     def replay(self, splitting: Splitting, n1: Tensor) -> Tensor:
         """The states with gradients, from the accepted steps in segments."""
-        inner_tau = self.axis.tau(self.times[1:-1])
-        return replay(self._func, self.x0, n1, inner_tau, self.axis, self._steps, self._segments, self.calls)
+        steps, tau = self._steps, self._inner_tau
+        inner, last = replay(self._func, self.x0, n1, tau, self.axis, steps, self._segments, self.calls)
+        return with_ends(self.x0, inner, last, tau, self.axis.span)
 
     def _accept(self, tried: TriedStep, ok: Tensor, all_ok: bool) -> None:
         """Move the samples whose step is accepted."""
@@ -113,7 +117,8 @@ class ExponentialLoop(AdaptiveLoop):
             self.splitting, self._state = tried.splitting, new
         else:
             self._state = SampleState(*(torch.where(ok, now, then) for now, then in zip(new, before, strict=True)))
-            self.splitting = self.splitting.at(self._state.x)
+            x = self._state.x
+            self.splitting = self.splitting.at(self.axis.time(self._state.tau, x.dtype), x)
         self.tau = self._state.tau
 
     @torch.no_grad()

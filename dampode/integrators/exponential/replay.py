@@ -39,26 +39,27 @@ def replay(
     steps: list[AcceptedStep],
     count: int,
     calls: CallCounter,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """The states from given steps of Krogstad's method. Only what each segment begins with is kept.
 
     Args:
         func: the damped vector field.
         x: initial state, (N, *S).
         n1: N there, (N, *S).
-        inner_tau: τ of the output times between the first and the last one, (T − 2,) float64.
+        inner_tau: τ of the output times between the first and the last one, (T − 2,) or (N, T − 2) float64.
         axis: the time axis.
         steps: the steps, at least one.
         count: number of segments; there is at most one per step.
         calls: counts the calls of f.
 
     Returns:
-        The states, (T, N, *S), x first; NaN at inner times that no step reached.
+        The states at the inner times, (T − 2, N, *S), NaN at times that no step reached, and the last state, (N, *S).
     """
 
     def run(numbers: range, x: Tensor, n1: Tensor, last_curve: Tensor) -> tuple[Tensor, ...]:
-        splitting = Splitting(func, x, calls)
-        dense = DenseOutput(x, inner_tau, start=steps[numbers[0]].begin.reshape(-1))
+        start = steps[numbers[0]].begin
+        splitting = Splitting(func, axis.time(start, x.dtype), x, calls)
+        dense = DenseOutput(x, inner_tau, start=start.reshape(-1))
         for begin, end, last_h in (steps[n] for n in numbers):
             h, ok = end - begin, end > begin
             calls.active = ok.reshape(-1)
@@ -71,13 +72,13 @@ def replay(
                 dense.add(Interpolant(x, n1, step.slope, step.curve, cubic, lam, signed, tau))
                 last_curve = torch.where(ok, step.curve, last_curve)
             x = torch.where(ok, step.x, x)
-            splitting = splitting.at(x)
+            splitting = splitting.at(after, x)
             n1 = torch.where(ok, splitting.nonlinear(after, x), n1)
         return x, n1, last_curve, *dense.indexed_states()
 
-    first, indices, states, last_curve = x, [], [], torch.zeros_like(x)
+    indices, states, last_curve = [], [], torch.zeros_like(x)
     for numbers in segments(len(steps), count):
         x, n1, last_curve, index, state = recomputed(partial(run, numbers), func, x, n1, last_curve)
         indices.append(index)
         states.append(state)
-    return torch.cat((first[None], scatter_states(torch.cat(indices), torch.cat(states), len(inner_tau), x), x[None]))
+    return scatter_states(torch.cat(indices), torch.cat(states), inner_tau.shape[-1], x), x

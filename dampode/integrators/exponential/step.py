@@ -96,7 +96,7 @@ def try_step(splitting: Splitting, state: SampleState, h: Tensor, axis: TimeAxis
         length = h.to(dtype)
         signed = length * axis.sign
     step = krogstad_step(splitting, state.x, state.n1, times, signed)
-    after = splitting.at(step.x)
+    after = splitting.at(times[1], step.x)
     n1 = after.nonlinear(times[1], step.x)
     with torch.no_grad():
         n5 = n1 if after is splitting else torch.addcmul(n1, splitting.lam - after.lam, step.x)

@@ -11,9 +11,11 @@ from dampode.integrators.implicit.iteration import Iteration
 from dampode.integrators.implicit.newton import finite_differences
 from dampode.integrators.implicit.replay import AcceptedStep, replay
 from dampode.integrators.implicit.stages import Stages
+from dampode.integrators.output_times import with_ends
 from dampode.integrators.solution import Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import MIN_LOG_RATIO, Tolerance, log_error_ratio, step_factor
+from dampode.integrators.time_axis import TimeAxis
 
 __all__ = ["ImplicitLoop"]
 
@@ -24,7 +26,7 @@ class ImplicitLoop(AdaptiveLoop):
     Args:
         func: the damped vector field.
         x: initial state, (N, *S).
-        times: strictly monotonic, (T,).
+        times: (T,), or (N, T) without padding, monotonic in one direction.
         tol: tolerance of a step.
         calls: counts the calls of f.
         iterate: does one iteration of the stages.
@@ -45,8 +47,8 @@ class ImplicitLoop(AdaptiveLoop):
         self._last_log_ratio = torch.zeros_like(self._x[:, :1])
         finite = torch.isfinite(self._x + self._slope).all(1, keepdim=True)
         self.refuse(self._lam.amax(1, keepdim=True), self._has_negative_damping(), finite)
-        self._output_tau = self.axis.tau(times[1:])
-        self._outputs = x.new_full((len(self._output_tau), *self._x.shape), torch.nan)
+        self._inner_tau = self.axis.tau(times[..., 1:-1])
+        self._outputs = x.new_full((self._inner_tau.shape[-1], *self._x.shape), torch.nan)
         self._steps: list[AcceptedStep] = []
 
     @property
@@ -101,14 +103,17 @@ class ImplicitLoop(AdaptiveLoop):
 
     def states(self) -> Tensor:
         """The states at the output times, (T, N, *S)."""
-        return torch.cat((self.x0[None], self._outputs.reshape(-1, *self.x0.shape)))
+        last = torch.where(self.failed, torch.nan, self._x).reshape(self.x0.shape)
+        inner = self._outputs.reshape(-1, *self.x0.shape)
+        return with_ends(self.x0, inner, last, self._inner_tau, self.axis.span)
 
     def replay(self, splitting: Splitting, n1: Tensor) -> Tensor:
         """The states with gradients, by implicit differentiation of the converged stages."""
         slope = n1 - splitting.lam * self.x0
-        return replay(
-            splitting, self.x0, slope, self._output_tau, self.axis, self._steps, self._linear_rtol, self.calls
-        )
+        tau, shaped = self._inner_tau, (len(self.x0), *[1] * (self.x0.ndim - 1))
+        axis = TimeAxis.of(self.times, shaped, self.x0.device)
+        inner, last = replay(splitting, self.x0, slope, tau, axis, self._steps, self._linear_rtol, self.calls)
+        return with_ends(self.x0, inner, last, tau, axis.span)
 
     def _shaped(self, per_sample: Tensor) -> Tensor:
         """(N, 1) as (N, 1, ..., 1), which broadcasts to the state."""
@@ -143,7 +148,8 @@ class ImplicitLoop(AdaptiveLoop):
         self._stages.end(ok)
         self.tau, self._x = end, self._stages.start_state
         self._slope = torch.where(ok, slope, self._slope)
-        splitting = self.splitting.at(self._x.reshape(self.x0.shape))
+        time = self._shaped(self.axis.time(end, self._x.dtype))
+        splitting = self.splitting.at(time, self._x.reshape(self.x0.shape))
         if splitting is not self.splitting:
             self.splitting, self._lam = splitting, _flat_damping(splitting.lam, self.x0)
             self.fail(ok & self._has_negative_damping(), Status.NEGATIVE_DAMPING)
@@ -158,8 +164,9 @@ class ImplicitLoop(AdaptiveLoop):
 
     def _write_output(self, end: Tensor, h: Tensor, h_slope: Tensor) -> None:
         """Write the states at the output times inside the steps, at whose ends h F is ``h_slope``."""
-        sample, output = ((self.tau < self._output_tau) & (self._output_tau <= end)).nonzero(as_tuple=True)
-        theta = ((self._output_tau[output, None] - self.tau[sample]) / h[sample]).to(self._x.dtype)
+        tau = self._inner_tau.expand(len(self.tau), -1)
+        sample, output = ((self.tau <= tau) & (tau < end)).nonzero(as_tuple=True)
+        theta = ((tau[sample, output, None] - self.tau[sample]) / h[sample]).to(self._x.dtype)
         stages = self._stages
         ends = (stages.start_state, stages.start_slope, stages.end_state, h_slope)
         self._outputs[output, sample] = tableau.hermite(theta, *(value[sample] for value in ends))

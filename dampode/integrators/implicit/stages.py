@@ -50,7 +50,7 @@ class Stages:
 
     Args:
         x: initial states, (N, d).
-        span: length of the solve.
+        span: length of the solve, () or (N, 1).
         tol: tolerance of a step.
         iterate: does one iteration.
     """

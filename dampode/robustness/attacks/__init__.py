@@ -2,12 +2,13 @@
 
 from dampode.robustness.attacks.gradient import fgsm, ifgsm, pgd, recentered_pgd
 from dampode.robustness.attacks.search import square, uniform_noise
-from dampode.robustness.attacks.settings import FGSM, IFGSM, PGD, RecenteredPGD, Square, Transfer, UniformNoise
+from dampode.robustness.attacks.settings import FGSM, IFGSM, PAPER, PGD, RecenteredPGD, Square, Transfer, UniformNoise
 from dampode.robustness.attacks.traits import Attack, AttackTraits
 
 __all__ = [
     "FGSM",
     "IFGSM",
+    "PAPER",
     "PGD",
     "Attack",
     "AttackTraits",

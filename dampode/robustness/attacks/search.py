@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from dampode._checks import require_positive_int
 from dampode.robustness.classifier import attacked_in_eval_mode, margins, predict
-from dampode.robustness.inputs import as_pixels, require_attack_arguments, require_distance
+from dampode.robustness.inputs import as_pixels, require_distance
 
 __all__ = ["square", "uniform_noise"]
 
@@ -69,7 +69,8 @@ def square(
 
     Source: Andriushchenko et al. 2020, Square Attack, its L∞ form.
     """
-    require_attack_arguments(eps, batch_size)
+    require_distance(eps, "eps")
+    require_positive_int(batch_size, "batch_size")
     require_positive_int(queries, "queries")
     with attacked_in_eval_mode(model, x, y) as x:
         if x.ndim != 4:
