@@ -1,14 +1,19 @@
 """Robustness of any classifier of pixels in [0, 1]: noise, attacks and their measurement. Independent of damping."""
 
 from dampode.robustness.attacks import (
+    APGD,
+    FAB,
     FGSM,
     IFGSM,
     PAPER,
     PGD,
     Attack,
     AttackTraits,
+    AutoAttack,
     RecenteredPGD,
     Square,
+    TargetedAPGD,
+    TargetedFAB,
     Transfer,
     UniformNoise,
     fgsm,
@@ -35,7 +40,9 @@ from dampode.robustness.noise import (
 from dampode.robustness.report import Report
 
 __all__ = [
+    "APGD",
     "ATTACKS",
+    "FAB",
     "FGSM",
     "IFGSM",
     "PAPER",
@@ -43,6 +50,7 @@ __all__ = [
     "SEVERITIES",
     "Attack",
     "AttackTraits",
+    "AutoAttack",
     "CifarCFiles",
     "DrawnNoise",
     "Ensemble",
@@ -53,6 +61,8 @@ __all__ = [
     "RecenteredPGD",
     "Report",
     "Square",
+    "TargetedAPGD",
+    "TargetedFAB",
     "Transfer",
     "UniformNoise",
     "accuracy",
