@@ -1,8 +1,8 @@
 """Robust accuracy under APGD, targeted APGD, targeted FAB and Square beside that of torchattacks, at the same settings.
 
-Each attack runs alone on the same images: once per seed with dampode, and with the other libraries. The official code of
-AutoAttack is on no package index; where it can be imported as `autoattack`, it is measured too. Numbers are images that
-stay correct, so the unit of the table is one image. Two networks are attacked: a ResNet-20 trained as usual, and one
+Each attack runs alone on the same images: once per seed with dampode, and once with the other libraries. The official
+code of AutoAttack is on no package index; where it can be imported as `autoattack`, it is measured too. Numbers are
+images that stay correct, so the unit of the table is one image. Two networks are attacked: a ResNet-20 trained as usual, and one
 trained on attacked images. With --quick, few images are attacked in few steps, and nothing is written.
 """
 
