@@ -2,8 +2,8 @@
 
 Each attack runs alone on the same images: once per seed with dampode, and once with the other libraries. The official
 code of AutoAttack is on no package index; where it can be imported as `autoattack`, it is measured too. Numbers are
-images that stay correct, so the unit of the table is one image. Two networks are attacked: a ResNet-20 trained as usual, and one
-trained on attacked images. With --quick, few images are attacked in few steps, and nothing is written.
+images that stay correct, so the unit of the table is one image. Two networks are attacked: a ResNet-20 trained as
+usual, and one trained on attacked images. With --quick, few images are attacked in few steps, and nothing is written.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,15 +39,15 @@ class Args:
     """number of training images, drawn at random"""
     images: int = 1_000
     """number of test images"""
-    eps: tuple[float, float] = (2, 8)
+    eps: tuple[float, float] = (3, 12)
     """radius for each network, in 1/255"""
     norm: Literal["linf", "l2"] = "linf"
     """norm of the radius"""
     steps: int = 100
     """iterations of APGD and FAB"""
-    queries: int = 1_000
+    queries: int = 500
     """forward passes per image of Square"""
-    seeds: int = 2
+    seeds: int = 1
     """runs of each attack of dampode"""
     checkpoints: Path | None = None
     """folder that keeps the trained networks; by default they are trained anew"""
