@@ -89,7 +89,7 @@ def main(args: Args) -> None:
 
     block, state = last_stage_flow(networks["learned"], sample)
     nu = stability.eigenvalues(block.func.f, state, k=None)
-    lam = block.func.damping(state).item()
+    lam = block.func.lam(0.0, state).item()
     needed = stability.critical_damping(nu, unit)
     print(f"\nlast stage's first flow: λ = {lam:.3f}, abscissa {nu.real.max() - lam:.3f}, 0 at λ = {needed:.3f}")
     for share, sign in ((0.9, 1), (1.1, -1)):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dampode.robustness.attacks.traits import Attack
 from dampode.robustness.classifier import predict, predict_and_differentiate, same_logits
 from dampode.robustness.noise.sources import NoiseSource
+from dampode.robustness.norms import length
 from dampode.robustness.progress_file import ProgressFile
 from dampode.robustness.random_blocks import block_generator, blocks
 from dampode.robustness.results import Column, pack_flags, unpack_flags
@@ -79,7 +80,7 @@ class Setup:
 
         def measure(block: slice, index: int) -> tuple[Tensor, float]:
             perturbed = self._perturb(name, attack, eps, block, index)
-            distance = (perturbed - self.x[block]).abs().max()
+            distance = length(perturbed - self.x[block], attack.traits.norm).max()
             outside = [distance - attack.traits.max_distance * eps, -perturbed.min(), perturbed.max() - 1]
             return self._correct(perturbed, block), max(0.0, *(value.item() for value in outside))
 

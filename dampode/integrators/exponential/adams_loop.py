@@ -13,12 +13,20 @@ from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.exponential.adams_output import InnerStates
 from dampode.integrators.exponential.adams_plan import PlannedStep, plan_step, sample_damping
 from dampode.integrators.exponential.adams_replay import AcceptedStep, replay
-from dampode.integrators.exponential.adams_step import StepFunction, TriedStep, first_history, moved_history
+from dampode.integrators.exponential.adams_step import (
+    StepFunction,
+    TriedStep,
+    first_history,
+    moved_history,
+    restarted_history,
+)
 from dampode.integrators.exponential.multistep_weights import Nodes
 from dampode.integrators.exponential.order_control import Decision, OrderControl, Report
+from dampode.integrators.output_times import with_ends
 from dampode.integrators.solution import Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import Tolerance
+from dampode.integrators.stops import Restart, per_sample
 
 __all__ = ["AdamsLoop"]
 
@@ -34,7 +42,7 @@ class AdamsLoop(AdaptiveLoop):
     Args:
         func: the damped vector field.
         x: initial state, (N, *S).
-        times: strictly monotonic, (T,).
+        times: (T,), or (N, T) without padding, monotonic in one direction.
         tol: tolerance of a step.
         calls: counts the calls of f.
         try_step: the step.
@@ -55,26 +63,21 @@ class AdamsLoop(AdaptiveLoop):
     ) -> None:
         super().__init__(func, x, times, tol, calls, (len(x),), torch.device("cpu"))
         self._func, self._try_step, self._segments = func, try_step, segments
-        self._max_order, self._column = max_order, (-1, *[1] * (x.ndim - 1))
-        n1 = self.splitting.nonlinear(self._time(self.tau.numpy()), x)
-        self._varies = func.damping.depends_on_state
-        self._damping = sample_damping(self.splitting.lam, self._varies, x)
-        self._history = first_history(self.splitting, x, n1, max_order + 2, self._varies)
+        self._slots = max_order + 2
+        n1 = self.splitting.nonlinear(self._time(self.tau), x)
+        self._damping = sample_damping(self.splitting, x)
+        self._history = first_history(self.splitting, x, n1, self._slots)
         # a correction that moves x by less than ten thousand rounding errors does not measure |∂N/∂x|
         self._control = OrderControl(len(x), max_order, 1e4 * torch.finfo(x.dtype).eps / tol.rtol)
         self._end, self._weight = np.zeros(len(x)), np.zeros(len(x))
-        self._inner = InnerStates(x, self.axis.tau(times[1:-1]).numpy())
-        self._steps: list[AcceptedStep] = []
+        self._inner_tau = self.axis.tau(times[..., 1:-1].cpu()).numpy()
+        self._inner = InnerStates(x, self._inner_tau)
+        self._steps: list[AcceptedStep | Restart] = []
+        self._n1 = n1
         with torch.no_grad():
-            lam, size = self.splitting.lam.expand_as(x), x.abs()
-            speed = tol.ratio(n1 - lam * x, size).double()
-            start = torch.stack(
-                (_largest(lam), _largest(n1.abs() + size), tol.ratio(x, size).reshape(-1).double(), speed.reshape(-1))
-            )
-            largest, finite, distance, speed = start.cpu()
-            negative = self.splitting.has_negative_damping(x).reshape(-1).cpu()
-        self._start = distance, speed
-        self.refuse(largest, negative, torch.isfinite(finite))
+            lam, finite = _largest(self.splitting.lam.expand_as(x)), torch.isfinite(_largest(n1.abs() + x.abs()))
+            negative = self.splitting.has_negative_damping(x).reshape(-1)
+            self.refuse(lam.cpu(), negative.cpu(), finite.cpu())
         self._count_active()
 
     @property
@@ -82,20 +85,34 @@ class AdamsLoop(AdaptiveLoop):
         """Whether any sample is active."""
         return self._running
 
+    @torch.no_grad()
     def first_step(self) -> Tensor:
-        """An estimate of the length of the first step, h = √rtol |x| / (4 |x'|), from the call of f that is made."""
-        distance, speed = self._start
-        # |x| counts as at least √(1/rtol) times the absolute tolerance
-        size = distance.clamp(min=self.tol.rtol**-0.5)
-        first = 0.25 * math.sqrt(self.tol.rtol) * size / speed.clamp(min=1e-300)
+        """An estimate of the length of a first step, h = √rtol |x| / (4 |x'|), from the last value of N."""
+        x, size, tol = self._history.x, self._history.x.abs(), self.tol
+        ratios = torch.stack((tol.ratio(x, size), tol.ratio(self._n1 - self.splitting.lam * x, size)))
+        distance, speed = ratios.reshape(2, -1).to("cpu", torch.float64)
+        # |x| counts as at least 1/√rtol times the absolute tolerance
+        first = 0.25 * math.sqrt(tol.rtol) * distance.clamp(min=tol.rtol**-0.5) / speed.clamp(min=1e-300)
         first = torch.minimum(first, 1e-3 * self.axis.span)
         # a solve with a step of 0 or NaN would never end
-        return torch.fmax(first, self.axis.shortest_first).clamp_(min=torch.finfo(self.x0.dtype).tiny)
+        return torch.fmax(first, self.axis.shortest_step(self.tau)).clamp_(min=torch.finfo(x.dtype).tiny)
+
+    def restart(self, restart: Restart) -> None:
+        """Change the states of some samples. Each of them has then no step before."""
+        if self.keep_steps:
+            self._steps.append(restart)
+        x, t = restart.change(self._history.x), self._time(self.tau)
+        self.splitting = self.splitting.at(t, x)
+        self._n1 = self.splitting.nonlinear(t, x)
+        newest = torch.from_numpy(self._control.newest).to(x.device)
+        self._history = restarted_history(self._history, self.splitting, x, self._n1, newest, restart.samples)
+        self._control.restart(restart.samples.cpu().numpy())
+        self._count_active()
 
     def advance(self, h: Tensor) -> Tensor:
         """Try one step of length ``h`` for every active sample. Returns the lengths to try next."""
         control, active = self._control, self.active.numpy()
-        end = np.minimum(control.tau + np.where(active, h.numpy(), 0.0), self.axis.span.numpy())
+        end = np.minimum(control.tau + np.where(active, h.numpy(), 0.0), self.axis.stop.numpy())
         self._end = np.where(control.second & active, self._end, end)
         second = control.second & active
         again = control.corrects_again(self._weight) if second.any() else second
@@ -124,26 +141,33 @@ class AdamsLoop(AdaptiveLoop):
 
     def states(self) -> Tensor:
         """The states at the output times, (T, N, *S)."""
-        failed, x = self.failed.to(self.x0.device).reshape(self._column), self._history.x
-        last = torch.where(failed, torch.nan, x) if bool(self.failed.any()) else x
-        return torch.cat((self.x0[None], self._inner.states(), last[None]))
+        x = self._history.x
+        last = torch.where(per_sample(self.failed.to(x.device), x), torch.nan, x) if bool(self.failed.any()) else x
+        return with_ends(self.x0, self._inner.states(), last, *self._ends())
 
     def replay(self, splitting: Splitting, n1: Tensor) -> Tensor:
         """The states with gradients, from the accepted steps in segments."""
-        inner_tau = self.axis.tau(self.times[1:-1]).numpy()
-        return replay(
-            self._func, splitting, self.x0, n1, inner_tau, self.axis, self._steps, self._segments, self.tol, self.calls
-        )
+        inner, last = replay(
+            self._func, splitting, self.x0, n1, self._inner_tau, self.axis, self._steps, self._slots, self._segments,
+            self.tol, self.calls,
+        )  # fmt: skip
+        return with_ends(self.x0, inner, last, *self._ends())
 
-    def _time(self, tau: Floats) -> Tensor:
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """τ of the output times between the first and the last one, and of the last one."""
+        return torch.from_numpy(self._inner_tau).to(self.x0.device), self.axis.span.to(self.x0.device)
+
+    def _time(self, tau: Tensor) -> Tensor:
         """The time at τ as f gets it, (N, 1, ..., 1)."""
-        return self.axis.time(torch.from_numpy(tau), torch.float64).to(self.x0).reshape(self._column)
+        return per_sample(self.axis.time(tau, self.x0.dtype).to(self.x0.device), self.x0)
 
     def _plan(self, nodes: Nodes, second: Mask, again: Mask) -> PlannedStep:
         """The plan of a step."""
-        time = self.axis.time(torch.from_numpy(nodes.end), torch.float64).numpy()
-        damping = self._damping
-        return plan_step(nodes, time, self.axis.sign, damping, second, again, self.x0)
+        return plan_step(nodes, self._time_of(nodes), self.axis.sign, self._damping, second, again, self.x0)
+
+    def _time_of(self, nodes: Nodes) -> Floats:
+        """The time after a step, rounded as the state is, (N,)."""
+        return self.axis.time(torch.from_numpy(nodes.end), self.x0.dtype).double().numpy()
 
     def _move(self, planned: PlannedStep, tried: TriedStep, decision: Decision, second: Mask, again: Mask) -> None:
         """Move the samples whose step is accepted, and keep the step if any sample needs it."""
@@ -154,13 +178,16 @@ class AdamsLoop(AdaptiveLoop):
         slot = torch.from_numpy((planned.nodes.newest + 1) % len(planned.nodes.times)).to(self.x0.device)
         self._inner.add(planned, tried, before.x, lam, accepted)
         if self.keep_steps:
-            nodes = planned.nodes
-            nodes = nodes._replace(end=np.where(accepted | waiting, nodes.end, nodes.begin))
-            self._steps.append(AcceptedStep(nodes, second & (accepted | waiting), again, accepted, slot))
-        mask = None if every else torch.from_numpy(accepted).to(self.x0.device).reshape(self._column)
+            nodes, kept = planned.nodes, accepted | waiting
+            nodes = nodes._replace(end=np.where(kept, nodes.end, nodes.begin))
+            self._steps.append(AcceptedStep(nodes, second & kept, again, accepted, slot, self._time_of(nodes)))
+        mask = None if every else per_sample(torch.from_numpy(accepted).to(self.x0.device), self.x0)
         self._history = moved_history(before, tried, lam, slot, mask)
-        self.splitting = tried.splitting if every else self.splitting.at(self._history.x)
         self.tau = torch.from_numpy(self._control.tau)
+        if every:
+            self.splitting = tried.splitting
+        else:
+            self.splitting = self.splitting.at(self._time(self.tau), self._history.x)
 
     def _finish(self, decision: Decision, negative: Mask, next_h: Tensor) -> None:
         """Give a status to the samples that cannot continue, and end those that have reached the last time."""

@@ -19,11 +19,12 @@ class InnerStates:
     """States at the output times, from the polynomial that a step uses.
 
     x(t + θh) = e^{θz} x + h Σ_{j<=k} c_j ∫_0^θ e^{z(θ−s)} q_j(s) ds, with c_k = Δ_k / q_k(1). The integrals are
-    combinations of θ^{m+1} M_m(θz). At θ = 1 this is the step itself.
+    combinations of θ^{m+1} M_m(θz). At θ = 0 this is x, to the last bit, and at θ = 1 it is the step itself. An output
+    time at the end of a step belongs to the next step.
 
     Args:
         x: initial state, (N, *S).
-        tau: τ > 0 of the output times, increasing, (T,).
+        tau: τ > 0 of the output times, (T,), or (N, T) for times of each sample.
         start: τ at which the first step begins, (N,); None is 0.
     """
 
@@ -37,12 +38,13 @@ class InnerStates:
         """Add the states inside a step.
 
         Args:
-            planned, tried: the step.
+            planned: the step, as the host knows it.
+            tried: the step.
             x: the state at its start, (N, *S).
             lam: its λ_n.
             accepted: the samples that accept it, (N,).
         """
-        if len(self._tau) == 0:
+        if self._tau.shape[-1] == 0:
             return
         passed = np.where(accepted, self._passed(planned.nodes.end), self._next)
         counts, first, self._next = passed - self._next, self._next, passed
@@ -56,7 +58,7 @@ class InnerStates:
 
     def states(self) -> Tensor:
         """The states at the output times, (T, N, *S); NaN at times that no step reached."""
-        return scatter_states(*self.indexed_states(), len(self._tau), self._like)
+        return scatter_states(*self.indexed_states(), self._tau.shape[-1], self._like)
 
     def indexed_states(self) -> tuple[Tensor, Tensor]:
         """The states so far, (M, *S), after their indices in (T · N), (M,), as `scatter_states` takes them."""
@@ -64,8 +66,10 @@ class InnerStates:
         return index, torch.cat(self._states)
 
     def _passed(self, tau: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The number of output times up to the samples' τ, (N,)."""
-        return np.searchsorted(self._tau, tau, side="right")
+        """The number of output times before the samples' τ, (N,)."""
+        shared = self._tau.ndim == 1
+        passed = np.searchsorted(self._tau, tau) if shared else (self._tau < tau[:, None]).sum(1)
+        return np.asarray(passed, dtype=np.int64)
 
     def _evaluate(
         self,
@@ -78,7 +82,8 @@ class InnerStates:
     ) -> None:
         """The states of some samples, (M,), at some output times, (M,)."""
         begin = planned.nodes.begin[sample]
-        theta = (self._tau[output] - begin) / (planned.nodes.end[sample] - begin)
+        tau = self._tau[sample, output] if self._tau.ndim == 2 else self._tau[output]
+        theta = (tau - begin) / (planned.nodes.end[sample] - begin)
         plan, size = planned.inside(sample, theta, x), len(x)
         index = torch.from_numpy(sample).to(x.device)
         every = len(sample) == size and bool((sample == np.arange(size)).all())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dampode.integrators.exponential.adams_step import Plan, StepWeights
 from dampode.integrators.exponential.multistep_weights import ROWS, Nodes, NodeWeights, moments, node_weights
+from dampode.integrators.splitting import Splitting
 
 __all__ = ["PlannedStep", "SampleDamping", "plan_step", "sample_damping"]
 
@@ -41,16 +42,16 @@ class PlannedStep(NamedTuple):
         return _plan(weights, order, h, theta, damping, theta, like)
 
 
-def sample_damping(lam: Tensor, varies: bool, x: Tensor) -> SampleDamping:
+def sample_damping(splitting: Splitting, x: Tensor) -> SampleDamping:
     """λ of every sample on the host, if that is all that the weights need to know of it.
 
     Args:
-        lam: λ, broadcast to x.
-        varies: whether λ depends on the state.
+        splitting: holds λ.
         x: a state, (N, *S).
     """
+    lam = splitting.lam
     inner = lam.shape[1:] if lam.ndim == x.ndim else lam.shape
-    if varies or lam.requires_grad or any(n > 1 for n in inner):
+    if not splitting.constant or lam.requires_grad or any(n > 1 for n in inner):
         return None
     return lam.detach().to("cpu", torch.float64).reshape(-1).expand(len(x)).numpy()
 

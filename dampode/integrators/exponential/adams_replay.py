@@ -12,16 +12,25 @@ from dampode.dynamics import DampedODEFunc
 from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.exponential.adams_output import InnerStates
 from dampode.integrators.exponential.adams_plan import plan_step, sample_damping
-from dampode.integrators.exponential.adams_step import History, first_history, moved_history, try_step
+from dampode.integrators.exponential.adams_step import (
+    History,
+    first_history,
+    moved_history,
+    restarted_history,
+    try_step,
+)
 from dampode.integrators.exponential.multistep_weights import Nodes
+from dampode.integrators.exponential.replay import parts_between_restarts
 from dampode.integrators.output_times import scatter_states
-from dampode.integrators.recompute import recomputed, segments
+from dampode.integrators.recompute import recomputed
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import Tolerance
+from dampode.integrators.stops import Restart, per_sample
 from dampode.integrators.time_axis import TimeAxis
 
 __all__ = ["AcceptedStep", "replay"]
 
+Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
@@ -37,6 +46,8 @@ class AcceptedStep(NamedTuple):
     """The samples that accept the step, (N,)."""
     slot: Tensor
     """The slot of the new value, (N,)."""
+    time: Floats
+    """The time after the step, (N,)."""
 
 
 def replay(
@@ -44,13 +55,14 @@ def replay(
     splitting: Splitting,
     x: Tensor,
     n1: Tensor,
-    inner_tau: NDArray[np.float64],
+    inner_tau: Floats,
     axis: TimeAxis,
-    steps: list[AcceptedStep],
+    steps: list[AcceptedStep | Restart],
+    slots: int,
     count: int,
     tol: Tolerance,
     calls: CallCounter,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """The states from given steps. Only what each segment begins with is kept.
 
     Args:
@@ -58,48 +70,58 @@ def replay(
         splitting: the splitting at the initial state.
         x: initial state, (N, *S).
         n1: N there, (N, *S).
-        inner_tau: τ of the output times between the first and the last one, (T − 2,).
+        inner_tau: τ of the output times between the first and the last one, (T − 2,) or (N, T − 2).
         axis: the time axis, on the CPU.
-        steps: the steps, at least one.
-        count: number of segments; there is at most one per step.
+        steps: the steps, at least one, and the restarts between them.
+        slots: number of slots R.
+        count: number of segments; there is at most one per step, and at least one between two restarts.
         tol: tolerance of a step.
         calls: counts the calls of f.
 
     Returns:
-        The states, (T, N, *S), x first; NaN at inner times that no step reached.
+        The states at the inner times, (T − 2, N, *S), NaN at times that no step reached, and the last state, (N, *S).
     """
-    varies = func.damping.depends_on_state
-    column = (-1, *[1] * (x.ndim - 1))
+    varies = not splitting.constant
 
-    def run(numbers: range, *kept: Tensor) -> tuple[Tensor, ...]:
+    def time_of(tau: Tensor) -> Tensor:
+        return per_sample(axis.time(tau.cpu(), x.dtype).to(x.device), x)
+
+    def run(steps: list[AcceptedStep], *kept: Tensor) -> tuple[Tensor, ...]:
         x, values, corrected, value, *states = kept
         # a step without gradients writes into the history
         history = History(x, values.clone(), states[0].clone() if varies else None, corrected, value)
-        splitting = Splitting(func, x, calls)
-        inner = InnerStates(x, inner_tau, steps[numbers[0]].nodes.begin)
-        for nodes, second, again, accepted, slot in (steps[n] for n in numbers):
+        start = steps[0].nodes.begin
+        splitting = Splitting(func, time_of(torch.from_numpy(start)), x, calls)
+        inner = InnerStates(x, inner_tau, start)
+        for nodes, second, again, accepted, slot, time in steps:
             calls.active = torch.from_numpy(nodes.end > nodes.begin).to(x.device)
-            damping, time = (
-                sample_damping(splitting.lam, varies, x),
-                axis.time(torch.from_numpy(nodes.end), torch.float64),
-            )
-            planned = plan_step(nodes, time.numpy(), axis.sign, damping, second, again, x)
+            planned = plan_step(nodes, time, axis.sign, sample_damping(splitting, x), second, again, x)
             tried = try_step(splitting, history, planned.plan, tol)
             inner.add(planned, tried, history.x, splitting.lam, accepted)
             every = bool(accepted.all())
-            mask = None if every else torch.from_numpy(accepted).to(x.device).reshape(column)
+            mask = None if every else per_sample(torch.from_numpy(accepted).to(x.device), x)
             history = moved_history(history, tried, splitting.lam, slot, mask)
-            splitting = tried.splitting if every else splitting.at(history.x)
+            reached = torch.from_numpy(np.where(accepted, nodes.end, nodes.begin))
+            splitting = tried.splitting if every else splitting.at(time_of(reached), history.x)
         states = [] if history.states is None else [history.states]
         return history.x, history.values, history.corrected, history.value, *states, *inner.indexed_states()
 
-    slots = len(steps[0].nodes.times)
-    begin = first_history(splitting, x, n1, slots, varies)
-    kept = [begin.x, begin.values, begin.corrected, begin.value, *(() if begin.states is None else (begin.states,))]
+    begin = first_history(splitting, x, n1, slots)
     indices, inner_states = [], []
-    for numbers in segments(len(steps), count):
-        *kept, index, state = recomputed(partial(run, numbers), func, *kept)
-        indices.append(index)
-        inner_states.append(state)
-    inner = scatter_states(torch.cat(indices), torch.cat(inner_states), len(inner_tau), x)
-    return torch.cat((x[None], inner, kept[0][None]))
+    slot = torch.zeros(len(x), dtype=torch.long, device=x.device)  # of each sample's newest value
+    kept = [begin.x, begin.values, begin.corrected, begin.value, *(() if begin.states is None else (begin.states,))]
+    for part in parts_between_restarts(steps, count):
+        if isinstance(part, Restart):
+            calls.active = part.samples
+            after, t = part.change(kept[0]), time_of(part.tau)
+            splitting = Splitting(func, t, after, calls)
+            history = History(kept[0], kept[1], kept[4] if varies else None, kept[2], kept[3])
+            history = restarted_history(history, splitting, after, splitting.nonlinear(t, after), slot, part.samples)
+            kept = [history.x, history.values, history.corrected, history.value]
+            kept += [] if history.states is None else [history.states]
+        else:
+            slot = part[-1].slot
+            *kept, index, state = recomputed(partial(run, part), func, *kept)
+            indices.append(index)
+            inner_states.append(state)
+    return scatter_states(torch.cat(indices), torch.cat(inner_states), inner_tau.shape[-1], x), kept[0]

@@ -19,6 +19,7 @@ __all__ = [
     "TriedStep",
     "first_history",
     "moved_history",
+    "restarted_history",
     "step_weights",
     "try_step",
     "values_at",
@@ -26,7 +27,7 @@ __all__ = [
 
 
 class StepWeights(NamedTuple):
-    """The weights of a step. Each broadcasts to x; those that λ makes the same for a whole sample are (N, 1, ..., 1)."""
+    """The weights of a step. Each broadcasts to x; it is (N, 1, ..., 1) where λ does not vary inside samples."""
 
     decay: Tensor
     """e^z."""
@@ -129,7 +130,7 @@ def try_step(splitting: Splitting, history: History, plan: Plan, tol: Tolerance)
     corrected = new = predicted + moved
     if plan.second is not None and plan.corrects_again is not None:
         new = torch.where(plan.second & ~plan.corrects_again, state, corrected)
-    after = splitting.at(new)
+    after = splitting.at(plan.time, new)
     with torch.no_grad():
         others = torch.baddbmm(value.reshape(len(x), 1, -1), plan.extrapolation[:, 1:], flat, alpha=-1)
         size = torch.maximum(x.abs(), new.abs())
@@ -196,7 +197,7 @@ def _largest(values: Tensor, size: int) -> Tensor:
     return values.reshape(len(values), -1).amax(1, keepdim=True).expand(size, 1)
 
 
-def first_history(splitting: Splitting, x: Tensor, n1: Tensor, slots: int, varies: bool) -> History:
+def first_history(splitting: Splitting, x: Tensor, n1: Tensor, slots: int) -> History:
     """The samples before their first step, with N in the first slot.
 
     Args:
@@ -204,12 +205,35 @@ def first_history(splitting: Splitting, x: Tensor, n1: Tensor, slots: int, varie
         x: initial state, (N, *S).
         n1: N there, (N, *S).
         slots: number of slots R.
-        varies: whether λ depends on the state.
     """
-    first = n1 - splitting.lam * x if varies else n1
+    first = n1 if splitting.constant else n1 - splitting.lam * x
     empty = x.new_zeros(len(x), slots - 1, *x.shape[1:])
-    states = torch.cat((x[:, None], empty), 1) if varies else None
+    states = None if splitting.constant else torch.cat((x[:, None], empty), 1)
     return History(x, torch.cat((first[:, None], empty), 1), states, x, n1)
+
+
+def restarted_history(
+    history: History, splitting: Splitting, x: Tensor, n1: Tensor, slot: Tensor, samples: Tensor
+) -> History:
+    """Where the samples are after some of them have jumped: their newest values are those after the jump.
+
+    Args:
+        history: where they were.
+        splitting: the splitting at the new states.
+        x: the new states, (N, *S).
+        n1: N there, (N, *S).
+        slot: of each sample's newest value, (N,).
+        samples: those that have jumped, (N,).
+    """
+    mask = samples.reshape(-1, *[1] * (x.ndim - 1))
+    index = torch.arange(len(x), device=x.device), slot
+    first = n1 if splitting.constant else n1 - splitting.lam * x
+
+    def put(ring: Tensor, new: Tensor) -> Tensor:
+        return ring.index_put(index, torch.where(mask, new, ring[index]))
+
+    values, states = put(history.values, first), None if history.states is None else put(history.states, x)
+    return History(x, values, states, history.corrected, history.value)
 
 
 def moved_history(history: History, tried: TriedStep, lam: Tensor, slot: Tensor, accepted: Tensor | None) -> History:

@@ -77,9 +77,10 @@ class OrderControl:
     def __init__(self, size: int, max_order: int, rounding: float) -> None:
         self._max_order, self._rounding = max_order, rounding
         self._times = np.zeros((max_order + 2, size))
-        self._newest = np.zeros(size, dtype=np.int64)
-        self._count, self._order = np.ones_like(self._newest), np.ones_like(self._newest)
-        self._steps = np.zeros_like(self._newest)
+        self.newest = np.zeros(size, dtype=np.int64)
+        """The slot of every sample's newest value."""
+        self._count, self._order = np.ones_like(self.newest), np.ones_like(self.newest)
+        self._steps = np.zeros_like(self.newest)
         self._rejected = np.zeros(size, dtype=bool)
         self._lipschitz, self._moved = np.zeros(size), np.zeros(size)
         self.tau = np.zeros(size)
@@ -90,11 +91,11 @@ class OrderControl:
     @property
     def spare(self) -> NDArray[np.int64]:
         """The slot of every sample that takes the next value, (N,)."""
-        return (self._newest + 1) % len(self._times)
+        return (self.newest + 1) % len(self._times)
 
     def nodes(self, end: Floats) -> Nodes:
         """The nodes of a step to ``end``."""
-        return Nodes(self._times.copy(), self._newest, self._count, self._order, self.tau, end)
+        return Nodes(self._times.copy(), self.newest, self._count, self._order, self.tau, end)
 
     def corrects_again(self, weight: Floats) -> Mask:
         """Whether the state is corrected with the second evaluation, too."""
@@ -175,7 +176,7 @@ class OrderControl:
         changed = accepted | rejected
         spare, sample = self.spare, np.nonzero(accepted)[0]
         self._times[spare[sample], sample] = nodes.end[sample]
-        self._newest = np.where(accepted, spare, self._newest)
+        self.newest = np.where(accepted, spare, self.newest)
         self._count = np.minimum(self._count + accepted, len(self._times) - 1)
         self._order = np.where(changed, next_order, self._order)
         self._steps = self._steps + accepted
