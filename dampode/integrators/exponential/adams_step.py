@@ -124,7 +124,7 @@ def try_step(splitting: Splitting, history: History, plan: Plan, tol: Tolerance)
     predicted = torch.addcmul(combined(weights.past, past), weights.decay, x)
     state = predicted if plan.second is None else torch.where(plan.second, history.corrected, predicted)
     value = splitting.nonlinear(plan.time, state)
-    flat = past.flatten(2)
+    flat = past.reshape(*past.shape[:2], -1)
     gap = value - torch.bmm(plan.extrapolation[:, :1], flat).view_as(x)
     moved = weights.corrector * gap
     corrected = new = predicted + moved
@@ -161,7 +161,7 @@ def step_weights(z: Tensor, h: Tensor, basis: Tensor, theta: Tensor | None = Non
     if theta is not None:
         power = torch.arange(1, basis.shape[2] + 1, dtype=z.dtype, device=z.device)
         found = found * theta[:, None] ** power.reshape(-1, *[1] * (z.ndim - 1))
-    mixed = torch.bmm(basis, found.flatten(2)).reshape(len(basis), -1, *z.shape[1:])
+    mixed = torch.bmm(basis, found.reshape(*found.shape[:2], -1)).reshape(len(basis), -1, *z.shape[1:])
     return StepWeights(torch.exp(argument), h * found[:, 0], mixed[:, -1], mixed[:, :-1])
 
 
@@ -181,7 +181,7 @@ def values_at(weights: StepWeights, x: Tensor, past: Tensor, gap: Tensor) -> Ten
 def combined(weights: Tensor, values: Tensor) -> Tensor:
     """The sum over the slots of weights (N, R, ...) times values (N, R, *S), (N, *S)."""
     if weights[0, 0].numel() == 1:
-        flat = torch.bmm(weights.reshape(len(values), 1, -1), values.flatten(2))
+        flat = torch.bmm(weights.reshape(len(values), 1, -1), values.reshape(*values.shape[:2], -1))
         return flat.reshape(len(values), *values.shape[2:])
     return (weights * values).sum(1)
 

