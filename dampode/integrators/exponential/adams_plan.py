@@ -94,8 +94,10 @@ def _plan(
     extrapolation = weights.extrapolation.reshape(size, -1)
     columns: list[Floats] = [time[:, None], h[:, None]]
     if damping is None:
-        by_slot = torch.from_numpy((weights.differences * (used * h)[:, None]).transpose(2, 1, 0))
-        basis = torch.bmm(by_slot, torch.from_numpy(weights.newton.transpose(2, 0, 1))).numpy()
+        # contiguous, because bmm multiplies matrices of other strides one by one
+        by_slot = np.ascontiguousarray((weights.differences * (used * h)[:, None]).transpose(2, 1, 0))
+        newton = np.ascontiguousarray(weights.newton.transpose(2, 0, 1))
+        basis = torch.bmm(torch.from_numpy(by_slot), torch.from_numpy(newton)).numpy()
         sample = np.arange(size)
         corrector = weights.newton[order, :, sample] * (h / weights.at_end[order, sample])[:, None]
         columns += [np.concatenate((basis.reshape(size, -1), corrector), 1)]

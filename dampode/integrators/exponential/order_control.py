@@ -129,7 +129,7 @@ class OrderControl:
         next_order, factor, limit = self._best(order, starting, accepted, length, report.phi1)
         cap = np.where(self._steps == 0, 20.0, np.where((order >= 4) & (self._steps >= 8), 2.0, 5.0))
         cap = np.where(self._rejected, 1.0, cap)
-        stiff = accepted & (limit < 0.5 * np.minimum(factor, cap)) & (self._lipschitz * report.phi1 > 0.5)
+        stiff = accepted & (limit < 0.75 * np.minimum(factor, 2.0)) & (self._lipschitz * report.phi1 > 0.5)
         factor = np.minimum(factor, limit)
         factor = np.where(accepted, np.clip(factor, 0.2, cap), np.where(finite, np.clip(factor, 0.2, 0.8), 0.2))
         self._move(nodes, accepted, active & ~within, next_order)
