@@ -70,7 +70,7 @@ class ExponentialAdams(TolerantIntegrator):
         ValueError, TypeError: a setting out of its range or of the wrong type.
         IntegrationError: in a call, a sample failed. The message says which one, at which time, and what to do.
 
-    Source: Nørsett 1969; Hochbruck & Ostermann 2011, Exponential multistep methods of Adams-type, BIT 51. The control of
+    Source: Nørsett 1969; Hochbruck & Ostermann 2011, Exponential multistep methods of Adams-type. The control of
     order and step follows the variable-order Adams codes of Shampine & Gordon 1975.
     """
 
