@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dampode._checks import require_positive, require_positive_int
 from dampode.robustness.classifier import attacked_in_eval_mode, margins, predict, predict_and_differentiate
+from dampode.robustness.draws import Generator, uniform
 from dampode.robustness.inputs import require_attack_arguments, require_distance
 
 __all__ = ["Keep", "fgsm", "ifgsm", "pgd", "recentered_pgd", "require_iteration"]
@@ -99,7 +100,7 @@ def pgd(
     steps: int = 20,
     restarts: int = 1,
     keep: Keep = "strongest",
-    generator: torch.Generator | None = None,
+    generator: Generator = None,
     batch_size: int = 500,
 ) -> Tensor:
     """Projected gradient descent: `ifgsm` from a random start x_0 = clip(x + δ, 0, 1), δ ~ U[−ε, ε] per element.
@@ -134,8 +135,8 @@ def pgd(
     require_positive_int(restarts, "restarts")
     with attacked_in_eval_mode(model, x, y) as x:
         best, best_margin = x.clone(), x.new_full(x.shape[:1], -torch.inf)
-        for _ in range(restarts):
-            start = (x + _uniform(x, eps, generator)).clamp(0, 1)
+        for number in range(restarts):
+            start = (x + _uniform(x, eps, generator, number)).clamp(0, 1)
             active = (best_margin < 0) if keep == "first" else torch.ones_like(best_margin, dtype=torch.bool)
             if not bool(active.any()):
                 break
@@ -154,7 +155,7 @@ def recentered_pgd(
     *,
     alpha: float = 1 / 255,
     steps: int = 20,
-    generator: torch.Generator | None = None,
+    generator: Generator = None,
     batch_size: int = 500,
 ) -> Tensor:
     """The PGD of the paper authors' public code, for comparison with its numbers: |x' − x| <= 2ε.
@@ -187,9 +188,9 @@ def recentered_pgd(
         return _iterate(model, start, start, y, eps, alpha, steps, "last", batch_size)[0]
 
 
-def _uniform(x: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
+def _uniform(x: Tensor, eps: float, generator: Generator, number: int = 0) -> Tensor:
     """Independent draws from U[−ε, ε] in x's shape."""
-    return eps * (2 * torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - 1)
+    return eps * (2 * uniform(x.shape, x, generator, number) - 1)
 
 
 def _iterate(

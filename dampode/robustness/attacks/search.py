@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from dampode._checks import require_positive_int
 from dampode.robustness.classifier import attacked_in_eval_mode, margins, predict
+from dampode.robustness.draws import Generator, ImageDraws, uniform
 from dampode.robustness.inputs import as_pixels, require_attack_arguments, require_distance
 
 __all__ = ["square", "uniform_noise"]
@@ -15,7 +16,7 @@ HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """The share is halved each time one of these parts of the queries is used up, as in Andriushchenko et al."""
 
 
-def uniform_noise(x: Tensor, eps: float, generator: torch.Generator | None = None) -> Tensor:
+def uniform_noise(x: Tensor, eps: float, generator: Generator = None) -> Tensor:
     """Uniform noise, x' = clip(x + δ, 0, 1), δ ~ U[−ε, ε] per element: a baseline that every attack must beat.
 
     Args:
@@ -32,7 +33,7 @@ def uniform_noise(x: Tensor, eps: float, generator: torch.Generator | None = Non
     """
     require_distance(eps, "eps")
     x = as_pixels(x)
-    delta = 2 * torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - 1
+    delta = 2 * uniform(x.shape, x, generator) - 1
     return (x + eps * delta).clamp(0, 1)
 
 
@@ -43,7 +44,7 @@ def square(
     eps: float,
     *,
     queries: int = 200,
-    generator: torch.Generator | None = None,
+    generator: Generator = None,
     batch_size: int = 500,
 ) -> Tensor:
     """Random search over squares: a square of random position and color x ± ε is kept if the margin grows.
@@ -83,28 +84,34 @@ def _search(
     y: Tensor,
     eps: float,
     queries: int,
-    generator: torch.Generator | None,
+    generator: Generator,
     batch_size: int,
 ) -> Tensor:
     """The search of `square`, on checked arguments."""
     n, channels, height, width = x.shape
 
-    def colors(*shape: int) -> Tensor:
-        return eps * (2 * torch.randint(0, 2, shape, generator=generator, device=x.device).to(x.dtype) - 1)
+    draws = ImageDraws.of(n, generator, x.device)
 
-    def spans(size: int, side: int) -> Tensor:  # (n, size): where a square lies along one axis
-        first = torch.randint(0, size - side + 1, (n, 1), generator=generator, device=x.device)
+    def colors(stream: ImageDraws, *shape: int) -> Tensor:
+        return eps * stream.signs(*shape, dtype=x.dtype)
+
+    def spans(stream: ImageDraws, size: int, side: int) -> Tensor:  # (n, size): where a square lies along one axis
+        first = stream.integers(size - side + 1, 1)
         index = torch.arange(size, device=x.device)
         return (index >= first) & (index < first + side)
 
-    found = (x + colors(n, channels, 1, width)).clamp(0, 1)
+    found = (x + colors(draws, channels, 1, width)).clamp(0, 1)
     found_margin = margins(predict(model, found, batch_size), y)
     for query in range(1, queries):
         share = FIRST_SHARE / 2 ** sum(query > h * queries for h in HALVINGS)
         side = max(1, round((share * height * width) ** 0.5))
-        rows, columns = spans(height, min(side, height)), spans(width, min(side, width))
+        stream = draws.stream(query)
+        rows, columns = (
+            spans(stream.stream(0), height, min(side, height)),
+            spans(stream.stream(1), width, min(side, width)),
+        )
         inside = (rows[:, :, None] & columns[:, None, :])[:, None]  # (n, 1, H, W)
-        color = colors(n, channels, 1, 1)
+        color = colors(stream.stream(2), channels, 1, 1)
         active = (found_margin < 0).nonzero().squeeze(1)  # indices of the images still worked on
         if not len(active):
             break

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-import torch
 from torch import Tensor, nn
 
 from dampode._checks import require_instance, require_positive_int
@@ -11,6 +10,7 @@ from dampode._identity import fingerprint
 from dampode.robustness.attacks.gradient import Keep, fgsm, ifgsm, pgd, recentered_pgd, require_iteration
 from dampode.robustness.attacks.search import square, uniform_noise
 from dampode.robustness.attacks.traits import Attack, AttackTraits
+from dampode.robustness.draws import Generator
 from dampode.robustness.modes import eval_mode, require_model
 
 __all__ = ["FGSM", "IFGSM", "PGD", "RecenteredPGD", "Square", "Transfer", "UniformNoise"]
@@ -27,7 +27,7 @@ class UniformNoise(Attack):
     traits: ClassVar[AttackTraits] = AttackTraits(gradient_based=False, iterated=False)
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
         return uniform_noise(x, eps, generator)
@@ -40,7 +40,7 @@ class FGSM(Attack):
     traits: ClassVar[AttackTraits] = AttackTraits(gradient_based=True, iterated=False)
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
         return fgsm(model, x, y, eps, batch_size=batch_size)
@@ -60,7 +60,7 @@ class IFGSM(Attack):
         require_iteration(self.alpha, self.steps, self.keep)
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
         return ifgsm(model, x, y, eps, alpha=self.alpha, steps=self.steps, keep=self.keep, batch_size=batch_size)
@@ -90,7 +90,7 @@ class PGD(Attack):
         require_positive_int(self.restarts, "restarts")
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
         return pgd(
@@ -134,7 +134,7 @@ class RecenteredPGD(Attack):
         require_iteration(self.alpha, self.steps, "last")
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
         return recentered_pgd(
@@ -154,7 +154,7 @@ class Square(Attack):
         require_positive_int(self.queries, "queries")
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
         return square(model, x, y, eps, queries=self.queries, generator=generator, batch_size=batch_size)
@@ -191,7 +191,7 @@ class Transfer(Attack):
         return f"Transfer(source={type(self.source).__name__} {fingerprint(self.source)[:12]}, attack={self.attack})"
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
         with eval_mode(self.source):
