@@ -55,7 +55,7 @@ class NoiseSource(ABC):
     def block(self, name: str, severity: int, index: int) -> Tensor:
         """One block of images (B, C, H, W) under a corruption of a severity, as the model takes them."""
 
-    def images(self, name: str, severity: int, indices: Tensor) -> Tensor:
+    def select(self, name: str, severity: int, indices: Tensor) -> Tensor:
         """The corrupted images of ascending indices (M,), on the CPU, in this order."""
         found = []
         for index in (indices // BLOCK_SIZE).unique().tolist():
