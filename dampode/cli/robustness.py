@@ -47,8 +47,8 @@ class Args:
     """radii of the attacks, in 1/255"""
     steps: int = 20
     """steps of IFGSM and PGD"""
-    alpha: float = 2
-    """step length of IFGSM and PGD, in 1/255"""
+    alpha: float | None = None
+    """step length of IFGSM and PGD, in 1/255; by default a quarter of the radius. The paper has 2"""
     restarts: int = 1
     """random starts of PGD"""
     cifar_c: Path | None = None
@@ -106,7 +106,7 @@ def measure(args: Args) -> None:
     model = load_network(args, images)
     chosen = choose(len(images.x_test), args.images)
     x, y = data.pixels(images.x_test[chosen.to(device)]), images.y_test[chosen.to(device)]
-    alpha = args.alpha / 255
+    alpha = None if args.alpha is None else args.alpha / 255
     attacks: dict[str, robustness.Attack] = {
         "uniform noise": robustness.UniformNoise(),
         "FGSM": robustness.FGSM(),

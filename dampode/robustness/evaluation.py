@@ -23,10 +23,11 @@ from dampode.robustness.classifier import (
     predict_and_differentiate,
     same_logits,
 )
-from dampode.robustness.inputs import as_pixels, require_distance
+from dampode.robustness.inputs import as_pixels
 from dampode.robustness.modes import eval_mode, require_model
 from dampode.robustness.noise.corruptions import require_severity
 from dampode.robustness.noise.sources import DrawnNoise, NoiseSource
+from dampode.robustness.norms import require_radius
 from dampode.robustness.probes import probe_tasks
 from dampode.robustness.processes import measuring_together
 from dampode.robustness.progress_bar import progress_bar_of
@@ -41,8 +42,8 @@ __all__ = ["ATTACKS", "RADII", "evaluate"]
 ATTACKS: Mapping[str, Attack] = MappingProxyType(
     {"uniform noise": UniformNoise(), "FGSM": FGSM(), "IFGSM": IFGSM(keep="first"), "PGD": PGD(keep="first")}
 )
-"""The default attacks of `evaluate`: the paper's, with α = 2/255 and 20 steps. ``keep="first"`` gives the same
-accuracies as "strongest" at a fraction of the cost."""
+"""The default attacks of `evaluate`: those of the paper, with a step of ε/4 and 20 steps. ``keep="first"`` gives the
+same accuracies as "strongest" at a fraction of the cost. `PAPER` has the paper's own step of 2/255."""
 RADII = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
 """The default radii of `evaluate`."""
 IDENTIFYING_IMAGES = 20
@@ -83,7 +84,7 @@ def evaluate(
             were.
         x: pixels in [0, 1], (N, C, H, W), on the model's device.
         y: labels, (N,).
-        eps: radii of the attacks in pixel units, in [0, 1].
+        eps: radii of the attacks in pixel units, each in the norm of its attack: in [0, 1] for L∞.
         attacks: name -> attack with its settings.
         noises: names of corruptions; by default all that ``noise`` has.
         severities: severities of each corruption, 1 to 5.
@@ -116,8 +117,7 @@ def evaluate(
     noise = DrawnNoise(x, seed) if noise is None else noise
     _require_images(x, noise)
     noises = noise.names if noises is None else noises
-    _require_strengths(eps, attacks, noises, severities)
-    _require_attacks(attacks, noises)
+    _require_strengths(x, eps, attacks, noises, severities)
     for name in noises:
         for severity in severities:
             noise.require(name, severity)
@@ -224,14 +224,16 @@ def _require_gradients(model: nn.Module, x: Tensor, y: Tensor, attacks: Mapping[
 
 
 def _require_strengths(
-    eps: Sequence[float], attacks: Mapping[str, Attack], noises: Sequence[str], severities: Sequence[int]
+    x: Tensor, eps: Sequence[float], attacks: Mapping[str, Attack], noises: Sequence[str], severities: Sequence[int]
 ) -> None:
     """Raise unless radii, noises and severities are valid sequences without repetition."""
     for values, what in ((eps, "eps"), (noises, "noises"), (severities, "severities")):
         require_instance(values, Sequence, what, "give one value as [value]")
     require_instance(attacks, Mapping, "attacks", "give each attack a name")
+    _require_attacks(attacks, noises)
     for e in eps:
-        require_distance(e, "eps")
+        for norm in {attack.traits.norm for attack in attacks.values()} or {"linf"}:
+            require_radius(e, norm, x)
     for severity in severities:
         require_severity(severity)
     for values, what in ((eps, "eps"), (noises, "noises"), (severities, "severities")):

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from dampode._checks import require_instance, require_nonnegative, require_positive_int
+from dampode._checks import require_instance, require_nonnegative
 
-__all__ = ["as_pixels", "require_attack_arguments", "require_distance"]
+__all__ = ["as_pixels", "require_distance"]
 
 ROUNDING = 1e-6
 """How far rounding may take a pixel out of [0, 1]; such a pixel is clipped."""
@@ -44,9 +44,3 @@ def require_distance(value: float, name: str) -> None:
     require_nonnegative(value, name)
     if value > 1:
         raise ValueError(f"{name} must be at most 1, for pixels lie in [0, 1], got {value}; divide 8-bit units by 255")
-
-
-def require_attack_arguments(eps: float, batch_size: int) -> None:
-    """Raise unless the radius lies in [0, 1] and the batch size is at least 1."""
-    require_distance(eps, "eps")
-    require_positive_int(batch_size, "batch_size")

@@ -21,6 +21,7 @@ PROBES = (
     "gradient",
     "twice the steps",
     "more restarts",
+    "shorter steps",
     "large radius",
     "search without gradients",
 )

@@ -17,7 +17,7 @@ __all__ = ["check", "paired_difference"]
 
 ROUNDING = 1e-6
 ALLOWED_CHANGE = 0.005
-"""Accuracy that twice the steps, or more restarts, may take away."""
+"""Accuracy that twice the steps, more restarts or shorter steps may take away."""
 ALLOWED_SHARE = 0.01
 """Accuracy that may remain at a large radius, and share of images that may have no gradient or other logits."""
 
@@ -76,6 +76,7 @@ def check(columns: Sequence[Column]) -> tuple[SanityCheck, ...]:
             required,
         ),
         _work_suffices("twice the steps change less than 0.5 points", iterated, probes["twice the steps"], required),
+        _work_suffices("shorter steps change less than 0.5 points", iterated, probes["shorter steps"], False),
         _work_suffices("more restarts change less than 0.5 points", iterated, probes["more restarts"], False),
         _not_weaker(
             "a search without gradients is not stronger",
@@ -125,14 +126,14 @@ def _not_weaker(
 
 
 def _work_suffices(name: str, attacks: Sequence[Column], probes: Sequence[Column], required: bool) -> SanityCheck:
-    """An attack with more steps or restarts leaves about the same accuracy as the attack itself."""
+    """An attack with more steps, more restarts or shorter steps leaves about the same accuracy as the attack itself."""
     pairs = [(a, b) for a in attacks for b in probes if a.name == b.name and _same_ball(a, b)]
     return _result(name, [_comparison(a, b, ALLOWED_CHANGE) for a, b in pairs], required)
 
 
 def _same_ball(a: Column, b: Column) -> bool:
-    """Whether two attacks may move pixels equally far, so that their accuracies can be compared."""
-    distances = {c.traits.max_distance for c in (a, b) if c.traits is not None}
+    """Whether two attacks may move images equally far, so that their accuracies can be compared."""
+    distances = {(c.traits.max_distance, c.traits.norm) for c in (a, b) if c.traits is not None}
     return a.strength == b.strength and len(distances) == 1
 
 

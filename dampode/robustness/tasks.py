@@ -10,6 +10,7 @@ from dampode.robustness.attacks.traits import Attack
 from dampode.robustness.classifier import predict, predict_and_differentiate, same_logits
 from dampode.robustness.draws import ImageDraws
 from dampode.robustness.noise.sources import NoiseSource
+from dampode.robustness.norms import length
 from dampode.robustness.processes import Processes
 from dampode.robustness.progress_file import ProgressFile
 from dampode.robustness.random_blocks import blocks
@@ -100,7 +101,7 @@ class Setup:
 
         def measure(indices: Tensor) -> tuple[Tensor, float]:
             perturbed = self._perturb(name, attack, eps, indices)
-            distance = (perturbed - self.x[indices]).abs().max()
+            distance = length(perturbed - self.x[indices], attack.traits.norm).max()
             outside = [distance - attack.traits.max_distance * eps, -perturbed.min(), perturbed.max() - 1]
             return self._correct(perturbed, indices), max(0.0, *(value.item() for value in outside))
 

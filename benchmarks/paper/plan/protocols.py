@@ -63,8 +63,8 @@ TEXT = Protocol(
     "text",
     Augmentation(pad=4),
     anchor=0.0,
-    ifgsm=IFGSM(2 / 255, keep="last"),
-    pgd=PGD(2 / 255, keep="last"),
+    ifgsm=IFGSM(2 / 255, steps=20, keep="last"),
+    pgd=PGD(2 / 255, steps=20, keep="last"),
     normalized_per_file=False,
 )
 CODE = Protocol(

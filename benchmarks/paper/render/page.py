@@ -69,7 +69,7 @@ def protocols() -> str:
                 f"pad {crop.pad} ({crop.mode}), crop, flip",
                 f"{protocol.anchor:g}",
                 f"{0.1 if protocol.lambda_momentum is None else protocol.lambda_momentum:g}",
-                f"{255 * attack.alpha:g}/255, {attack.steps}",
+                f"{'ε/4' if attack.alpha is None else f'{255 * attack.alpha:g}/255'}, {attack.steps}",
                 attack.keep,
                 "random start" if isinstance(protocol.pgd, RecenteredPGD) else "image",
                 "all images of its kind of noise" if protocol.normalized_per_file else "training set",

@@ -1,22 +1,23 @@
 """The attacks as frozen dataclasses that hold their settings, as `evaluate` takes them."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import ClassVar, Self
 
 from torch import Tensor, nn
 
 from dampode._checks import require_instance, require_positive_int
 from dampode._identity import fingerprint
-from dampode.robustness.attacks.gradient import Keep, fgsm, ifgsm, pgd, recentered_pgd, require_iteration
-from dampode.robustness.attacks.search import square, uniform_noise
+from dampode.robustness.attacks.gradient import STEP, Keep, fgsm, ifgsm, pgd, recentered_pgd, require_iteration
 from dampode.robustness.attacks.traits import Attack, AttackTraits
+from dampode.robustness.attacks.uniform import uniform_noise
 from dampode.robustness.draws import Generator
 from dampode.robustness.modes import eval_mode, require_model
+from dampode.robustness.norms import Norm, require_norm
 
-__all__ = ["FGSM", "IFGSM", "PGD", "RecenteredPGD", "Square", "Transfer", "UniformNoise"]
+__all__ = ["FGSM", "IFGSM", "PAPER", "PGD", "RecenteredPGD", "Transfer", "UniformNoise"]
 
-STEPS_ACROSS = 8
-"""Steps in which `Attack.for_radius` crosses the ball, from its center to its border."""
 ADDED_RESTARTS = 4
 
 
@@ -33,17 +34,29 @@ class UniformNoise(Attack):
         return uniform_noise(x, eps, generator)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FGSM(Attack):
-    """`fgsm`, Eq. 19."""
+    """`fgsm`, Eq. 19, with its settings and their defaults."""
 
-    traits: ClassVar[AttackTraits] = AttackTraits(gradient_based=True, iterated=False)
+    norm: Norm = "linf"
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        require_norm(self.norm)
+
+    @property
+    def traits(self) -> AttackTraits:
+        """A single step along the gradient."""
+        return AttackTraits(gradient_based=True, iterated=False, norm=self.norm)
+
+    def __repr__(self) -> str:
+        return _printed(self)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
-        return fgsm(model, x, y, eps, batch_size=batch_size)
+        return fgsm(model, x, y, eps, norm=self.norm, batch_size=batch_size)
 
 
 @dataclass(frozen=True)
@@ -51,13 +64,13 @@ class IFGSM(Attack):
     """`ifgsm`, Eq. 20, with its settings and their defaults."""
 
     traits: ClassVar[AttackTraits] = AttackTraits(gradient_based=True, iterated=True)
-    alpha: float = 2 / 255
+    alpha: float | None = None
     steps: int = 20
     keep: Keep = "strongest"
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        require_iteration(self.alpha, self.steps, self.keep)
+        require_iteration(self.alpha, self.steps, self.keep, "linf")
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
@@ -69,25 +82,37 @@ class IFGSM(Attack):
         """The same attack with twice the steps."""
         return replace(self, steps=2 * self.steps)
 
+    def with_shorter_steps(self, eps: float) -> Self:
+        """The same attack with half the step, or with a step of ε/4 if this is shorter."""
+        return replace(self, alpha=_shorter(self.alpha, eps))
+
     def for_radius(self, eps: float) -> Self:
-        """The same attack with a step of ε/8."""
-        return replace(self, alpha=eps / STEPS_ACROSS, keep="first")
+        """The same attack with a step of ε/4."""
+        return replace(self, alpha=None, keep="first")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PGD(Attack):
     """`pgd` with its settings and their defaults."""
 
-    traits: ClassVar[AttackTraits] = AttackTraits(gradient_based=True, iterated=True, random_start=True)
-    alpha: float = 2 / 255
+    alpha: float | None = None
     steps: int = 20
     restarts: int = 1
     keep: Keep = "strongest"
+    norm: Norm = "linf"
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        require_iteration(self.alpha, self.steps, self.keep)
+        require_iteration(self.alpha, self.steps, self.keep, self.norm)
         require_positive_int(self.restarts, "restarts")
+
+    @property
+    def traits(self) -> AttackTraits:
+        """An iteration along the gradient from a random start."""
+        return AttackTraits(gradient_based=True, iterated=True, random_start=True, norm=self.norm)
+
+    def __repr__(self) -> str:
+        return _printed(self)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
@@ -102,6 +127,7 @@ class PGD(Attack):
             steps=self.steps,
             restarts=self.restarts,
             keep=self.keep,
+            norm=self.norm,
             generator=generator,
             batch_size=batch_size,
         )
@@ -114,9 +140,13 @@ class PGD(Attack):
         """The same attack with 4 more random starts."""
         return replace(self, restarts=self.restarts + ADDED_RESTARTS)
 
+    def with_shorter_steps(self, eps: float) -> Self:
+        """The same attack with half the step, or with a step of ε/4 if this is shorter."""
+        return replace(self, alpha=_shorter(self.alpha, eps))
+
     def for_radius(self, eps: float) -> Self:
-        """The same attack with a step of ε/8."""
-        return replace(self, alpha=eps / STEPS_ACROSS, keep="first")
+        """The same attack with a step of ε/4."""
+        return replace(self, alpha=None, keep="first")
 
 
 @dataclass(frozen=True)
@@ -131,7 +161,7 @@ class RecenteredPGD(Attack):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        require_iteration(self.alpha, self.steps, "last")
+        require_iteration(self.alpha, self.steps, "last", "linf")
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
@@ -140,28 +170,6 @@ class RecenteredPGD(Attack):
         return recentered_pgd(
             model, x, y, eps, alpha=self.alpha, steps=self.steps, generator=generator, batch_size=batch_size
         )
-
-
-@dataclass(frozen=True)
-class Square(Attack):
-    """`square` with its settings and their defaults."""
-
-    traits: ClassVar[AttackTraits] = AttackTraits(gradient_based=False, iterated=True, random_start=True)
-    queries: int = 200
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        require_positive_int(self.queries, "queries")
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
-    ) -> Tensor:
-        """Perturb pixels."""
-        return square(model, x, y, eps, queries=self.queries, generator=generator, batch_size=batch_size)
-
-    def with_twice_the_steps(self) -> Self:
-        """The same search with twice the queries."""
-        return replace(self, queries=2 * self.queries)
 
 
 @dataclass(frozen=True, repr=False)
@@ -196,3 +204,30 @@ class Transfer(Attack):
         """Perturb pixels."""
         with eval_mode(self.source):
             return self.attack(self.source, x, y, eps, generator, batch_size)
+
+
+PAPER: Mapping[str, Attack] = MappingProxyType(
+    {
+        "FGSM": FGSM(),
+        "IFGSM": IFGSM(alpha=2 / 255, steps=20, keep="last"),
+        "PGD": PGD(alpha=2 / 255, steps=20, keep="last"),
+    }
+)
+"""The attacks of the paper: α = 2/255 at every radius, 20 steps, the last iterate. For comparison with its tables only:
+where α is long beside ε, the attacks are weak and a network looks robust.
+
+Source: Yang et al. 2020, Sec. 4.2.
+"""
+
+
+def _shorter(alpha: float | None, eps: float) -> float:
+    """Half the step α, or the default step for the radius if this is shorter."""
+    default = STEP * eps
+    return default / 2 if alpha is None else min(alpha / 2, default)
+
+
+def _printed(attack: FGSM | PGD) -> str:
+    """An attack with its settings. L∞, the norm of most attacks, is not printed."""
+    settings = {field.name: getattr(attack, field.name) for field in fields(attack)}
+    shown = [f"{name}={value!r}" for name, value in settings.items() if (name, value) != ("norm", "linf")]
+    return f"{type(attack).__name__}({', '.join(shown)})"

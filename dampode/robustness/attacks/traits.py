@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dampode._checks import require_instance, require_nonnegative
 from dampode.robustness.draws import Generator
+from dampode.robustness.norms import Norm, require_norm
 
 __all__ = ["Attack", "AttackTraits"]
 
@@ -20,12 +21,12 @@ class AttackTraits:
         iterated: whether the attack takes more than one step.
         random_start: whether it starts from a random point of the ball.
         transferred: whether it attacks another model, and its result is then given to the measured one.
-        max_distance: largest |x' − x| of a pixel, in units of ε. An attack counts in the worst case if this is at
-            most 1.
+        max_distance: largest ‖x' − x‖ in units of ε. An attack counts in the worst case if this is at most 1.
+        norm: the norm of this distance, "linf" or "l2".
 
     Raises:
         TypeError: a flag is not a bool, or the distance is not a number.
-        ValueError: the distance is negative or not finite.
+        ValueError: the distance is negative or not finite, or the norm is unknown.
     """
 
     gradient_based: bool
@@ -33,12 +34,14 @@ class AttackTraits:
     random_start: bool = False
     transferred: bool = False
     max_distance: float = 1.0
+    norm: Norm = "linf"
 
     def __post_init__(self) -> None:
         """Check the types, since traits are also read from files."""
         for name in ("gradient_based", "iterated", "random_start", "transferred"):
             require_instance(getattr(self, name), bool, name)
         require_nonnegative(self.max_distance, "max_distance")
+        require_norm(self.norm)
 
     @property
     def within_eps(self) -> bool:
@@ -52,10 +55,11 @@ class AttackTraits:
 
 
 class Attack(ABC):
-    """An attack in L∞ with its settings.
+    """An attack with its settings.
 
-    A new attack defines ``traits`` and ``__call__``. An iterated attack also defines `with_twice_the_steps`, and an
-    attack from random starts `with_more_restarts`; without them the sanity check of that name is not made.
+    A new attack defines ``traits`` and ``__call__``. An iterated attack also defines `with_twice_the_steps`, an attack
+    with a fixed step length `with_shorter_steps`, and an attack from random starts `with_more_restarts`. Without them
+    the sanity check of that name is not made.
 
     An attack's ``repr`` identifies it in reports and partial files, so the ``repr`` must hold all settings and no
     memory address. A frozen dataclass has such a ``repr``.
@@ -76,7 +80,7 @@ class Attack(ABC):
             model: classifier of pixels, in eval mode.
             x: pixels in [0, 1], (N, C, H, W).
             y: labels, (N,).
-            eps: radius ε in pixel units, in [0, 1].
+            eps: radius ε in pixel units, >= 0, in the norm of ``traits``.
             generator: source of the draws, on x's device, as `dampode.robustness.draws.uniform` takes it. In
                 `evaluate` each image has its own stream, so that neither batches nor processes change its draws.
             batch_size: images per forward pass.
@@ -87,6 +91,10 @@ class Attack(ABC):
 
     def with_twice_the_steps(self) -> "Attack | None":
         """The same attack with twice the steps, or None where there is no such attack."""
+        return None
+
+    def with_shorter_steps(self, eps: float) -> "Attack | None":
+        """The same attack with shorter steps at radius ε, or None where it chooses its step length by itself."""
         return None
 
     def with_more_restarts(self) -> "Attack | None":
