@@ -213,12 +213,12 @@ def _step(alpha: float | None, eps: float) -> float:
 
 
 def _random_offset(x: Tensor, eps: float, norm: Norm, generator: Generator, number: int = 0) -> Tensor:
-    """A random offset for each image, of length at most ε, in x's shape; ``number`` counts the offsets of an image."""
+    """A random offset for each image, of length at most ε, in x's shape."""
     if norm == "linf":
         return eps * (2 * uniform(x.shape, x, generator, number) - 1)
-    direction = normal(x.shape, x, generator, 2 * number)
-    share = uniform((len(x),), x, generator, 2 * number + 1)
-    return per_image(eps * share / length(direction, norm), x) * direction
+    direction = normal(x.shape, x, generator, number)
+    distance = eps * uniform(x.shape[:1], x, generator, number)
+    return per_image(distance / length(direction, norm), x) * direction
 
 
 def _iterate(
