@@ -9,7 +9,7 @@ from types import MappingProxyType
 from torch import Tensor, nn
 
 from dampode._checks import as_seed, require_instance, require_positive_int
-from dampode._files import only_writer
+from dampode._files import only_writer, user_path
 from dampode._identity import fingerprint
 from dampode.robustness import sanity_checks
 from dampode.robustness.attacks.settings import FGSM, IFGSM, PGD, Transfer, UniformNoise
@@ -121,7 +121,7 @@ def evaluate(
     models |= {f"the source of {name!r}": a.source for name, a in attacks.items() if isinstance(a, Transfer)}
     with ExitStack() as stack:
         if partial is not None:
-            stack.enter_context(only_writer(Path(partial)))
+            stack.enter_context(only_writer(partial))
         if stack.enter_context(eval_mode(model)):
             warnings.warn("the model is in training mode; it is measured in eval mode", stacklevel=2)
         for each in models.values():
@@ -136,7 +136,7 @@ def evaluate(
             settings["outputs"] = f"those of {' and '.join(probable)} {PROBABILITIES}"
             warnings.warn(f"the outputs of {' and '.join(probable)} {PROBABILITIES}", stacklevel=2)
         asked = (tuple(eps), tuple(noises), tuple(severities), settings)  # settings hold the hash of the images
-        progress_file = ProgressFile(None if partial is None else Path(partial), fingerprint(model, str(asked)))
+        progress_file = ProgressFile(None if partial is None else user_path(partial), fingerprint(model, str(asked)))
         _require_same_models(progress_file, models, x[:IDENTIFYING_IMAGES], batch_size)
         setup = Setup(model, x, y, seed, batch_size, progress_file)
         columns = _measure(setup, eps, attacks, noise, [(n, s) for n in noises for s in severities], progress)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dampode._checks import require_labels
+from dampode._files import user_path
 from dampode._identity import fingerprint
 from dampode.robustness.noise.corruptions import (
     CORRUPTIONS,
@@ -45,7 +46,7 @@ class ImageNetCFiles(NoiseSource):
     def __init__(
         self, folder: str | Path, y: Tensor, device: torch.device | str = "cpu", images: Tensor | None = None
     ) -> None:
-        self.title, self.folder, self.device = "ImageNet-C, files", Path(folder), torch.device(device)
+        self.title, self.folder, self.device = "ImageNet-C, files", user_path(folder), torch.device(device)
         self.names = tuple(n for n in CORRUPTIONS + EXTRA_CORRUPTIONS if (self.folder / n).is_dir())
         if not self.names:
             raise FileNotFoundError(
