@@ -102,7 +102,7 @@ def test_every_path_may_begin_with_the_home_folder(home):
         run = {"checkpoint": "~/run/run.pt", "logs": "~/run", "resume": resume}
         training.fit(model, images, training.Recipe(epochs=1, batch_size=2), **run)
     save_checkpoint("~/again.pt", training.load_checkpoint("~/run/run.pt"))
-    robustness.evaluate(model, x, y, noises=[], partial="~/part.json")
+    robustness.evaluate(model.eval(), x, y, noises=[], partial="~/part.json")
     report = robustness.evaluate(model, x, y, noises=[], partial="~/part.json")  # reads the file
     report.save("~/report")
     plots.save(plt.figure(), {}, "~/figure.png")
