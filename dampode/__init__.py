@@ -5,11 +5,11 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from dampode import damping, data, functional, integrators, models, robustness, stability, weighting
+from dampode import damping, data, fields, functional, integrators, models, paths, robustness, stability, weighting
 from dampode.block import DampedBlock, Transition
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import VectorField
-from dampode.integrators import Solution
+from dampode.integrators import Jumps, Solution
 from dampode.trajectory import odeint, solve
 
 if TYPE_CHECKING:
@@ -20,16 +20,19 @@ __version__ = version("dampode")
 __all__ = [
     "DampedBlock",
     "DampedODEFunc",
+    "Jumps",
     "Solution",
     "Transition",
     "VectorField",
     "__version__",
     "damping",
     "data",
+    "fields",
     "functional",
     "integrators",
     "models",
     "odeint",
+    "paths",
     "plots",
     "robustness",
     "solve",

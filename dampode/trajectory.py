@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,7 +12,10 @@ from dampode.dynamics import DampedODEFunc
 from dampode.fields import Autonomous
 from dampode.integrators import AdaptiveExponential, IntegrationError, Integrator, Solution
 from dampode.integrators.base import require_field_and_state
+from dampode.integrators.jumps import Jumps, require_jumps
+from dampode.integrators.sample_times import require_times, without_padding
 from dampode.integrators.solution import solution_of_batch
+from dampode.paths import require_cover
 
 __all__ = ["odeint", "solve"]
 
@@ -21,6 +25,8 @@ def odeint(
     x0: Tensor,
     t: Tensor,
     integrator: Integrator = AdaptiveExponential(),
+    *,
+    jumps: Jumps | None = None,
     **torchdiffeq_settings: object,
 ) -> Tensor:
     """The states of dx/dt = −λ x + ρ(λ) f(x, t), Eq. 4, at the times t.
@@ -31,9 +37,12 @@ def odeint(
     Args:
         func: the damped vector field. With a step size per sample, f gets its time as (N, 1, ..., 1).
         x0: state at t[0], (N, *S), N samples; one system of D numbers is (1, D).
-        t: times, (T,), at least two, strictly increasing or strictly decreasing.
+        t: times, (T,), at least two, strictly increasing or strictly decreasing. Or (N, T): each sample's own times,
+            all in one direction. A row with fewer times ends with NaN. The states there are the sample's last one.
         integrator: takes the state from one time to the next. A fixed-step integrator takes ``steps`` steps in every
             interval.
+        jumps: times at which the solve stops exactly, changes the state and starts anew; see `Jumps`. The state at a
+            jump time is the state after the jump.
         torchdiffeq_settings: none may be given. The error for ``method``, ``rtol`` and others shows how to write them.
 
     Returns:
@@ -46,28 +55,38 @@ def odeint(
             and what to do.
 
     Warns:
-        UserWarning: f depends on time, and the state's dtype, in which f gets t, rounds times by more than 1e-4 of
-            their span, and times near 0 would be rounded less.
+        UserWarning: f or λ depends on time, and the state's dtype, in which they get t, rounds times by more than 1e-4
+            of their span, and times near 0 would be rounded less.
 
     Source: Yang et al. 2020, Eq. 4; the argument order is torchdiffeq's.
     """
     _require_no_settings(torchdiffeq_settings)
     _require(func, x0, t, integrator)
-    xs = integrator.trajectory(func, x0, t)
+    times = without_padding(t)
+    require_jumps(jumps, times, x0)
+    xs = integrator.trajectory(func, x0, times, jumps)
     if not torch.compiler.is_compiling() and not bool(torch.isfinite(xs).all()):
-        raise IntegrationError(str(solution_of_batch(t, xs, 0, 0).failure()))
+        raise IntegrationError(str(solution_of_batch(times, xs, 0, 0).failure()))
     return xs
 
 
-def solve(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = AdaptiveExponential()) -> Solution:
+def solve(
+    func: DampedODEFunc,
+    x0: Tensor,
+    t: Tensor,
+    integrator: Integrator = AdaptiveExponential(),
+    *,
+    jumps: Jumps | None = None,
+) -> Solution:
     """`odeint` with statistics, and with a status per sample instead of an error.
 
     Args:
         func: the damped vector field.
         x0: state at t[0], (N, *S), N samples; one system of D numbers is (1, D). A sample that is not finite makes the
             gradients of shared parameters NaN, even if the loss ignores that sample: leave it out of the batch.
-        t: times, (T,), at least two, strictly increasing or strictly decreasing.
+        t: times, (T,) or (N, T), as in `odeint`.
         integrator: takes the state from one time to the next.
+        jumps: as in `odeint`.
 
     Returns:
         The states, the calls of f, the steps and the status of every sample. An integrator that steps the whole batch
@@ -85,7 +104,9 @@ def solve(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = A
     Source: Yang et al. 2020, Eq. 4.
     """
     _require(func, x0, t, integrator)
-    return integrator.solve(func, x0, t)
+    times = without_padding(t)
+    require_jumps(jumps, times, x0)
+    return replace(integrator.solve(func, x0, times, jumps), t=t)
 
 
 def _require_no_settings(settings: Mapping[str, object]) -> None:
@@ -108,33 +129,26 @@ def _require(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator)
     require_instance(
         integrator, Integrator, "integrator", "take one from dampode.integrators, such as TorchDiffEq('dopri5')"
     )
-    require_instance(t, Tensor, "t", "use torch.tensor or torch.linspace")
-    if not t.is_floating_point():
-        raise TypeError(f"t must be floating, got dtype {t.dtype}; convert it with t.double()")
-    if t.ndim != 1 or len(t) < 2:
-        raise ValueError(f"t must be (T,) with at least two times, got shape {tuple(t.shape)}")
-    if x0.is_meta or t.is_meta:
-        raise ValueError(
-            "a solve reads values, got a tensor on the meta device, which has none; move x0 and t to a device, or call "
-            "a DampedBlock with a fixed step, which reads none"
-        )
+    require_times(t, x0)
     if torch.compiler.is_compiling():
         return
-    if not bool(torch.isfinite(t).all()):
-        raise ValueError(f"t must be finite, got {t.tolist()}")
-    step = t.diff()
-    if not bool((step > 0).all() | (step < 0).all()):
-        first = int(torch.nonzero(step * (step.sum().sign() or 1) <= 0)[0])
-        raise ValueError(
-            f"t must increase strictly or decrease strictly, got t[{first}] = {t[first].item():g} and "
-            f"t[{first + 1}] = {t[first + 1].item():g}; sort it and drop repeated times"
-        )
     eps = torch.finfo(x0.dtype).eps
-    resolved = eps * t.abs().max().item()
-    span = abs(t[-1].item() - t[0].item())
-    if resolved > max(1e-4, 2 * eps) * span and not isinstance(func.f, Autonomous):
+    times = without_padding(t.detach())
+    require_cover(func, times[..., 0], times[..., -1])
+    latest, span = times.abs().amax(-1), (times[..., -1] - times[..., 0]).abs()
+    resolved = eps * latest
+    # a row with only one time has no span and is not solved
+    coarse = (resolved > max(1e-4, 2 * eps) * span) & (span > 0)
+    if bool(coarse.any()) and _depends_on_time(func):
+        n = int(coarse.reshape(-1).long().argmax())
+        late, error, length = (value.reshape(-1)[n].item() for value in (latest, resolved, span))
         warnings.warn(
-            f"f gets t in the state's dtype, and {x0.dtype} rounds times near {t.abs().max().item():g} by "
-            f"{resolved:.1g}, of a span of {span:.3g}: let times begin near 0, or use a float64 state",
+            f"f and λ get t in the state's dtype, and {x0.dtype} rounds times near {late:g} by {error:.1g}, of a span "
+            f"of {length:.3g}: let times begin near 0, or use a float64 state",
             stacklevel=3,
         )
+
+
+def _depends_on_time(func: DampedODEFunc) -> bool:
+    """Whether f or λ may depend on time."""
+    return func.damping.depends_on_time or not isinstance(func.f, Autonomous)

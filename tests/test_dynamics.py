@@ -21,7 +21,7 @@ def test_defaults_are_not_shared():
     a, b = (DampedODEFunc(nn.Identity()) for _ in range(2))
     assert isinstance(a.damping, Learned)
     assert a.damping is not b.damping
-    assert 0.2 <= a.damping(torch.zeros(1)) <= 0.25
+    assert 0.2 <= a.damping(0.0, torch.zeros(1)) <= 0.25
 
 
 def test_what_is_wrapped():

@@ -87,7 +87,7 @@ def test_fixed_step_times_carry_gradients():
     [
         (torch.tensor([1.0]), "at least two times, got shape \\(1,\\)"),
         (torch.tensor([]), "at least two times"),
-        (torch.zeros(2, 2), "t must be \\(T,\\)"),
+        (torch.zeros(2, 2, 2), "t must be \\(T,\\)"),
         (torch.tensor([0.0, 0.5, 0.5]), "got t\\[1\\] = 0.5 and t\\[2\\] = 0.5; sort it and drop repeated times"),
         (torch.tensor([0.0, 2.0, 1.0]), "got t\\[1\\] = 2 and t\\[2\\] = 1"),
         (torch.tensor([1.0, 1.0]), "increase strictly or decrease strictly"),

@@ -44,7 +44,7 @@ class Solution:
     """
 
     t: Tensor
-    """The output times, (T,)."""
+    """The output times, (T,) or (N, T)."""
     x: Tensor
     """The states there, (T, N, *S), the initial state first."""
     nfe: Tensor
@@ -74,7 +74,7 @@ def solution_of_batch(times: Tensor, xs: Tensor, calls: int, steps: int) -> Solu
     """The Solution of an integrator that steps the whole batch at once.
 
     Args:
-        times: the output times, (T,).
+        times: the output times, (T,), or (N, T) without padding.
         xs: the states there, (T, N, *S).
         calls: number of calls of f.
         steps: number of steps; -1 if it is unknown.
@@ -97,5 +97,10 @@ def solution_of_batch(times: Tensor, xs: Tensor, calls: int, steps: int) -> Solu
         accepted=steps * like,
         rejected=min(steps, 0) * like,
         status=tuple(Status.SUCCESS if ok else Status.NOT_FINITE for ok in finite.all(0).tolist()),
-        reached=times.detach().to(device=xs.device, dtype=torch.float64)[last],
+        reached=_at(times.detach().to(device=xs.device, dtype=torch.float64), last),
     )
+
+
+def _at(times: Tensor, last: Tensor) -> Tensor:
+    """The time with the number ``last`` of every sample, (N,)."""
+    return times[last] if times.ndim == 1 else times.gather(1, last[:, None])[:, 0]

@@ -29,9 +29,12 @@ from dampode.robustness.ensemble_gains import EnsembleGain, ensemble_gain
 from dampode.robustness.evaluation import ATTACKS, evaluate
 from dampode.robustness.loss_landscape import Landscape, landscape
 from dampode.robustness.noise import (
+    CORRUPTIONS,
+    EXTRA_CORRUPTIONS,
     SEVERITIES,
     CifarCFiles,
     DrawnNoise,
+    ImageNetCFiles,
     NoiseSource,
     NormalizedPerFile,
     corrupt,
@@ -42,6 +45,8 @@ from dampode.robustness.report import Report
 __all__ = [
     "APGD",
     "ATTACKS",
+    "CORRUPTIONS",
+    "EXTRA_CORRUPTIONS",
     "FAB",
     "FGSM",
     "IFGSM",
@@ -55,6 +60,7 @@ __all__ = [
     "DrawnNoise",
     "Ensemble",
     "EnsembleGain",
+    "ImageNetCFiles",
     "Landscape",
     "NoiseSource",
     "NormalizedPerFile",

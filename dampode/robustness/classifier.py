@@ -14,8 +14,8 @@ from dampode._checks import (
     require_logits,
     require_positive_int,
 )
+from dampode._precision import default_dtype, full_float32
 from dampode.robustness.ensemble import Ensemble
-from dampode.robustness.float32 import default_dtype, full_float32
 from dampode.robustness.inputs import as_pixels
 from dampode.robustness.modes import eval_mode, frozen, require_model
 

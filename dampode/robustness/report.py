@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from dampode._checks import require_instance, require_nonnegative, require_positive_int
+from dampode._files import user_path
 from dampode.robustness import report_format
+from dampode.robustness.noise.corruptions import CORRUPTIONS
 from dampode.robustness.results import MEASURED, Column, SanityCheck, all_passed, format_eps
 
 __all__ = ["Report"]
@@ -126,6 +128,31 @@ class Report:
         scores = [np.mean([c.accuracy for c in self.columns if c.group == "noise" and c.name == k]) for k in names]
         return float(np.mean(scores))
 
+    def mean_corruption_error(self, baseline: "Report | None" = None) -> float:
+        """Mean error over the severities of each corruption, then over the 15 corruptions of CIFAR-C or ImageNet-C.
+
+        Args:
+            baseline: the report of a reference network. Each corruption's error is then divided by the reference's, as
+                for ImageNet-C, where the reference is AlexNet.
+
+        Raises:
+            KeyError: one of the 15 corruptions was not measured at all severities, 1 to 5.
+
+        Source: Hendrycks & Dietterich 2019, Sec. 4.1.
+        """
+        errors = np.array(self._corruption_errors())
+        return float(np.mean(errors if baseline is None else errors / np.array(baseline._corruption_errors())))
+
+    def _corruption_errors(self) -> list[float]:
+        """Mean error over the severities of each of the 15 corruptions."""
+        missing = [n for n in CORRUPTIONS if {c.strength for c in self.columns if c.name == n} != {1, 2, 3, 4, 5}]
+        if missing:
+            raise KeyError(
+                f"a mean corruption error needs severities 1 to 5 of all 15 corruptions; {', '.join(missing)} are "
+                "missing; measure them with noise=CifarCFiles(...) or ImageNetCFiles(...)"
+            )
+        return [1 - self.noise_score(name) for name in CORRUPTIONS]
+
     def worst_case(self, eps: float) -> Tensor:
         """Which images are classified correctly both clean and under every attack within ε of them, (n,) bool.
 
@@ -175,4 +202,4 @@ class Report:
 
     def save(self, folder: str | Path) -> None:
         """Write report.json and report.md into a folder. The folder is made if it does not exist."""
-        report_format.save(self, Path(folder))
+        report_format.save(self, user_path(folder))

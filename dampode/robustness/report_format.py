@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dampode._files import write_atomically
 from dampode.robustness.attacks.traits import AttackTraits
+from dampode.robustness.noise.corruptions import CORRUPTIONS
 from dampode.robustness.results import MEASURED, Column, SanityCheck, format_eps, pack_flags, unpack_flags
 
 if TYPE_CHECKING:
@@ -110,8 +111,19 @@ def _noise_table(report: "Report", measured: Mapping[tuple[str, float], str]) ->
     rows = [
         [name, *(measured.get((name, s), "") for s in severities), _percent(report.noise_score(name))] for name in names
     ]
-    rows.append(["mean", *[""] * len(severities), _percent(report.noise_score())])
-    return _table(["noise", *(f"{s:g}" for s in severities), "mean"], rows)
+    means = [_mean_accuracy(report, names, s) for s in severities]
+    rows.append(["mean", *means, _percent(report.noise_score())])
+    lines = _table(["noise", *(f"{s:g}" for s in severities), "mean"], rows)
+    if set(CORRUPTIONS) <= set(names) and severities == [1, 2, 3, 4, 5]:
+        error = _percent(report.mean_corruption_error())
+        lines += [f"Mean corruption error, over the 15 corruptions and 5 severities: {error} %", ""]
+    return lines
+
+
+def _mean_accuracy(report: "Report", names: list[str], severity: float) -> str:
+    """The mean accuracy over the noises at a severity; empty if one of them was not measured there."""
+    found = [c.accuracy for c in report.columns if c.group == "noise" and c.strength == severity]
+    return _percent(sum(found) / len(found)) if len(found) == len(names) else ""
 
 
 def _attack_table(report: "Report", measured: Mapping[tuple[str, float], str]) -> list[str]:

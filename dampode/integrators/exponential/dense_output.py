@@ -33,25 +33,26 @@ class Interpolant(NamedTuple):
 
 
 class DenseOutput:
-    """States at the output times, from N ≈ N_1 + θ (slope + D/2) + θ² (curve − 3D/2) + θ³ D over a step, θ in (0, 1].
+    """States at the output times, from N ≈ N_1 + θ (slope + D/2) + θ² (curve − 3D/2) + θ³ D over a step, θ in [0, 1).
 
     The quadratic N_1 + θ slope + θ² curve is the one that the step itself uses. D = h³ N‴/6 adds the cubic
     D θ (θ − 1/2) (θ − 1), which is 0 at the step's nodes. With z = −hλ,
     x(t + θh) = e^{θz} x + θh [φ_1(θz) N_1 + θ φ_2(θz) (slope + D/2) + 2θ² φ_3(θz) (curve − 3D/2) + 6θ³ φ_4(θz) D].
-    At θ = 1 this is the step itself, to the tolerance. Inside the step it is uniformly of order 3.
+    At θ = 0 this is x, to the last bit; at θ = 1 it is the step itself, to the tolerance. Inside the step it is
+    uniformly of order 3. An output time at the end of a step belongs to the next step.
 
     Up to ``capacity`` steps are kept and then evaluated together. So the cost in Python does not grow with the number
     of output times, and memory stays bounded without gradients.
 
     Args:
         x: initial state, (N, *S).
-        tau: τ > 0 of the output times, increasing, (T,) float64.
+        tau: τ > 0 of the output times, (T,), or (N, T) for times of each sample, float64.
         capacity: number of steps to keep.
         start: τ at which the first step begins, (N,); None is 0.
     """
 
     def __init__(self, x: Tensor, tau: Tensor, capacity: int = 64, start: Tensor | None = None) -> None:
-        self.needed = len(tau) > 0
+        self.needed = tau.shape[-1] > 0
         """Whether there is any output time. If not, no step has to be added."""
         self._tau = tau
         self._capacity = capacity
@@ -68,8 +69,8 @@ class DenseOutput:
             self._evaluate()
 
     def states(self) -> Tensor:
-        """The states at the output times, (T, N, *S); NaN at times that no step reached."""
-        return scatter_states(*self.indexed_states(), len(self._tau), self._like)
+        """The states at the output times, (T, N, *S); NaN at times inside no step."""
+        return scatter_states(*self.indexed_states(), self._tau.shape[-1], self._like)
 
     def indexed_states(self) -> tuple[Tensor, Tensor]:
         """The states so far, (M, *S), after their indices in (T · N), (M,), as `scatter_states` takes them."""
@@ -87,12 +88,12 @@ class DenseOutput:
         begins = torch.cat((self._start[:, None], ends[:, :-1]), 1)
         self._start = ends[:, -1]
         tau = self._tau.expand(len(ends), -1).contiguous()  # (N, T)
-        sample, output = ((tau > begins[:, :1]) & (tau <= ends[:, -1:])).nonzero(as_tuple=True)
+        sample, output = ((tau >= begins[:, :1]) & (tau < ends[:, -1:])).nonzero(as_tuple=True)
         if len(sample) == 0:
             return
-        number = torch.searchsorted(ends, tau)[sample, output]
+        number = torch.searchsorted(ends, tau, right=True)[sample, output]
         begin = begins[sample, number]
-        theta = (self._tau[output] - begin) / (ends[sample, number] - begin)
+        theta = (tau[sample, output] - begin) / (ends[sample, number] - begin)
 
         def select(values: list[Tensor]) -> Tensor:
             return torch.stack(values)[number, sample]  # (M, *S)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dampode._checks import require_positive_int
-from dampode.robustness.attacks.image_draws import ImageDraws
 from dampode.robustness.attacks.runs import AttackOfRuns, Problem, Run
 from dampode.robustness.attacks.traits import AttackTraits
 from dampode.robustness.classifier import attacked_in_eval_mode
+from dampode.robustness.draws import Generator, ImageDraws
 from dampode.robustness.norms import Norm, per_image, require_norm
 
 __all__ = ["Square", "bump", "side", "square"]
@@ -91,7 +91,7 @@ def square(
     queries: int = 5000,
     schedule: int | None = None,
     norm: Norm = "linf",
-    generator: torch.Generator | None = None,
+    generator: Generator = None,
     batch_size: int = 500,
 ) -> Tensor:
     """`Square` as a function.

@@ -1,4 +1,4 @@
-"""Sources of noisy images: noise drawn here, CIFAR-C's files, or either of them normalized per file."""
+"""Sources of corrupted images: noise drawn here, CIFAR-C's files, or either of them normalized per file."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -10,24 +10,35 @@ import torch
 from torch import Tensor
 
 from dampode._checks import as_seed, require_instance, require_labels, require_positive
+from dampode._files import user_path
 from dampode._identity import fingerprint
 from dampode.robustness.inputs import as_pixels
 from dampode.robustness.noise.cifar_c_files import IMAGES_PER_SEVERITY, cifar_c_images, cifar_c_labels
-from dampode.robustness.noise.corruptions import SEVERITIES, corrupt
-from dampode.robustness.random_blocks import block_generator, blocks
+from dampode.robustness.noise.corruptions import (
+    CORRUPTIONS,
+    EXTRA_CORRUPTIONS,
+    SEVERITIES,
+    corrupt,
+    require_corruption,
+    require_drawn,
+    require_severity,
+)
+from dampode.robustness.random_blocks import BLOCK_SIZE, block_generator, blocks
 
-__all__ = ["CifarCFiles", "DrawnNoise", "NoiseSource", "NormalizedPerFile"]
+__all__ = ["CifarCFiles", "DrawnNoise", "NoiseSource", "NormalizedPerFile", "indices_of_images"]
 
+SEVERITY_LEVELS = (1, 2, 3, 4, 5)
 SMALLEST_VARIANCE = 1e-12
 """A channel of smaller variance is constant but for rounding errors."""
 
 
 class NoiseSource(ABC):
-    """Noisy versions of n images in their order, one block of `random_blocks` at a time.
+    """Corrupted versions of n images in their order, one block of `random_blocks` at a time.
 
     Attributes:
         title: describes the images in a report.
         n: number of images.
+        names: the corruptions that it has, which `evaluate` measures by default.
 
     A source's ``repr`` identifies its images. A partial measurement resumes only with a source of the same ``repr``, so
     the ``repr`` must not contain a memory address.
@@ -35,13 +46,24 @@ class NoiseSource(ABC):
 
     title: str
     n: int
+    names: tuple[str, ...]
 
-    def require(self, name: str) -> None:  # noqa: B027 (a source that draws has nothing to check)
-        """Raise if the source cannot give a noise, before anything is measured."""
+    @abstractmethod
+    def require(self, name: str, severity: int) -> None:
+        """Raise if the source cannot give a corruption at a severity, before anything is measured."""
 
     @abstractmethod
     def block(self, name: str, severity: int, index: int) -> Tensor:
-        """One block of images (B, C, H, W) under a noise of a severity, as the model takes them."""
+        """One block of images (B, C, H, W) under a corruption of a severity, as the model takes them."""
+
+    def select(self, name: str, severity: int, indices: Tensor) -> Tensor:
+        """The corrupted images of ascending indices (M,), on the CPU, in this order."""
+        found = []
+        for index in (indices // BLOCK_SIZE).unique().tolist():
+            inside = indices[indices // BLOCK_SIZE == index] - index * BLOCK_SIZE
+            block = self.block(name, severity, index)
+            found.append(block[inside.to(block.device)])
+        return torch.cat(found)
 
 
 class DrawnNoise(NoiseSource):
@@ -57,11 +79,16 @@ class DrawnNoise(NoiseSource):
     """
 
     def __init__(self, x: Tensor, seed: int = 0) -> None:
-        self.title = "CIFAR-C-style, drawn here"
+        self.title, self.names = "CIFAR-C-style, drawn here", tuple(SEVERITIES)
         self.x, self.seed, self.n = as_pixels(x), as_seed(seed), len(x)
 
     def __repr__(self) -> str:
         return f"DrawnNoise(images {fingerprint(self.x)[:12]}, seed={self.seed})"
+
+    def require(self, name: str, severity: int) -> None:
+        """Raise unless the noise can be drawn."""
+        require_drawn(name)
+        require_severity(severity)
 
     def block(self, name: str, severity: int, index: int) -> Tensor:
         """One block of images under its own draws."""
@@ -70,7 +97,9 @@ class DrawnNoise(NoiseSource):
 
 
 class CifarCFiles(NoiseSource):
-    """The official files of CIFAR-10-C or CIFAR-100-C. Only labels.npy and the noises that are measured need to exist.
+    """The official files of CIFAR-10-C or CIFAR-100-C: the 15 + 4 corruptions.
+
+    Only labels.npy and the corruptions that are measured need to exist. By default `evaluate` measures those that do.
 
     Args:
         folder: folder of the .npy files.
@@ -89,8 +118,10 @@ class CifarCFiles(NoiseSource):
     ) -> None:
         labels = cifar_c_labels(folder)[:IMAGES_PER_SEVERITY]
         require_labels(y, len(y))
-        self.images = torch.arange(len(labels), device="cpu") if images is None else _indices(images, len(labels))
-        labels = labels[self.images]
+        self.rows = (
+            torch.arange(len(labels), device="cpu") if images is None else indices_of_images(images, len(labels))
+        )
+        labels = labels[self.rows]
         if not torch.equal(labels, y.cpu()):
             raise ValueError(
                 f"the labels of {folder} must be those of the images: the files corrupt the whole test set in its "
@@ -98,31 +129,33 @@ class CifarCFiles(NoiseSource):
                 "test set, or pass the indices of the images as images="
             )
         self.title = "CIFAR-C, official files"
-        self.folder, self.labels, self.device, self.n = Path(folder), labels, torch.device(device), len(labels)
+        self.folder, self.labels, self.device, self.n = user_path(folder), labels, torch.device(device), len(labels)
+        known = CORRUPTIONS + EXTRA_CORRUPTIONS
+        self.names = tuple(name for name in known if (self.folder / f"{name}.npy").is_file())
 
     def __repr__(self) -> str:
         return f"CifarCFiles({self._digest})"
 
     @cached_property
     def _digest(self) -> str:
-        """The identity of the noises and labels in the folder. It takes a second or two for the official files."""
-        present = [path for path in (self.folder / f"{name}.npy" for name in SEVERITIES) if path.is_file()]
-        return fingerprint(
-            self.images, self.labels, *(part for path in present for part in (path.name, _file_digest(path)))
-        )[:12]
+        """The identity of the corruptions and labels in the folder. The official files take some seconds."""
+        files = [part for name in self.names for part in (name, _file_digest(self.folder / f"{name}.npy"))]
+        return fingerprint(self.rows, self.labels, *files)[:12]
 
-    def require(self, name: str) -> None:
-        """Raise unless the file of a noise can be read."""
+    def require(self, name: str, severity: int) -> None:
+        """Raise unless the file of a corruption can be read."""
+        require_corruption(name)
+        require_severity(severity)
         cifar_c_images(self.folder, name)
 
     def block(self, name: str, severity: int, index: int) -> Tensor:
         """One block of images, read from the file."""
-        chosen = (severity - 1) * IMAGES_PER_SEVERITY + self.images[blocks(self.n)[index]]
+        chosen = (severity - 1) * IMAGES_PER_SEVERITY + self.rows[blocks(self.n)[index]]
         part = torch.from_numpy(cifar_c_images(self.folder, name)[chosen.numpy()])
         return part.to(self.device).permute(0, 3, 1, 2).contiguous().float() / 255
 
 
-def _indices(images: Tensor, n: int) -> Tensor:
+def indices_of_images(images: Tensor, n: int) -> Tensor:
     """Indices of images in a test set of n, on the CPU, or a worded error."""
     require_instance(images, Tensor, "images", "pass indices as an int64 tensor (N,)")
     if images.dtype != torch.int64 or images.ndim != 1:
@@ -160,15 +193,17 @@ class NormalizedPerFile(NoiseSource):
         for s in std:
             require_positive(s, "std")
         self.title = f"{source.title}, normalized per file (the authors' protocol)"
-        self.source, self.mean, self.std, self.n = source, tuple(mean), tuple(std), source.n
+        self.source, self.mean, self.std = source, tuple(mean), tuple(std)
+        self.n, self.names = source.n, source.names
         self._statistics: dict[str, tuple[Tensor, Tensor]] = {}
 
     def __repr__(self) -> str:
         return f"NormalizedPerFile({self.source}, mean={self.mean}, std={self.std})"
 
-    def require(self, name: str) -> None:
-        """Raise unless the source can give a noise."""
-        self.source.require(name)
+    def require(self, name: str, severity: int) -> None:
+        """Raise unless the source can give a noise at all severities, which its statistics need."""
+        for each in (severity, *SEVERITY_LEVELS):
+            self.source.require(name, each)
 
     def block(self, name: str, severity: int, index: int) -> Tensor:
         """One block of images, normalized by the statistics of its noise."""
@@ -184,7 +219,7 @@ class NormalizedPerFile(NoiseSource):
     def _measure(self, name: str) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel over all severities, (C, 1, 1), float64."""
         count, total, squares = 0, *torch.zeros(2, dtype=torch.float64, device="cpu")
-        for severity in range(1, 6):
+        for severity in SEVERITY_LEVELS:
             for index in range(len(blocks(self.n))):
                 x = self.source.block(name, severity, index).double().transpose(0, 1).flatten(1).cpu()
                 count += x.shape[1]

@@ -143,8 +143,12 @@ def test_only_the_measured_files_and_images_are_needed(official, tmp_path):
 def test_damaged_files_end_in_words(official, tmp_path):
     with pytest.raises(FileNotFoundError, match="must exist"):
         load_cifar_c(tmp_path, "shot_noise")
-    with pytest.raises(ValueError, match="noise must be one of gaussian_noise"):
-        load_cifar_c(official, "fog")
+    with pytest.raises(ValueError, match=r"a corruption must be one of gaussian_noise, .*, saturate, got 'rain'"):
+        load_cifar_c(official, "rain")
+    with pytest.raises(
+        ValueError, match=r"noise must be one of gaussian_noise.*; other corruptions are read from files"
+    ):
+        corrupt(torch.rand(1, 1, 2, 2), "fog", 1)
     with pytest.raises(ValueError, match="severity must be 1, 2, 3, 4 or 5, got 6"):
         load_cifar_c(official, "shot_noise", 6)
     file = tmp_path / "shot_noise.npy"
