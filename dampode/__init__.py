@@ -9,7 +9,7 @@ from dampode import damping, data, fields, functional, integrators, models, path
 from dampode.block import DampedBlock, Transition
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import VectorField
-from dampode.integrators import Solution
+from dampode.integrators import Jumps, Solution
 from dampode.trajectory import odeint, solve
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ __version__ = version("dampode")
 __all__ = [
     "DampedBlock",
     "DampedODEFunc",
+    "Jumps",
     "Solution",
     "Transition",
     "VectorField",

@@ -36,7 +36,10 @@ class VectorField(nn.Module, ABC):
         """f(x, t): x (N, *S) -> (N, *S); t is a float, a 0-dim tensor or, with per-sample steps, (N, 1, ..., 1)."""
 
     def breaks(self) -> Tensor | None:
-        """The times at which a path in f jumps or has a kink, (J,) or (N, J) padded with NaN; None without a path."""
+        """Times at which f is discontinuous in t or has a kink, (J,) or (N, J), NaN as padding; None if there are none.
+
+        An adaptive solve stops exactly at those inside it, and starts anew. The default gives those of the paths in f.
+        """
         return breaks_in(self)
 
 

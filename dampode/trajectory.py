@@ -12,6 +12,7 @@ from dampode.dynamics import DampedODEFunc
 from dampode.fields import Autonomous
 from dampode.integrators import AdaptiveExponential, IntegrationError, Integrator, Solution
 from dampode.integrators.base import require_field_and_state
+from dampode.integrators.jumps import Jumps, require_jumps
 from dampode.integrators.sample_times import require_times, without_padding
 from dampode.integrators.solution import solution_of_batch
 from dampode.paths import require_cover
@@ -24,6 +25,8 @@ def odeint(
     x0: Tensor,
     t: Tensor,
     integrator: Integrator = AdaptiveExponential(),
+    *,
+    jumps: Jumps | None = None,
     **torchdiffeq_settings: object,
 ) -> Tensor:
     """The states of dx/dt = −λ x + ρ(λ) f(x, t), Eq. 4, at the times t.
@@ -38,6 +41,8 @@ def odeint(
             all in one direction. A row with fewer times ends with NaN. The states there are the sample's last one.
         integrator: takes the state from one time to the next. A fixed-step integrator takes ``steps`` steps in every
             interval.
+        jumps: times at which the solve stops exactly, changes the state and starts anew; see `Jumps`. The state at a
+            jump time is the state after the jump.
         torchdiffeq_settings: none may be given. The error for ``method``, ``rtol`` and others shows how to write them.
 
     Returns:
@@ -58,13 +63,21 @@ def odeint(
     _require_no_settings(torchdiffeq_settings)
     _require(func, x0, t, integrator)
     times = without_padding(t)
-    xs = integrator.trajectory(func, x0, times)
+    require_jumps(jumps, times, x0)
+    xs = integrator.trajectory(func, x0, times, jumps)
     if not torch.compiler.is_compiling() and not bool(torch.isfinite(xs).all()):
         raise IntegrationError(str(solution_of_batch(times, xs, 0, 0).failure()))
     return xs
 
 
-def solve(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = AdaptiveExponential()) -> Solution:
+def solve(
+    func: DampedODEFunc,
+    x0: Tensor,
+    t: Tensor,
+    integrator: Integrator = AdaptiveExponential(),
+    *,
+    jumps: Jumps | None = None,
+) -> Solution:
     """`odeint` with statistics, and with a status per sample instead of an error.
 
     Args:
@@ -73,6 +86,7 @@ def solve(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = A
             gradients of shared parameters NaN, even if the loss ignores that sample: leave it out of the batch.
         t: times, (T,) or (N, T), as in `odeint`.
         integrator: takes the state from one time to the next.
+        jumps: as in `odeint`.
 
     Returns:
         The states, the calls of f, the steps and the status of every sample. An integrator that steps the whole batch
@@ -90,7 +104,9 @@ def solve(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator = A
     Source: Yang et al. 2020, Eq. 4.
     """
     _require(func, x0, t, integrator)
-    return replace(integrator.solve(func, x0, without_padding(t)), t=t)
+    times = without_padding(t)
+    require_jumps(jumps, times, x0)
+    return replace(integrator.solve(func, x0, times, jumps), t=t)
 
 
 def _require_no_settings(settings: Mapping[str, object]) -> None:

@@ -5,6 +5,7 @@ from dampode.integrators.euler import ExponentialEuler, LinearizedEuler
 from dampode.integrators.exponential.adaptive import AdaptiveExponential
 from dampode.integrators.exponential_rk import ETD2RK, HochbruckOstermann3, HochbruckOstermann4, Krogstad4
 from dampode.integrators.implicit.kencarp4 import KenCarp4
+from dampode.integrators.jumps import Jumps
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.torchdiffeq_methods import TorchDiffEq
 
@@ -17,6 +18,7 @@ __all__ = [
     "HochbruckOstermann4",
     "IntegrationError",
     "Integrator",
+    "Jumps",
     "KenCarp4",
     "Krogstad4",
     "LinearizedEuler",

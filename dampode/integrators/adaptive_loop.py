@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import GiveUp, Tolerance
 from dampode.integrators.stiff_steps import are_stiff, warn_of_stiff_steps
+from dampode.integrators.stops import Restart, Stops
 from dampode.integrators.time_axis import TimeAxis
 
 __all__ = ["AdaptiveLoop", "ProgressBar"]
@@ -58,7 +60,37 @@ class AdaptiveLoop(ABC):
 
     @abstractmethod
     def first_step(self) -> Tensor:
-        """An estimate of the length of the first step."""
+        """An estimate of the length of a first step from where the samples are."""
+
+    @abstractmethod
+    def restart(self, restart: Restart) -> None:
+        """Change the states of some samples, and forget what their steps so far say about the next ones."""
+
+    def stop_at(self, stops: Stops) -> None:
+        """Let no step pass the next stop of its sample."""
+        stop = torch.minimum(self.axis.span, stops.next().reshape(self.tau.shape))
+        self.axis = self.axis._replace(stop=stop, stops=True)
+
+    def pass_stops(self, stops: Stops, h: Tensor, first_step: Callable[[], Tensor]) -> Tensor:
+        """Restart the samples that have reached a stop.
+
+        Args:
+            stops: the stops of the solve.
+            h: the lengths to try next.
+            first_step: gives the length of a first step.
+
+        Returns:
+            The lengths to try next.
+        """
+        restart = stops.reached(self.tau.reshape(-1), ~self.failed.reshape(-1))
+        if restart is None:
+            return h
+        self.stop_at(stops)
+        self.active = (self.tau < self.axis.span) & ~self.failed
+        self.calls.active = restart.samples
+        self.restart(restart)
+        samples = restart.samples.reshape(self.tau.shape) & self.active
+        return torch.where(samples, first_step(), h) if bool(samples.any()) else h
 
     @abstractmethod
     def advance(self, h: Tensor) -> Tensor:
@@ -115,7 +147,7 @@ class AdaptiveLoop(ABC):
         stiff = are_stiff(self.stiff_steps, self.accepted)
         self.fail(stiff & (self._status == _STATUSES.index(Status.MAX_STEPS)), Status.STIFF)
         self._warn_of(stiff & ~self.failed, xs.requires_grad)
-        accepted, attempted, tau = self.accepted.reshape(-1), self.attempted.reshape(-1), self.tau.reshape(-1)
+        accepted, attempted = self.accepted.reshape(-1), self.attempted.reshape(-1)
         return Solution(
             t=self.times,
             x=xs,
@@ -123,7 +155,7 @@ class AdaptiveLoop(ABC):
             accepted=accepted,
             rejected=attempted - accepted,
             status=tuple(_STATUSES[s] for s in self._status.reshape(-1).tolist()),
-            reached=self.axis.time(tau, torch.float64),
+            reached=self.axis.time(self.tau, torch.float64).reshape(-1),
         )
 
     def _warn_of(self, stiff: Tensor, has_gradient: bool) -> None:

@@ -13,6 +13,7 @@ from dampode._checks import require_instance, require_positive_int, require_real
 from dampode.dynamics import DampedODEFunc
 from dampode.functional import Scalar
 from dampode.integrators.call_counter import CountedField
+from dampode.integrators.jumps import Grid, Jumps, grid_columns, grid_with_jumps, jumped, require_no_jumps, states_at
 from dampode.integrators.recompute import recomputed, require_segments, segments
 from dampode.integrators.sample_times import columns, require_shared
 from dampode.integrators.solution import Solution, solution_of_batch
@@ -68,7 +69,7 @@ class Integrator(ABC):
     def __call__(self, func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> Tensor:
         """The state at t1, (N, *S), of the trajectory that is at x at t0."""
 
-    def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
+    def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None) -> Tensor:
         """The states at ``times``: (T, N, *S), x first.
 
         Args:
@@ -76,22 +77,25 @@ class Integrator(ABC):
             x: initial state, (N, *S).
             times: (T,), strictly monotonic, or (N, T), where a row may end with a repeated time. An integrator that
                 cannot take times of each sample raises a ValueError.
+            jumps: where the state jumps; None if nowhere. An integrator that cannot stop there raises a ValueError.
         """
         require_shared(times, type(self).__name__)
+        require_no_jumps(jumps, type(self).__name__)
         values: list[float] = times.tolist()
         states = [x]
         for t0, t1 in pairwise(values):
             states.append(self(func, states[-1], t0, t1))
         return torch.stack(states)
 
-    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
+    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None) -> Solution:
         """`trajectory` with statistics and a status per sample. All samples have the same counts."""
         field = CountedField(func.f)
-        xs = self.trajectory(DampedODEFunc(field, func.damping, func.rho), x, times)
-        return solution_of_batch(times, xs, field.calls, self._steps(times))
+        xs = self.trajectory(DampedODEFunc(field, func.damping, func.rho), x, times, jumps)
+        intervals = times.shape[-1] - 1 + (0 if jumps is None else jumps.times.shape[-1])
+        return solution_of_batch(times, xs, field.calls, self._steps(intervals))
 
-    def _steps(self, times: Tensor) -> int:
-        """The number of steps of a solve at these times; -1 if only the integrator's library knows it."""
+    def _steps(self, intervals: int) -> int:
+        """The number of steps of a solve of so many intervals; -1 if only the integrator's library knows it."""
         return -1
 
 
@@ -132,8 +136,10 @@ class FixedStep(Integrator):
         require_call(func, x, t0, t1)
         return self._march(func, x, t0, (t1 - t0) / self.steps)
 
-    def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
-        """The states at all ``times``, with ``steps`` steps from each time to the next. Reads no values."""
+    def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None) -> Tensor:
+        """The states at all ``times``, with ``steps`` steps from each time or jump to the next. Reads no values."""
+        if jumps is not None:
+            return self._trajectory_with_jumps(func, x, grid_with_jumps(times, jumps, x), jumps)
         states = [x]
         # subtract before rounding to the state's dtype, which may not resolve a short step at a late time
         lengths = times.diff() / self.steps
@@ -141,6 +147,17 @@ class FixedStep(Integrator):
             x = self._march(func, x, t0, h)
             states.append(x)
         return torch.stack(states)
+
+    def _trajectory_with_jumps(self, func: DampedODEFunc, x: Tensor, grid: Grid, jumps: Jumps) -> Tensor:
+        """`trajectory` over a grid in which the jumps are."""
+        states, lengths = [], grid.times.diff() / self.steps
+        steps = (*zip(columns(grid.times[..., :-1], x), columns(lengths, x), strict=True), None)
+        for j, step in zip(grid_columns(grid, x), steps, strict=True):
+            x = jumped(jumps, j.clamp(min=0), j >= 0, x)
+            states.append(x)
+            if step is not None:
+                x = self._march(func, x, *step)
+        return states_at(grid, states)
 
     def _march(self, func: DampedODEFunc, x: Tensor, t0: Scalar, h: Scalar) -> Tensor:
         """The state after ``steps`` equal steps h from t0."""
@@ -158,6 +175,6 @@ class FixedStep(Integrator):
             (x,) = recomputed(partial(run, numbers), func, x, *times)
         return x
 
-    def _steps(self, times: Tensor) -> int:
+    def _steps(self, intervals: int) -> int:
         """``steps`` per interval."""
-        return self.steps * (times.shape[-1] - 1)
+        return self.steps * intervals

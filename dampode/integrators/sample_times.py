@@ -5,7 +5,7 @@ from torch import Tensor
 
 from dampode._checks import require_instance
 
-__all__ = ["columns", "first_times", "require_shared", "require_times", "without_padding"]
+__all__ = ["columns", "first_times", "require_rows", "require_shared", "require_times", "without_padding"]
 
 
 def columns(times: Tensor, x: Tensor) -> tuple[Tensor, ...]:
@@ -84,20 +84,37 @@ def _require_values(t: Tensor) -> None:
     """Raise unless the values of the times are valid."""
     if t.ndim == 1 and not bool(torch.isfinite(t).all()):
         raise ValueError(f"t must be finite, got {t.tolist()}")
-    rows, given = t.detach().reshape(-1, t.shape[-1]), ~torch.isnan(t.detach().reshape(-1, t.shape[-1]))
+    require_rows(t.detach(), "t")
+    _require_monotonic(t, t.detach().reshape(-1, t.shape[-1]))
+
+
+def require_rows(t: Tensor, name: str, may_be_empty: bool = False) -> None:
+    """Raise unless each row of the times (T,) or (N, T) is finite, with NaN at its end alone.
+
+    Args:
+        t: the times.
+        name: what they are, for the error.
+        may_be_empty: whether a row may be NaN alone.
+    """
+    rows = t.reshape(-1, t.shape[-1])
+    given = ~torch.isnan(rows)
     if bool(torch.isinf(rows).any()):
-        raise ValueError(f"t must be finite, got {_place(t, torch.isinf(rows), rows)}; pad a row with NaN at its end")
-    if not bool(given[:, 0].all()):
-        row = int(torch.nonzero(~given[:, 0])[0])
-        raise ValueError(f"t must give every sample its first time, got NaN in t[{row}, 0]; leave the sample out")
+        row, column = torch.nonzero(torch.isinf(rows))[0].tolist()
+        raise ValueError(
+            f"{name} must be finite, got {rows[row, column].item():g} in row {row}, column {column}; pad with NaN"
+        )
     resumed = given[:, 1:] & ~given[:, :-1]
     if bool(resumed.any()):
         row, column = torch.nonzero(resumed)[0].tolist()
         raise ValueError(
-            f"t may have NaN only at the end of a row, as padding, got NaN in t[{row}, {column}] before "
-            f"t[{row}, {column + 1}] = {rows[row, column + 1].item():g}; move the times of the row to its front"
+            f"{name} may have NaN only at the end of a row, as padding, got NaN in row {row}, column {column} before "
+            f"{rows[row, column + 1].item():g}; move the times of the row to its front"
         )
-    _require_monotonic(t, rows)
+    if not may_be_empty and not bool(given[:, 0].all()):
+        row = int(torch.nonzero(~given[:, 0])[0])
+        raise ValueError(
+            f"{name} must give every sample its first time, got NaN alone in row {row}; leave the sample out"
+        )
 
 
 def _require_monotonic(t: Tensor, rows: Tensor) -> None:
@@ -119,9 +136,3 @@ def _require_monotonic(t: Tensor, rows: Tensor) -> None:
             f"the times of all samples must run in one direction, got times that increase in row {up} and decrease in "
             f"row {down}; solve the two groups one after the other"
         )
-
-
-def _place(t: Tensor, bad: Tensor, rows: Tensor) -> str:
-    """The first bad entry, as it is written in an error."""
-    row, column = torch.nonzero(bad)[0].tolist()
-    return f"t[{row}, {column}] = {rows[row, column].item():g}" if t.ndim == 2 else f"t[{column}]"

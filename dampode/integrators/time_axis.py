@@ -24,6 +24,10 @@ class TimeAxis(NamedTuple):
     """The length of the solve."""
     sign: float
     """1.0 if t grows, −1.0 if it falls."""
+    stop: Tensor
+    """Where the present part of the solve ends: at the next stop or at the end, of the shape of ``span``."""
+    stops: bool
+    """Whether there is any stop before the end."""
     shortest: Tensor
     """A step of this length is too short to advance t anywhere in the solve."""
     shortest_first: Tensor
@@ -48,7 +52,7 @@ class TimeAxis(NamedTuple):
         # one copy to the device instead of four
         numbers = torch.cat((torch.stack((first, (last - first).abs())), shortest)).to(device)
         t0, span, anywhere, begin = numbers.reshape(4, *per_sample if times.ndim == 2 else ()).unbind()
-        return cls(t0, span, 1.0 if bool((last >= first).all()) else -1.0, anywhere, begin)
+        return cls(t0, span, 1.0 if bool((last >= first).all()) else -1.0, span, False, anywhere, begin)
 
     def shortest_step(self, tau: Tensor) -> Tensor:
         """A step of this length is too short to advance t and τ from τ, float64.
@@ -63,5 +67,19 @@ class TimeAxis(NamedTuple):
         return (times.detach().to(t0) - t0).abs()
 
     def time(self, tau: Tensor, dtype: torch.dtype) -> Tensor:
-        """The time t at τ."""
-        return torch.add(self.t0, tau, alpha=self.sign).to(dtype)
+        """The time t at τ, in a given dtype.
+
+        At a stop it is the last number before the stop, because a step that ends there ends before the field changes.
+        """
+        t = torch.add(self.t0, tau, alpha=self.sign).to(dtype)
+        if not self.stops:
+            return t
+        return torch.where(tau < self.stop, t, torch.nextafter(t, torch.full_like(t, -self.sign * torch.inf)))
+
+    def shaped(self, shape: tuple[int, ...]) -> "TimeAxis":
+        """The axis with values per sample in another shape. Values of all samples stay ()."""
+        t0, span, stop, shortest, shortest_first = (
+            value.reshape(shape) if value.ndim else value
+            for value in (self.t0, self.span, self.stop, self.shortest, self.shortest_first)
+        )
+        return self._replace(t0=t0, span=span, stop=stop, shortest=shortest, shortest_first=shortest_first)

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,11 +13,13 @@ from dampode.dynamics import DampedODEFunc
 from dampode.integrators.adaptive_loop import AdaptiveLoop, ProgressBar
 from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
 from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.jumps import Jumps
 from dampode.integrators.sample_independence import IndependenceProbe
 from dampode.integrators.sample_times import columns, first_times
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import Tolerance
+from dampode.integrators.stops import Stops
 from dampode.integrators.time_gradients import with_output_time_gradients, with_start_time_gradient
 
 __all__ = ["TolerantIntegrator"]
@@ -77,34 +80,43 @@ class TolerantIntegrator(Integrator):
             return x
         return self.trajectory(func, x, torch.tensor([t0, t1], dtype=torch.float64))[-1]
 
-    def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
+    def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None) -> Tensor:
         """The states at all ``times``, or an IntegrationError if a sample fails."""
-        solution = self._solution(func, x, times)
+        solution = self._solution(func, x, times, jumps)
         failure = solution.failure()
         if failure is not None:
             raise IntegrationError(failure)
         return solution.x
 
-    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
+    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None) -> Solution:
         """The states with statistics and a status per sample."""
-        return self._solution(func, x, times)
+        return self._solution(func, x, times, jumps)
 
-    def _solution(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
+    def _solution(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None) -> Solution:
         """The whole course of a solve. The `while` loop is here, and not in a method of the loop, to save a frame."""
         require_single(x)
         calls = CallCounter(x)
+        stops = Stops(func, x, times, jumps, calls)
+        x = stops.at_start(x)
         start = with_start_time_gradient(func, x, first_times(times), calls) if times.requires_grad else x
         differentiable = _start_with_graph(func, start, times, calls) if self._replays else None
         with torch.no_grad() if self._replays else nullcontext():
             loop = self._loop(func, start, times.detach(), calls)
             loop.keep_steps = differentiable is not None
             probe = IndependenceProbe(func, calls, Tolerance(self.rtol, self.atol), loop.axis.span)
-            h = loop.first_step() if self.first_step is None else torch.full_like(loop.tau, self.first_step)
-            h, tries = torch.where(loop.active, h, 0.0), 0
+            stopping = stops.any
+            if stopping:
+                loop.stop_at(stops)
+            first_step = loop.first_step
+            if self.first_step is not None:
+                first_step = partial(torch.full_like, loop.tau, self.first_step)
+            h, tries = torch.where(loop.active, first_step(), 0.0), 0
             with ProgressBar(loop.axis.span) if self.progress else nullcontext() as bar:
                 while loop.running and tries < self.max_steps:
                     h = loop.advance(h if self.max_step is None else h.clamp(max=self.max_step))
                     tries += 1
+                    if stopping:
+                        h = loop.pass_stops(stops, h, first_step)
                     if probe.due(tries) and loop.running:
                         probe.check(loop.active)
                     if bar is not None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from dampode._checks import require_instance, require_positive
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
+from dampode.integrators.jumps import Jumps, require_no_jumps
 from dampode.integrators.sample_times import require_shared
 from dampode.integrators.solution import Solution, solution_of_batch
 from dampode.integrators.torchdiffeq_field import WatchedField
@@ -98,18 +99,18 @@ class TorchDiffEq(Integrator):
         times = torch.tensor([t0, t1], dtype=torch.float64, device=x.device)
         return self.trajectory(func, x, times)[-1]
 
-    def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
+    def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None) -> Tensor:
         """The states at strictly monotonic ``times`` (T,): (T, N, *S), x first."""
-        require_shared(times, "TorchDiffEq")
+        _require_shared(times, jumps)
         field = self._watched(func)
         xs = self._integrated(field, x, times)
         if not bool(torch.isfinite(xs).all()):
             raise field.failure(self.method, "the state is not finite")
         return xs
 
-    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
+    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None) -> Solution:
         """The states with the calls of f and a status per sample. If torchdiffeq gives up, all samples fail at t[0]."""
-        require_shared(times, "TorchDiffEq")
+        _require_shared(times, jumps)
         field = self._watched(func)
         try:
             xs = self._integrated(field, x, times)
@@ -165,6 +166,12 @@ class TorchDiffEq(Integrator):
         if len(xs) < len(times):  # SciPy's solvers leave out what they did not reach
             raise field.failure(self.method, f"stopped after {len(xs)} of {len(times)} times")
         return xs
+
+
+def _require_shared(times: Tensor, jumps: Jumps | None) -> None:
+    """Raise where samples would need their own steps, or a step would have to end at a jump."""
+    require_shared(times, "TorchDiffEq")
+    require_no_jumps(jumps, "TorchDiffEq")
 
 
 def _require_adjoint(func: DampedODEFunc, x: Tensor, times: Tensor) -> None:

@@ -1,7 +1,7 @@
 """A classifier as attacks and measurements use it: in eval mode, in batches, with checked outputs."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -14,8 +14,8 @@ from dampode._checks import (
     require_logits,
     require_positive_int,
 )
+from dampode._precision import default_dtype, full_float32
 from dampode.robustness.ensemble import Ensemble
-from dampode.robustness.float32 import default_dtype, full_float32
 from dampode.robustness.inputs import as_pixels
 from dampode.robustness.modes import eval_mode, require_model
 
@@ -52,10 +52,28 @@ def predict(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
         return _finite(torch.cat([_logits(model, images) for images in x.split(batch_size)]))
 
 
-def predict_and_differentiate(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Logits (N, K), and the gradient of the summed cross entropy with respect to x, in batches.
+def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """The cross entropy of each image, (N,)."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def predict_and_differentiate(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    batch_size: int,
+    loss: Callable[[Tensor, Tensor], Tensor] = _cross_entropy,
+) -> tuple[Tensor, Tensor]:
+    """Logits (N, K), and the gradient of the summed loss with respect to x, in batches.
 
     Gradients of the parameters are neither computed nor accumulated.
+
+    Args:
+        model: classifier of pixels, in eval mode.
+        x: pixels in [0, 1], (N, C, H, W).
+        y: labels, (N,), or several classes per image, (N, m), as the loss takes them.
+        batch_size: images per pass.
+        loss: (logits, y) -> the loss of each image, (N,).
 
     Raises:
         ValueError: the logits have no gradient with respect to x, or a logit is not finite.
@@ -65,7 +83,7 @@ def predict_and_differentiate(model: nn.Module, x: Tensor, y: Tensor, batch_size
         with torch.inference_mode(False), torch.enable_grad(), full_float32(), default_dtype(x.dtype):
             leaf = images.detach().clone().requires_grad_()  # clone: autograd cannot save an inference tensor
             z = _logits(model, leaf)
-            gradients.append(_gradient(F.cross_entropy(z, labels.clone(), reduction="sum"), leaf))
+            gradients.append(_gradient(loss(z, labels.clone()).sum(), leaf))
         logits.append(z.detach())
     return _finite(torch.cat(logits)), torch.cat(gradients)
 

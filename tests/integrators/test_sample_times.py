@@ -15,6 +15,7 @@ from dampode.integrators import (
     TorchDiffEq,
 )
 from dampode.integrators.stiff_steps import StiffnessWarning
+from dampode.weighting import one_plus
 from tests.helpers.oracles import Forced
 
 NAN = float("nan")
@@ -22,7 +23,7 @@ FIXED = [LinearizedEuler(3), ExponentialEuler(2), HochbruckOstermann4(2), Krogst
 ADAPTIVE = [
     AdaptiveExponential(1e-7, 1e-9),
     AdaptiveExponential(1e-7, 1e-9, recompute=3),
-    KenCarp4(1e-7, 1e-9),
+    KenCarp4(1e-6, 1e-8),
 ]
 by_repr = {"ids": repr}
 
@@ -41,7 +42,7 @@ def problem(damping=None):
 
 
 def tolerance(integrator):
-    return {"rtol": 1e-12, "atol": 1e-12} if integrator in FIXED else {"rtol": 2e-5, "atol": 2e-6}
+    return {"rtol": 1e-12, "atol": 1e-12} if integrator in FIXED else {"rtol": 5e-5, "atol": 2e-5}
 
 
 def one_by_one(func, x, t, integrator):
@@ -50,7 +51,7 @@ def one_by_one(func, x, t, integrator):
     for n in range(len(x)):
         row = t[n][~torch.isnan(t[n])]
         xs = odeint(func, x[n : n + 1], row, integrator) if len(row) > 1 else x[None, n : n + 1]
-        rows.append(torch.cat((xs, xs[-1:].expand(t.shape[1] - len(row), -1, -1))))
+        rows.append(torch.cat((xs, xs[-1:].repeat(t.shape[1] - len(row), *[1] * x.ndim))))
     return torch.cat(rows, 1)
 
 
@@ -166,6 +167,7 @@ def test_fixed_steps_compile_in_one_graph(integrator):
     torch.testing.assert_close(compiled(x, times()), odeint(func, x, times(), integrator))
 
 
+@pytest.mark.slow
 def test_an_adaptive_solve_compiles_its_steps():
     func, x = problem()
     with torch.no_grad():
@@ -180,8 +182,6 @@ def test_progress_of_times_of_each_sample(capsys):
 
 
 def test_stiffness_is_measured_at_times_of_each_sample():
-    from dampode.weighting import one_plus
-
     func = DampedODEFunc(Forced(3), Constant(300.0), one_plus)
     t = torch.tensor([[0.0, 1.0], [0.5, 1.0]], dtype=torch.float64)
     with pytest.warns(StiffnessWarning, match="measured ρ"):
@@ -192,11 +192,11 @@ def test_stiffness_is_measured_at_times_of_each_sample():
     ("rows", "words"),
     [
         ([[0.0, 1.0], [0.0, 1.0]], "t of shape \\(N, T\\) must have a row per sample, got 2 rows for 1 samples"),
-        ([[0.0, NAN, 1.0]], "NaN only at the end of a row, as padding, got NaN in t\\[0, 1\\] before t\\[0, 2\\] = 1"),
-        ([[NAN, NAN]], "t must give every sample its first time, got NaN in t\\[0, 0\\]"),
+        ([[0.0, NAN, 1.0]], "NaN only at the end of a row, as padding, got NaN in row 0, column 1 before 1"),
+        ([[NAN, NAN]], "t must give every sample its first time, got NaN alone in row 0"),
         ([[0.0, 1.0, 1.0]], "got t\\[0, 1\\] = 1 and t\\[0, 2\\] = 1; sort it"),
         ([[0.0, 1.0, 0.5]], "got t\\[0, 1\\] = 1 and t\\[0, 2\\] = 0.5"),
-        ([[0.0, float("inf")]], "t must be finite, got t\\[0, 1\\] = inf; pad a row with NaN"),
+        ([[0.0, float("inf")]], "t must be finite, got inf in row 0, column 1; pad with NaN"),
     ],
 )
 @pytest.mark.parametrize("call", [odeint, solve])

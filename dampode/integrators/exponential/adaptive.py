@@ -11,6 +11,7 @@ from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.exponential.loop import ExponentialLoop
 from dampode.integrators.exponential.step import StepFunction, try_step
 from dampode.integrators.exponential.stiffness import warn_if_stiff
+from dampode.integrators.jumps import Jumps
 from dampode.integrators.recompute import require_segments
 from dampode.integrators.solution import Solution
 from dampode.integrators.step_control import Tolerance
@@ -78,9 +79,9 @@ class AdaptiveExponential(TolerantIntegrator):
         super().__post_init__()
         require_segments(self.recompute)
 
-    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
+    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None) -> Solution:
         """The states with statistics and a status per sample. Warns if f is too stiff for an explicit method."""
-        solution = super().solve(func, x, times)
+        solution = super().solve(func, x, times, jumps)
         warn_if_stiff(func, solution)
         return solution
 

@@ -14,6 +14,7 @@ from dampode.integrators.output_times import with_ends
 from dampode.integrators.solution import Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import Tolerance, estimated_first_step, probe_step
+from dampode.integrators.stops import Restart
 
 __all__ = ["ExponentialLoop"]
 
@@ -49,13 +50,11 @@ class ExponentialLoop(AdaptiveLoop):
         self._state = initial_state(x, n1, self.tau)
         self._inner_tau = self.axis.tau(times[..., 1:-1])
         self._dense = DenseOutput(x, self._inner_tau)
-        self._steps: list[AcceptedStep] = []
+        self._steps: list[AcceptedStep | Restart] = []
         with torch.no_grad():
             lam, finite = self.splitting.lam.expand_as(x), torch.isfinite(_largest(n1.abs() + x.abs()))
             self.refuse(_largest(lam), self.splitting.has_negative_damping(x), finite)
-        # without times of each sample, every span is above 0
-        self._n_failed = int((self.failed & (self.tau < self.axis.span)).sum())
-        self._running = bool(self.active.any())
+        self._count_running()
 
     @property
     def running(self) -> bool:
@@ -64,13 +63,31 @@ class ExponentialLoop(AdaptiveLoop):
 
     @torch.no_grad()
     def first_step(self) -> Tensor:
-        """An estimate of the length of the first step, from one call of f."""
+        """An estimate of the length of a first step from where the samples are, from one call of f."""
         x, n1, axis = self._state.x, self._state.n1, self.axis
-        probe = probe_step(self.splitting.lam, x, n1, self.tol).to(torch.float64).clamp_(max=axis.span)
-        time, signed = axis.time(probe, x.dtype), (axis.sign * probe).to(x.dtype)
+        probe = probe_step(self.splitting.lam, x, n1, self.tol).to(torch.float64).minimum(axis.stop - self.tau)
+        time, signed = axis.time(self.tau + probe, x.dtype), (axis.sign * probe).to(x.dtype)
         first = estimated_first_step(self.splitting, x, n1, time, signed, self.tol).to(torch.float64)
         # a solve with a step of 0 or NaN would never end
-        return torch.fmax(first, axis.shortest_first).clamp_(min=torch.finfo(x.dtype).tiny)
+        return torch.fmax(first, axis.shortest_step(self.tau)).clamp_(min=torch.finfo(x.dtype).tiny)
+
+    def restart(self, restart: Restart) -> None:
+        """Change the states of some samples. Each of them has then no step before."""
+        if self.keep_steps:
+            self._steps.append(restart)
+        x = restart.change(self._state.x)
+        samples, t = restart.samples.reshape(self.tau.shape), self.axis.time(self.tau, x.dtype)
+        self.splitting = self.splitting.at(t, x)
+        fresh = initial_state(x, self.splitting.nonlinear(t, x), self.tau)
+        self._state = SampleState(
+            *(torch.where(samples, new, old) for new, old in zip(fresh, self._state, strict=True))
+        )
+        self._count_running()
+
+    def _count_running(self) -> None:
+        """Note which samples run, of those that are before their stops."""
+        self._n_failed = int((self.failed & (self.tau < self.axis.stop)).sum())
+        self._running = bool(self.active.any())
 
     def advance(self, h: Tensor) -> Tensor:
         """Try one step of length ``h`` for every active sample. Returns the lengths to try next."""
@@ -108,7 +125,7 @@ class ExponentialLoop(AdaptiveLoop):
         """Move the samples whose step is accepted."""
         before, new = self._state, tried.state
         if self.keep_steps:
-            self._steps.append(AcceptedStep(before.tau, new.tau, before.last_h))
+            self._steps.append(AcceptedStep(before.tau, new.tau, before.last_h, self.axis))
         if self._dense.needed:
             step, lam, tau = tried.krogstad, self.splitting.lam, new.tau.reshape(-1)
             cubic = third_difference(change_of_curve(step.curve, new.last_h, before.last_curve, before.last_h))

@@ -15,6 +15,7 @@ from dampode.integrators.output_times import with_ends
 from dampode.integrators.solution import Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import MIN_LOG_RATIO, Tolerance, log_error_ratio, step_factor
+from dampode.integrators.stops import Restart
 from dampode.integrators.time_axis import TimeAxis
 
 __all__ = ["ImplicitLoop"]
@@ -49,7 +50,7 @@ class ImplicitLoop(AdaptiveLoop):
         self.refuse(self._lam.amax(1, keepdim=True), self._has_negative_damping(), finite)
         self._inner_tau = self.axis.tau(times[..., 1:-1])
         self._outputs = x.new_full((self._inner_tau.shape[-1], *self._x.shape), torch.nan)
-        self._steps: list[AcceptedStep] = []
+        self._steps: list[AcceptedStep | Restart] = []
 
     @property
     def running(self) -> bool:
@@ -68,16 +69,29 @@ class ImplicitLoop(AdaptiveLoop):
         h: Tensor = (far / speed.nan_to_num(1e8, 1e8)).clamp(max=0.01 * self.axis.span)
         h = h.clamp(max=0.1 / lam.clamp(min=0.1 / self.axis.span))
         trial = torch.addcmul(self._x, (self.axis.sign * h).to(self._x.dtype), self._slope)
-        change = self._nonlinear(h, trial, self.active) - self._lam * trial - self._slope
+        change = self._nonlinear(self.tau + h, trial, self.active) - self._lam * trial - self._slope
         bend = self.tol.ratio(change, size).to(torch.float64) / h
         return torch.minimum(h, (2 * far / bend).sqrt()).nan_to_num(0.0).clamp(min=self._shortest())
+
+    def restart(self, restart: Restart) -> None:
+        """Change the states of some samples. Each of them has then no step before."""
+        if self.keep_steps:
+            self._steps.append(restart)
+        samples = restart.samples[:, None]
+        x = restart.change(self._x.reshape(self.x0.shape))
+        self.splitting = self.splitting.at(self._shaped(self.axis.time(self.tau, x.dtype)), x)
+        self._x, self._lam = x.reshape(self._x.shape), _flat_damping(self.splitting.lam, x)
+        slope = self._nonlinear(self.tau, self._x, samples) - self._lam * self._x
+        self._slope = torch.where(samples, slope, self._slope)
+        self._stages.restart(self._x, self.tau, samples)
+        self._last_log_ratio = self._last_log_ratio.masked_fill(samples, 0.0)
 
     def advance(self, h: Tensor) -> Tensor:
         """Try one step of length ``h``, (N, 1), for every active sample. Returns the lengths to try next."""
         active, stages = self.active, self._stages
-        left = self.axis.span - self.tau
+        left = self.axis.stop - self.tau
         last = h >= left - self.axis.shortest  # the way left after the step would be too short for another one
-        end = torch.where(active, torch.where(last, self.axis.span, self.tau + h), self.tau)
+        end = torch.where(active, torch.where(last, self.axis.stop, self.tau + h), self.tau)
         h = torch.where(active, torch.where(last, left, h), 0.0)
         signed = (self.axis.sign * h).to(self._x.dtype)
         ends = torch.cat((self.tau, end), 1)
@@ -110,14 +124,17 @@ class ImplicitLoop(AdaptiveLoop):
     def replay(self, splitting: Splitting, n1: Tensor) -> Tensor:
         """The states with gradients, by implicit differentiation of the converged stages."""
         slope = n1 - splitting.lam * self.x0
-        tau, shaped = self._inner_tau, (len(self.x0), *[1] * (self.x0.ndim - 1))
-        axis = TimeAxis.of(self.times, shaped, self.x0.device)
+        tau, axis = self._inner_tau, self._shaped_axis()
         inner, last = replay(splitting, self.x0, slope, tau, axis, self._steps, self._linear_rtol, self.calls)
         return with_ends(self.x0, inner, last, tau, axis.span)
 
     def _shaped(self, per_sample: Tensor) -> Tensor:
         """(N, 1) as (N, 1, ..., 1), which broadcasts to the state."""
         return per_sample.reshape(-1, *[1] * (self.x0.ndim - 1))
+
+    def _shaped_axis(self) -> TimeAxis:
+        """The time axis with values per sample in the shape (N, 1, ..., 1)."""
+        return self.axis.shaped((len(self.x0), *[1] * (self.x0.ndim - 1)))
 
     def _nonlinear(self, tau: Tensor, x: Tensor, solving: Tensor) -> Tensor:
         """N of flat states, (N, d). The call counts for the samples that are ``solving``."""
@@ -153,7 +170,7 @@ class ImplicitLoop(AdaptiveLoop):
         if splitting is not self.splitting:
             self.splitting, self._lam = splitting, _flat_damping(splitting.lam, self.x0)
             self.fail(ok & self._has_negative_damping(), Status.NEGATIVE_DAMPING)
-        self.active = (self.tau < self.axis.span) & ~self.failed
+        self.active = (self.tau < self.axis.stop) & ~self.failed
 
     def _reject(self, rejected: Tensor, too_short: Tensor, converged: Tensor, nonfinite: Tensor) -> None:
         """Give a status to the samples that cannot go on; ``nonfinite`` are those whose f was not finite."""
@@ -174,7 +191,8 @@ class ImplicitLoop(AdaptiveLoop):
     def _keep(self, h: Tensor, end: Tensor) -> None:
         """Keep a step for `replay`."""
         stages = [stage.reshape(self.x0.shape) for stage in self._stages.converged_stages()]
-        self._steps.append(AcceptedStep(self._shaped(h), self._shaped(self.tau), self._shaped(end), stages))
+        begin, end, axis = self._shaped(self.tau), self._shaped(end), self._shaped_axis()
+        self._steps.append(AcceptedStep(self._shaped(h), begin, end, stages, axis))
 
 
 def _flat_damping(lam: Tensor, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from dampode.integrators.implicit import tableau
 from dampode.integrators.implicit.gradients import with_implicit_gradient
 from dampode.integrators.output_times import scatter_states
 from dampode.integrators.splitting import Splitting
+from dampode.integrators.stops import Restart, per_sample
 from dampode.integrators.time_axis import TimeAxis
 
 __all__ = ["AcceptedStep", "replay"]
@@ -27,6 +28,8 @@ class AcceptedStep(NamedTuple):
     """τ after it."""
     stages: list[Tensor]
     """The converged stages, five of (N, *S)."""
+    axis: TimeAxis
+    """The time axis, with the stops as they were at this step."""
 
 
 def replay(
@@ -35,7 +38,7 @@ def replay(
     slope: Tensor,
     inner_tau: Tensor,
     axis: TimeAxis,
-    steps: list[AcceptedStep],
+    steps: list[AcceptedStep | Restart],
     rtol: float,
     calls: CallCounter,
 ) -> tuple[Tensor, Tensor]:
@@ -47,7 +50,7 @@ def replay(
         slope: F(x, t) there, with its graph, (N, *S).
         inner_tau: τ of the output times between the first and the last one, (T − 2,) or (N, T − 2) float64.
         axis: the time axis, whose values per sample are (N, 1, ..., 1).
-        steps: the accepted steps.
+        steps: the accepted steps, and the restarts between them.
         rtol: relative tolerance of the linear solves of the backward pass.
         calls: counts the calls of f.
 
@@ -56,7 +59,14 @@ def replay(
     """
     tau = inner_tau.expand(len(x), -1)
     indices, states = [tau.new_empty(0, dtype=torch.long)], [x.new_empty(0, *x.shape[1:])]
-    for h, begin, end, stages in steps:
+    for step in steps:
+        if isinstance(step, Restart):
+            calls.active = step.samples
+            x, t, samples = step.change(x), axis.time(per_sample(step.tau, x), x.dtype), per_sample(step.samples, x)
+            splitting = splitting.at(t, x)
+            slope = torch.where(samples, splitting.nonlinear(t, x) - splitting.lam * x, slope)
+            continue
+        h, begin, end, stages, axis = step
         signed, ok = (axis.sign * h).to(x.dtype), h > 0
         calls.active = ok.reshape(-1)
         (weight, g), slopes, u = tableau.stage_coefficients(splitting.lam, signed), [signed * slope], x

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from dampode._checks import require_instance, require_positive_int
 from dampode._identity import fingerprint
 from dampode.robustness.attacks.gradient import STEP, Keep, fgsm, ifgsm, pgd, recentered_pgd, require_iteration
-from dampode.robustness.attacks.search import square, uniform_noise
 from dampode.robustness.attacks.traits import Attack, AttackTraits
+from dampode.robustness.attacks.uniform import uniform_noise
 from dampode.robustness.modes import eval_mode, require_model
 from dampode.robustness.norms import Norm, require_norm
 
-__all__ = ["FGSM", "IFGSM", "PAPER", "PGD", "RecenteredPGD", "Square", "Transfer", "UniformNoise"]
+__all__ = ["FGSM", "IFGSM", "PAPER", "PGD", "RecenteredPGD", "Transfer", "UniformNoise"]
 
 ADDED_RESTARTS = 4
 
@@ -170,28 +170,6 @@ class RecenteredPGD(Attack):
         return recentered_pgd(
             model, x, y, eps, alpha=self.alpha, steps=self.steps, generator=generator, batch_size=batch_size
         )
-
-
-@dataclass(frozen=True)
-class Square(Attack):
-    """`square` with its settings and their defaults."""
-
-    traits: ClassVar[AttackTraits] = AttackTraits(gradient_based=False, iterated=True, random_start=True)
-    queries: int = 200
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        require_positive_int(self.queries, "queries")
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
-    ) -> Tensor:
-        """Perturb pixels."""
-        return square(model, x, y, eps, queries=self.queries, generator=generator, batch_size=batch_size)
-
-    def with_twice_the_steps(self) -> Self:
-        """The same search with twice the queries."""
-        return replace(self, queries=2 * self.queries)
 
 
 @dataclass(frozen=True, repr=False)

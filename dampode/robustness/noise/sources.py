@@ -117,10 +117,10 @@ class CifarCFiles(NoiseSource):
     ) -> None:
         labels = cifar_c_labels(folder)[:IMAGES_PER_SEVERITY]
         require_labels(y, len(y))
-        self.images = (
+        self.rows = (
             torch.arange(len(labels), device="cpu") if images is None else indices_of_images(images, len(labels))
         )
-        labels = labels[self.images]
+        labels = labels[self.rows]
         if not torch.equal(labels, y.cpu()):
             raise ValueError(
                 f"the labels of {folder} must be those of the images: the files corrupt the whole test set in its "
@@ -139,7 +139,7 @@ class CifarCFiles(NoiseSource):
     def _digest(self) -> str:
         """The identity of the corruptions and labels in the folder. The official files take some seconds."""
         files = [part for name in self.names for part in (name, _file_digest(self.folder / f"{name}.npy"))]
-        return fingerprint(self.images, self.labels, *files)[:12]
+        return fingerprint(self.rows, self.labels, *files)[:12]
 
     def require(self, name: str, severity: int) -> None:
         """Raise unless the file of a corruption can be read."""
@@ -149,7 +149,7 @@ class CifarCFiles(NoiseSource):
 
     def block(self, name: str, severity: int, index: int) -> Tensor:
         """One block of images, read from the file."""
-        chosen = (severity - 1) * IMAGES_PER_SEVERITY + self.images[blocks(self.n)[index]]
+        chosen = (severity - 1) * IMAGES_PER_SEVERITY + self.rows[blocks(self.n)[index]]
         part = torch.from_numpy(cifar_c_images(self.folder, name)[chosen.numpy()])
         return part.to(self.device).permute(0, 3, 1, 2).contiguous().float() / 255
 
