@@ -68,8 +68,13 @@ class AdaptiveLoop(ABC):
 
     def stop_at(self, stops: Stops) -> None:
         """Let no step pass the next stop of its sample."""
-        stop = torch.minimum(self.axis.span, stops.next().reshape(self.tau.shape))
-        self.axis = self.axis._replace(stop=stop, stops=True)
+        self.axis = self.axis.until(stops.next().reshape(self.tau.shape))
+
+    def begin_at(self, stops: Stops) -> None:
+        """Let the first part of the solve begin: inside it, where the field at its latest time belongs to the next."""
+        self.stop_at(stops)
+        if self.axis.sign < 0:
+            self.restart(Restart(self.active.reshape(-1), self.tau.reshape(-1), self.axis, lambda x: x))
 
     def pass_stops(self, stops: Stops, h: Tensor, first_step: Callable[[], Tensor]) -> Tensor:
         """Restart the samples that have reached a stop.
@@ -88,7 +93,7 @@ class AdaptiveLoop(ABC):
         self.stop_at(stops)
         self.active = (self.tau < self.axis.span) & ~self.failed
         self.calls.active = restart.samples
-        self.restart(restart)
+        self.restart(restart._replace(axis=self.axis))
         samples = restart.samples.reshape(self.tau.shape) & self.active
         return torch.where(samples, first_step(), h) if bool(samples.any()) else h
 

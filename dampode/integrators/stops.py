@@ -24,6 +24,8 @@ class Restart(NamedTuple):
     """Which samples these are, (N,)."""
     tau: Tensor
     """τ of all samples, (N,) float64."""
+    axis: TimeAxis
+    """The time axis from there to their next stops."""
     change: Callable[[Tensor], Tensor]
     """From the states before, (N, *S), to the states after. Other samples keep theirs."""
 
@@ -56,18 +58,15 @@ class Stops:
         self._func, self._calls = func, calls
         self._jumps = Jumps(times.new_empty(0)) if jumps is None else jumps
         self._axis = TimeAxis.of(times, (len(x), *[1] * (x.ndim - 1)), x.device)
-        breaks = func.f.breaks()
+        breaks = func.breaks()
+        self.any = breaks is not None or jumps is not None
+        """Whether there may be stops."""
         inner = self._tau(self._jumps.times, len(x))
         outer = inner[:, :0] if breaks is None else self._tau(breaks, len(x))
         span = self._axis.span.reshape(-1, 1)
         outer = torch.where((outer > 0) & (outer < span), outer, torch.inf)
         self._n_jumps = inner.shape[1]
         self._left = torch.cat((inner, outer), 1)
-
-    @property
-    def any(self) -> bool:
-        """Whether there is any stop."""
-        return bool((self._left < torch.inf).any())
 
     def at_start(self, x: Tensor) -> Tensor:
         """The initial state after the jumps at the first time, (N, *S)."""
@@ -90,7 +89,7 @@ class Stops:
         if not bool(samples.any()):
             return None
         self._left = self._left.masked_fill(due, torch.inf)
-        return Restart(samples, tau, self._jump(due[:, : self._n_jumps], tau))
+        return Restart(samples, tau, self._axis, self._jump(due[:, : self._n_jumps], tau))
 
     def _jump(self, due: Tensor, tau: Tensor) -> Callable[[Tensor], Tensor]:
         """The change of state by the jumps that are due, (N, J)."""

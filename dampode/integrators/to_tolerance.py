@@ -106,7 +106,7 @@ class TolerantIntegrator(Integrator):
             probe = IndependenceProbe(func, calls, Tolerance(self.rtol, self.atol), loop.axis.span)
             stopping = stops.any
             if stopping:
-                loop.stop_at(stops)
+                loop.begin_at(stops)
             first_step = loop.first_step
             if self.first_step is not None:
                 first_step = partial(torch.full_like, loop.tau, self.first_step)

@@ -118,7 +118,7 @@ class ExponentialLoop(AdaptiveLoop):
     def replay(self, splitting: Splitting, n1: Tensor) -> Tensor:
         """The states with gradients, from the accepted steps in segments."""
         steps, tau = self._steps, self._inner_tau
-        inner, last = replay(self._func, self.x0, n1, tau, self.axis, steps, self._segments, self.calls)
+        inner, last = replay(self._func, self.x0, n1, tau, steps, self._segments, self.calls)
         return with_ends(self.x0, inner, last, tau, self.axis.span)
 
     def _accept(self, tried: TriedStep, ok: Tensor, all_ok: bool) -> None:

@@ -125,7 +125,7 @@ class ImplicitLoop(AdaptiveLoop):
         """The states with gradients, by implicit differentiation of the converged stages."""
         slope = n1 - splitting.lam * self.x0
         tau, axis = self._inner_tau, self._shaped_axis()
-        inner, last = replay(splitting, self.x0, slope, tau, axis, self._steps, self._linear_rtol, self.calls)
+        inner, last = replay(splitting, self.x0, slope, tau, self._steps, self._linear_rtol, self.calls)
         return with_ends(self.x0, inner, last, tau, axis.span)
 
     def _shaped(self, per_sample: Tensor) -> Tensor:
