@@ -202,8 +202,8 @@ def merged_breaks(*breaks: Tensor | None) -> Tensor | None:
     (n,) = numbers
     merged = torch.cat([(row if row.ndim == 2 else row[None]).expand(n, -1) for row in rows], 1).sort(1).values
     repeated = torch.nn.functional.pad(merged.diff(dim=1) == 0, (1, 0))
-    breaks: Tensor = torch.where(repeated, torch.nan, merged).sort(1).values
-    return breaks
+    distinct: Tensor = torch.where(repeated, torch.nan, merged).sort(1).values
+    return distinct
 
 
 def require_cover(module: nn.Module, begin: Tensor, end: Tensor) -> None:
