@@ -45,7 +45,7 @@ class Layout:
     """
 
     def __init__(self, x: Structure) -> None:
-        leaves = list(_leaves(x, ""))
+        leaves = list(_leaves(x, "the state"))
         _require_alike(leaves)
         self._template = x
         self.parts = [
@@ -64,7 +64,7 @@ class Layout:
             ValueError: it is another structure, or a part has another shape.
             TypeError: a part that should be real is complex, or the other way round.
         """
-        leaves = list(_leaves(x, ""))
+        leaves = list(_leaves(x, what))
         if [name for name, _ in leaves] != [part.name for part in self.parts] or type(x) is not type(self._template):
             raise ValueError(
                 f"{what} must have the structure of the state, {_outline(self._template)}, got {_outline(x)}"
@@ -153,7 +153,7 @@ class _FlatDamping(Damping):
         self.damping, self._layout = damping, layout
         self.depends_on_state, self.depends_on_time = damping.depends_on_state, damping.depends_on_time
         names = [part.name for part in layout.parts]
-        given = dict(_leaves(damping.structure, "", Damping)) if isinstance(damping, PerPart) else {}
+        given = dict(_leaves(damping.structure, "PerPart", kind=Damping)) if isinstance(damping, PerPart) else {}
         if given and list(given) != names:
             raise ValueError(f"PerPart must have a damping for every part of the state, {names}, got {list(given)}")
         self._dampings = [given.get(name, damping) for name in names]
@@ -180,19 +180,19 @@ def _time(t: float | Tensor, layout: Layout) -> float | Tensor:
     return t.reshape(-1, *[1] * ranks.pop())
 
 
-def _leaves(x: Any, name: str, kind: type = Tensor) -> Iterator[tuple[str, Any]]:
+def _leaves(x: Any, what: str, name: str = "", kind: type = Tensor) -> Iterator[tuple[str, Any]]:
     """The leaves of a structure, with their names, in order."""
     if isinstance(x, kind):
         yield name, x
     elif type(x) in (tuple, list):
         for n, value in enumerate(x):
-            yield from _leaves(value, f"{name}[{n}]", kind)
+            yield from _leaves(value, what, f"{name}[{n}]", kind)
     elif type(x) is dict:
         for key in sorted(x, key=str):
-            yield from _leaves(x[key], f"{name}[{key!r}]", kind)
+            yield from _leaves(x[key], what, f"{name}[{key!r}]", kind)
     else:
         raise TypeError(
-            f"a structure must be a {kind.__name__}, or a tuple, list or dict of structures, got {type(x).__name__}"
+            f"{what} must be a tensor, or a tuple, list or dict of tensors, got {type(x).__name__}"
             + (f" at {name}" if name else "")
         )
 

@@ -181,7 +181,7 @@ def test_parts_that_do_not_fit_are_refused():
     ):
         odeint(DampedODEFunc(keep), (a, b.float()), T)
     with pytest.raises(
-        TypeError, match=r"a structure must be a Tensor, or a tuple, list or dict of structures, got float at \[1\]"
+        TypeError, match=r"the state must be a tensor, or a tuple, list or dict of tensors, got float at \[1\]"
     ):
         odeint(DampedODEFunc(keep), (a, 1.0), T)
     with pytest.raises(TypeError, match=r"must be real in part \[0\] as the state is, got torch.complex128"):
