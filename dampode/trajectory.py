@@ -77,6 +77,7 @@ def solve(
     integrator: Integrator = AdaptiveExponential(),
     *,
     jumps: Jumps | None = None,
+    dense: bool = False,
 ) -> Solution:
     """`odeint` with statistics, and with a status per sample instead of an error.
 
@@ -87,6 +88,7 @@ def solve(
         t: times, (T,) or (N, T), as in `odeint`.
         integrator: takes the state from one time to the next.
         jumps: as in `odeint`.
+        dense: whether to keep the solution between the times as well, for `Solution.at`. This keeps every step.
 
     Returns:
         The states, the calls of f, the steps and the status of every sample. An integrator that steps the whole batch
@@ -106,7 +108,7 @@ def solve(
     _require(func, x0, t, integrator)
     times = without_padding(t)
     require_jumps(jumps, times, x0)
-    return replace(integrator.solve(func, x0, times, jumps), t=t)
+    return replace(integrator.solve(func, x0, times, jumps, dense), t=t)
 
 
 def _require_no_settings(settings: Mapping[str, object]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.dense_solution import Piece
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import GiveUp, Tolerance
@@ -57,6 +58,9 @@ class AdaptiveLoop(ABC):
         self.give_up = GiveUp(self.tau, self.axis.span)
         self.keep_steps = False
         """Whether to keep what `replay` needs of the accepted steps."""
+        self.keep_pieces = False
+        """Whether to keep the states inside the accepted steps in ``pieces``."""
+        self.pieces: list[Piece] = []
 
     @abstractmethod
     def first_step(self) -> Tensor:

@@ -13,6 +13,7 @@ from dampode.dynamics import DampedODEFunc
 from dampode.integrators.adaptive_loop import AdaptiveLoop, ProgressBar
 from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
 from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.dense_solution import dense_solution
 from dampode.integrators.jumps import Jumps
 from dampode.integrators.sample_independence import IndependenceProbe
 from dampode.integrators.sample_times import columns, first_times
@@ -69,6 +70,11 @@ class TolerantIntegrator(Integrator):
     def _replays(self) -> bool:
         """Whether a solve runs without a graph and then takes its accepted steps again, if gradients are wanted."""
 
+    @property
+    def _dense_error(self) -> bool:
+        """Whether the last term of the dense output estimates its error."""
+        return False
+
     @abstractmethod
     def _loop(self, func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter) -> AdaptiveLoop:
         """The loop of a solve, at its start, for times without gradient."""
@@ -88,11 +94,15 @@ class TolerantIntegrator(Integrator):
             raise IntegrationError(failure)
         return solution.x
 
-    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None) -> Solution:
+    def solve(
+        self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None, dense: bool = False
+    ) -> Solution:
         """The states with statistics and a status per sample."""
-        return self._solution(func, x, times, jumps)
+        return self._solution(func, x, times, jumps, dense)
 
-    def _solution(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None) -> Solution:
+    def _solution(
+        self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None, dense: bool = False
+    ) -> Solution:
         """The whole course of a solve. The `while` loop is here, and not in a method of the loop, to save a frame."""
         require_single(x)
         calls = CallCounter(x)
@@ -102,7 +112,7 @@ class TolerantIntegrator(Integrator):
         differentiable = _start_with_graph(func, start, times, calls) if self._replays else None
         with torch.no_grad() if self._replays else nullcontext():
             loop = self._loop(func, start, times.detach(), calls)
-            loop.keep_steps = differentiable is not None
+            loop.keep_steps, loop.keep_pieces = differentiable is not None, dense
             probe = IndependenceProbe(func, calls, Tolerance(self.rtol, self.atol), loop.axis.span)
             stopping = stops.any
             if stopping:
@@ -126,10 +136,11 @@ class TolerantIntegrator(Integrator):
             xs = loop.states()
         if differentiable is not None and bool(loop.accepted.any()):
             xs = torch.where(torch.isnan(xs), torch.nan, loop.replay(*differentiable))
+        whole = dense_solution(loop.pieces, times, xs, self._dense_error) if dense else None
         if times.requires_grad:
             calls.active = torch.ones_like(calls.active)
             xs = torch.cat((x[None], with_output_time_gradients(func, xs[1:], times[..., 1:], calls)))
-        return replace(loop.solution(xs), t=times)
+        return replace(loop.solution(xs), t=times, dense=whole)
 
 
 def _start_with_graph(

@@ -6,7 +6,7 @@ from torch import Tensor
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.adaptive_loop import AdaptiveLoop
 from dampode.integrators.call_counter import CallCounter
-from dampode.integrators.exponential.dense_output import DenseOutput, Interpolant
+from dampode.integrators.dense_output import DenseOutput, Interpolant
 from dampode.integrators.exponential.error_estimate import change_of_curve, third_difference
 from dampode.integrators.exponential.replay import AcceptedStep, replay
 from dampode.integrators.exponential.step import SampleState, StepFunction, TriedStep, initial_state
@@ -126,10 +126,13 @@ class ExponentialLoop(AdaptiveLoop):
         before, new = self._state, tried.state
         if self.keep_steps:
             self._steps.append(AcceptedStep(before.tau, new.tau, before.last_h, self.axis))
-        if self._dense.needed:
-            step, lam, tau = tried.krogstad, self.splitting.lam, new.tau.reshape(-1)
+        if self._dense.needed or self.keep_pieces:
+            step, lam, end = tried.krogstad, self.splitting.lam, torch.where(ok, new.tau, before.tau).reshape(-1)
             cubic = third_difference(change_of_curve(step.curve, new.last_h, before.last_curve, before.last_h))
-            self._dense.add(Interpolant(before.x, before.n1, step.slope, step.curve, cubic, lam, tried.h, tau))
+            inside = Interpolant(before.x, before.n1, step.slope, step.curve, cubic, lam, tried.h)
+            self._dense.add(inside, end)
+            if self.keep_pieces:
+                self.pieces.append((inside, end))
         if all_ok:
             self.splitting, self._state = tried.splitting, new
         else:

@@ -6,6 +6,7 @@ from torch import Tensor
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.adaptive_loop import AdaptiveLoop
 from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.dense_output import Interpolant, interpolant_between
 from dampode.integrators.implicit import tableau
 from dampode.integrators.implicit.iteration import Iteration
 from dampode.integrators.implicit.newton import finite_differences
@@ -110,6 +111,8 @@ class ImplicitLoop(AdaptiveLoop):
             self._reject(rejected, next_h <= self._shortest(), converged, rejected & ~finite)
         end = torch.where(ok, end, self.tau)
         self._write_output(end, h, h_slope)
+        if self.keep_pieces and any_ok:
+            self._keep_piece(ok, end, signed, h_slope)
         if self.keep_steps and any_ok:
             self._keep(torch.where(ok, h, 0.0), end)
         self._accept(ok, end, h_slope / torch.where(ok, signed, 1.0))
@@ -125,7 +128,10 @@ class ImplicitLoop(AdaptiveLoop):
         """The states with gradients, by implicit differentiation of the converged stages."""
         slope = n1 - splitting.lam * self.x0
         tau, axis = self._inner_tau, self._shaped_axis()
-        inner, last = replay(splitting, self.x0, slope, tau, axis, self._steps, self._linear_rtol, self.calls)
+        pieces = self.pieces if self.keep_pieces else None
+        if pieces is not None:
+            pieces.clear()
+        inner, last = replay(splitting, self.x0, slope, tau, axis, self._steps, self._linear_rtol, self.calls, pieces)
         return with_ends(self.x0, inner, last, tau, axis.span)
 
     def _shaped(self, per_sample: Tensor) -> Tensor:
@@ -187,6 +193,15 @@ class ImplicitLoop(AdaptiveLoop):
         stages = self._stages
         ends = (stages.start_state, stages.start_slope, stages.end_state, h_slope)
         self._outputs[output, sample] = tableau.hermite(theta, *(value[sample] for value in ends))
+
+    def _keep_piece(self, ok: Tensor, end: Tensor, h: Tensor, h_slope: Tensor) -> None:
+        """Keep the states inside a step of the signed length ``h``, at whose end h F is ``h_slope``."""
+        x, after, slope = self._x, torch.where(ok, self._stages.end_state, self._x), self._slope
+        h = torch.where(ok, h, 0.0)
+        end_slope = torch.where(ok, h_slope / torch.where(ok, h, 1.0), slope)
+        inside = interpolant_between(x, slope, after, end_slope, torch.zeros_like(x[:, :1]), h)
+        shaped = (value.reshape(self.x0.shape) if value.shape == x.shape else self._shaped(value) for value in inside)
+        self.pieces.append((Interpolant(*shaped), end[:, 0]))
 
     def _keep(self, h: Tensor, end: Tensor) -> None:
         """Keep a step for `replay`."""
