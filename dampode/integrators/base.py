@@ -40,7 +40,7 @@ def require_field_and_state(func: DampedODEFunc, x: Tensor) -> None:
     """Raise unless func is a damped vector field and x is a state. Reads no values."""
     remedy = (
         "wrap f in DampedODEFunc(f, damping); dx/dt = f(x) alone is DampedODEFunc(f, Constant(0.0)), and an f(t, x) is "
-        "a subclass of dampode.fields.VectorField"
+        "dampode.fields.TimeDependent(f)"
     )
     require_instance(func, DampedODEFunc, "func", remedy)
     require_state(x)
