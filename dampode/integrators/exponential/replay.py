@@ -16,8 +16,9 @@ from dampode.integrators.exponential.error_estimate import change_of_curve, thir
 from dampode.integrators.exponential_rk import krogstad_step
 from dampode.integrators.output_times import scatter_states
 from dampode.integrators.recompute import recomputed, segments
+from dampode.integrators.shifts import per_sample
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.stops import Restart, per_sample
+from dampode.integrators.stops import Restart
 from dampode.integrators.time_axis import TimeAxis
 
 __all__ = ["AcceptedStep", "replay"]

@@ -101,6 +101,9 @@ class ImplicitLoop(AdaptiveLoop):
         error, h_slope = stages.error_and_slope()
         ratio = self.tol.ratio(error, torch.maximum(self._x.abs(), stages.end_state.abs()))
         ok, log_ratio = converged & (ratio <= 1), log_error_ratio(ratio)
+        if self.events is not None:
+            inside, after = self._inside(end, signed, h_slope), stages.end_state.reshape(self.x0.shape)
+            ok = self.hold_before_events(inside, after, end, ok)
         factor = step_factor(log_ratio, ok, self._last_log_ratio)
         next_h = h * torch.where(converged, factor, torch.where(again, 1.0, 0.25))
         self._last_log_ratio = torch.where(ok, log_ratio.clamp(min=MIN_LOG_RATIO), self._last_log_ratio)
@@ -112,7 +115,7 @@ class ImplicitLoop(AdaptiveLoop):
         end = torch.where(ok, end, self.tau)
         self._write_output(end, h, h_slope)
         if self.keep_pieces and any_ok:
-            self._keep_piece(ok, end, signed, h_slope)
+            self.pieces.append((self._inside(end, signed, h_slope), end[:, 0]))
         if self.keep_steps and any_ok:
             self._keep(torch.where(ok, h, 0.0), end)
         self._accept(ok, end, h_slope / torch.where(ok, signed, 1.0))
@@ -194,14 +197,19 @@ class ImplicitLoop(AdaptiveLoop):
         ends = (stages.start_state, stages.start_slope, stages.end_state, h_slope)
         self._outputs[output, sample] = tableau.hermite(theta, *(value[sample] for value in ends))
 
-    def _keep_piece(self, ok: Tensor, end: Tensor, h: Tensor, h_slope: Tensor) -> None:
-        """Keep the states inside a step of the signed length ``h``, at whose end h F is ``h_slope``."""
-        x, after, slope = self._x, torch.where(ok, self._stages.end_state, self._x), self._slope
-        h = torch.where(ok, h, 0.0)
-        end_slope = torch.where(ok, h_slope / torch.where(ok, h, 1.0), slope)
-        inside = interpolant_between(x, slope, after, end_slope, torch.zeros_like(x[:, :1]), h)
-        shaped = (value.reshape(self.x0.shape) if value.shape == x.shape else self._shaped(value) for value in inside)
-        self.pieces.append((Interpolant(*shaped), end[:, 0]))
+    def _inside(self, end: Tensor, h: Tensor, h_slope: Tensor) -> Interpolant:
+        """The states inside a step to τ = ``end`` of the signed length ``h``, at whose end h F is ``h_slope``.
+
+        A sample whose τ does not change has a step of length 0.
+        """
+        moved, x = end > self.tau, self._x
+        after = torch.where(moved, self._stages.end_state, x)
+        end_slope = torch.where(moved, h_slope / torch.where(moved, h, 1.0), self._slope)
+        h = torch.where(moved, h, 0.0)
+        inside = interpolant_between(x, self._slope, after, end_slope, torch.zeros_like(h), h)
+        return Interpolant(
+            *(value.reshape(self.x0.shape) if value.shape == x.shape else self._shaped(value) for value in inside)
+        )
 
     def _keep(self, h: Tensor, end: Tensor) -> None:
         """Keep a step for `replay`."""

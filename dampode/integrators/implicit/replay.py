@@ -12,8 +12,9 @@ from dampode.integrators.dense_solution import Piece
 from dampode.integrators.implicit import tableau
 from dampode.integrators.implicit.gradients import with_implicit_gradient
 from dampode.integrators.output_times import scatter_states
+from dampode.integrators.shifts import per_sample
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.stops import Restart, per_sample
+from dampode.integrators.stops import Restart
 from dampode.integrators.time_axis import TimeAxis
 
 __all__ = ["AcceptedStep", "replay"]
