@@ -5,7 +5,7 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from dampode import damping, data, functional, integrators, models, robustness, stability, weighting
+from dampode import damping, data, fields, functional, integrators, models, paths, robustness, stability, weighting
 from dampode.block import DampedBlock, Transition
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import VectorField
@@ -28,11 +28,13 @@ __all__ = [
     "__version__",
     "damping",
     "data",
+    "fields",
     "functional",
     "integrators",
     "models",
     "odeint",
     "odeint_event",
+    "paths",
     "plots",
     "robustness",
     "solve",

@@ -18,6 +18,7 @@ from dampode._checks import (
 from dampode.damping import Damping, Learned
 from dampode.fields import VectorField, as_field
 from dampode.functional import Scalar, damped_rhs
+from dampode.paths import breaks_in
 from dampode.weighting import Weighting, unit
 
 __all__ = ["DampedODEFunc"]
@@ -143,6 +144,10 @@ class DampedODEFunc(nn.Module):
         """dx/dt at (t, x), (N, *S)."""
         lam, weight, fx = self.parts(t, x)
         return damped_rhs(x, lam, weight, fx)
+
+    def breaks(self) -> Tensor | None:
+        """The times at which the paths in f and λ jump or have a kink, (J,) or (N, J) padded with NaN; None without."""
+        return breaks_in(self)
 
     def extra_repr(self) -> str:
         """The name of the weight function."""

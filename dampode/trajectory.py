@@ -17,6 +17,7 @@ from dampode.integrators.jumps import Jumps, require_jumps
 from dampode.integrators.sample_times import require_times, without_padding
 from dampode.integrators.solution import solution_of_batch
 from dampode.integrators.to_tolerance import TolerantIntegrator
+from dampode.paths import require_cover
 
 __all__ = ["odeint", "odeint_event", "solve"]
 
@@ -210,6 +211,7 @@ def _require(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator)
         return
     eps = torch.finfo(x0.dtype).eps
     times = without_padding(t.detach())
+    require_cover(func, times[..., 0], times[..., -1])
     latest, span = times.abs().amax(-1), (times[..., -1] - times[..., 0]).abs()
     resolved = eps * latest
     # a row with only one time has no span and is not solved

@@ -158,7 +158,7 @@ class AdaptiveLoop(ABC):
             negative: the samples with a λ that is negative or NaN.
             finite: the samples whose state and vector field are finite.
         """
-        if self.axis.sign < 0:
+        if self.axis.sign < 0 and self.splitting.constant:
             limit = math.log(torch.finfo(self.x0.dtype).max)
             self.fail(largest_lam * self.axis.span > limit, Status.OVERFLOW)
         self.fail(negative, Status.NEGATIVE_DAMPING)

@@ -20,6 +20,7 @@ from dampode.integrators.recompute import recomputed, require_segments, segments
 from dampode.integrators.sample_times import columns, require_shared
 from dampode.integrators.solution import Solution, solution_of_batch
 from dampode.integrators.splitting import Splitting
+from dampode.paths import require_cover
 
 __all__ = [
     "FixedStep",
@@ -39,7 +40,7 @@ def require_field_and_state(func: DampedODEFunc, x: Tensor) -> None:
     """Raise unless func is a damped vector field and x is a state. Reads no values."""
     remedy = (
         "wrap f in DampedODEFunc(f, damping); dx/dt = f(x) alone is DampedODEFunc(f, Constant(0.0)), and an f(t, x) is "
-        "a subclass of dampode.fields.VectorField"
+        "dampode.fields.TimeDependent(f)"
     )
     require_instance(func, DampedODEFunc, "func", remedy)
     require_state(x)
@@ -50,6 +51,8 @@ def require_call(func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> None:
     require_field_and_state(func, x)
     require_real(t0, "t0")
     require_real(t1, "t1")
+    if not torch.compiler.is_compiling():
+        require_cover(func, torch.tensor(t0, dtype=torch.float64), torch.tensor(t1, dtype=torch.float64))
 
 
 def require_single(x: Tensor) -> None:

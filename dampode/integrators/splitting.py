@@ -36,21 +36,22 @@ class Splitting:
         lam = func.lam(t, x)
         self._func = func
         self._calls = calls
-        self._constant = not func.damping.varies
+        self.constant = not func.damping.varies
+        """Whether λ_n is λ in the whole solve."""
         self._weight = func.weight(lam, x)
         self.lam = lam
         """λ_n, broadcast to x."""
 
     def nonlinear(self, t: Scalar, x: Tensor) -> Tensor:
         """The nonlinear part N(x, t), (N, *S). It calls f once."""
-        if self._constant:
+        if self.constant:
             lam, weight, fx = self.lam, self._weight, self._func.field(t, x)
         else:
             lam, weight, fx = self._func.parts(t, x)
         if self._calls is not None:
             self._calls.add(t, x, lam, weight, fx)
         rho_f = _weighted(weight, fx)
-        return rho_f if self._constant else torch.addcmul(rho_f, self.lam - lam, x)
+        return rho_f if self.constant else torch.addcmul(rho_f, self.lam - lam, x)
 
     def has_negative_damping(self, x: Tensor) -> Tensor:
         """Whether λ_n of a sample is negative or NaN anywhere, (N, 1, ..., 1)."""
@@ -60,7 +61,7 @@ class Splitting:
 
     def at(self, t: Scalar, x: Tensor) -> "Splitting":
         """The splitting at another time and state. It is the same object where λ depends on neither."""
-        return self if self._constant else Splitting(self._func, t, x, self._calls)
+        return self if self.constant else Splitting(self._func, t, x, self._calls)
 
     def with_constant_damping(self) -> tuple["Splitting", Tensor | None]:
         """A copy in which λ_n is a constant for autograd, and the change l = λ_n − (its value), or None.
@@ -69,7 +70,7 @@ class Splitting:
         nonlinear part is the copy's nonlinear part plus l x. No derivative of the copy's nonlinear part leads back
         through λ_n to earlier steps.
         """
-        if self._constant:
+        if self.constant:
             return self, None
         fixed = copy(self)
         fixed.lam = self.lam.detach()

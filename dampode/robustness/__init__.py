@@ -1,14 +1,19 @@
 """Robustness of any classifier of pixels in [0, 1]: noise, attacks and their measurement. Independent of damping."""
 
 from dampode.robustness.attacks import (
+    APGD,
+    FAB,
     FGSM,
     IFGSM,
     PAPER,
     PGD,
     Attack,
     AttackTraits,
+    AutoAttack,
     RecenteredPGD,
     Square,
+    TargetedAPGD,
+    TargetedFAB,
     Transfer,
     UniformNoise,
     fgsm,
@@ -38,9 +43,11 @@ from dampode.robustness.noise import (
 from dampode.robustness.report import Report
 
 __all__ = [
+    "APGD",
     "ATTACKS",
     "CORRUPTIONS",
     "EXTRA_CORRUPTIONS",
+    "FAB",
     "FGSM",
     "IFGSM",
     "PAPER",
@@ -48,6 +55,7 @@ __all__ = [
     "SEVERITIES",
     "Attack",
     "AttackTraits",
+    "AutoAttack",
     "CifarCFiles",
     "DrawnNoise",
     "Ensemble",
@@ -59,6 +67,8 @@ __all__ = [
     "RecenteredPGD",
     "Report",
     "Square",
+    "TargetedAPGD",
+    "TargetedFAB",
     "Transfer",
     "UniformNoise",
     "accuracy",

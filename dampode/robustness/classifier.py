@@ -1,7 +1,7 @@
 """A classifier as attacks and measurements use it: in eval mode, in batches, with checked outputs."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -14,10 +14,10 @@ from dampode._checks import (
     require_logits,
     require_positive_int,
 )
+from dampode._precision import default_dtype, full_float32
 from dampode.robustness.ensemble import Ensemble
-from dampode.robustness.float32 import default_dtype, full_float32
 from dampode.robustness.inputs import as_pixels
-from dampode.robustness.modes import eval_mode, require_model
+from dampode.robustness.modes import eval_mode, frozen, require_model
 
 __all__ = [
     "PROBABILITIES",
@@ -52,10 +52,28 @@ def predict(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
         return _finite(torch.cat([_logits(model, images) for images in x.split(batch_size)]))
 
 
-def predict_and_differentiate(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Logits (N, K), and the gradient of the summed cross entropy with respect to x, in batches.
+def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """The cross entropy of each image, (N,)."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def predict_and_differentiate(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    batch_size: int,
+    loss: Callable[[Tensor, Tensor], Tensor] = _cross_entropy,
+) -> tuple[Tensor, Tensor]:
+    """Logits (N, K), and the gradient of the summed loss with respect to x, in batches.
 
     Gradients of the parameters are neither computed nor accumulated.
+
+    Args:
+        model: classifier of pixels, in eval mode.
+        x: pixels in [0, 1], (N, C, H, W).
+        y: labels, (N,), or several classes per image, (N, m), as the loss takes them.
+        batch_size: images per pass.
+        loss: (logits, y) -> the loss of each image, (N,).
 
     Raises:
         ValueError: the logits have no gradient with respect to x, or a logit is not finite.
@@ -65,7 +83,7 @@ def predict_and_differentiate(model: nn.Module, x: Tensor, y: Tensor, batch_size
         with torch.inference_mode(False), torch.enable_grad(), full_float32(), default_dtype(x.dtype):
             leaf = images.detach().clone().requires_grad_()  # clone: autograd cannot save an inference tensor
             z = _logits(model, leaf)
-            gradients.append(_gradient(F.cross_entropy(z, labels.clone(), reduction="sum"), leaf))
+            gradients.append(_gradient(loss(z, labels.clone()).sum(), leaf))
         logits.append(z.detach())
     return _finite(torch.cat(logits)), torch.cat(gradients)
 
@@ -120,7 +138,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500) -> f
 
 @contextmanager
 def attacked_in_eval_mode(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Tensor]:
-    """Put a model into `eval_mode` for an attack, and check that images and labels fit it.
+    """Put a model into `eval_mode` and `frozen` for an attack, and check that images and labels fit it.
 
     Yields:
         The pixels of `as_pixels`.
@@ -135,7 +153,7 @@ def attacked_in_eval_mode(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Te
     require_model(model)
     x = as_pixels(x)
     require_labels(y, len(x))
-    with eval_mode(model) as was_training:
+    with eval_mode(model) as was_training, frozen(model):
         if was_training:
             warnings.warn(
                 f"{was_training[0]} is in training mode; the model is attacked in eval mode, then its modes are "

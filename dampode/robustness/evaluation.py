@@ -9,7 +9,7 @@ from types import MappingProxyType
 from torch import Tensor, nn
 
 from dampode._checks import as_seed, require_instance, require_positive_int
-from dampode._files import only_writer
+from dampode._files import only_writer, user_path
 from dampode._identity import fingerprint
 from dampode.robustness import sanity_checks
 from dampode.robustness.attacks.settings import FGSM, IFGSM, PGD, Transfer, UniformNoise
@@ -29,6 +29,7 @@ from dampode.robustness.noise.corruptions import require_severity
 from dampode.robustness.noise.sources import DrawnNoise, NoiseSource
 from dampode.robustness.norms import require_radius
 from dampode.robustness.probes import probe_tasks
+from dampode.robustness.processes import measuring_together
 from dampode.robustness.progress_bar import progress_bar_of
 from dampode.robustness.progress_file import ProgressFile
 from dampode.robustness.random_blocks import blocks
@@ -63,12 +64,14 @@ def evaluate(
     batch_size: int = 500,
     partial: str | Path | None = None,
     progress: bool = False,
+    together: bool = True,
 ) -> Report:
     """Measure a classifier on clean, noisy and attacked images, and make the sanity checks.
 
     Every pass is in the dtype of the pixels, float32 or float64, whatever autocast or torch's defaults say.
 
-    Random numbers are drawn per block of 1,000 images, so all models meet the same draws, whatever the batch size.
+    Each image has random numbers of its own, so all models meet the same draws, whatever the batch size and the number
+    of processes. The processes of `accelerate launch` or `torchrun` share the images, and each gets the whole report.
 
     The sanity checks need further measurements: twice the steps, more restarts, a search without gradients, a large ε.
     They are made for one iterated gradient attack among ``attacks``, on the first 1,000 images, at the radius where its
@@ -92,6 +95,8 @@ def evaluate(
             is recognized by its printed form, parameters, buffers and logits, and the source of a transferred attack
             likewise.
         progress: whether to show a progress bar (tqdm), or lines where the error stream is no terminal.
+        together: whether all launched processes call `evaluate` with the same arguments, each with the model and the
+            images on its own device, and share the images. False if this process measures alone.
 
     Returns:
         The report, with per-image results.
@@ -120,8 +125,10 @@ def evaluate(
     models = {"the model": model}
     models |= {f"the source of {name!r}": a.source for name, a in attacks.items() if isinstance(a, Transfer)}
     with ExitStack() as stack:
-        if partial is not None:
-            stack.enter_context(only_writer(Path(partial)))
+        processes = stack.enter_context(measuring_together(together))
+        path = None if partial is None else user_path(partial)
+        if path is not None:
+            processes.from_main(lambda: stack.enter_context(only_writer(path)))
         if stack.enter_context(eval_mode(model)):
             warnings.warn("the model is in training mode; it is measured in eval mode", stacklevel=2)
         for each in models.values():
@@ -136,10 +143,11 @@ def evaluate(
             settings["outputs"] = f"those of {' and '.join(probable)} {PROBABILITIES}"
             warnings.warn(f"the outputs of {' and '.join(probable)} {PROBABILITIES}", stacklevel=2)
         asked = (tuple(eps), tuple(noises), tuple(severities), settings)  # settings hold the hash of the images
-        progress_file = ProgressFile(None if partial is None else Path(partial), fingerprint(model, str(asked)))
+        progress_file = ProgressFile(path, fingerprint(model, str(asked)), processes)
         _require_same_models(progress_file, models, x[:IDENTIFYING_IMAGES], batch_size)
-        setup = Setup(model, x, y, seed, batch_size, progress_file)
-        columns = _measure(setup, eps, attacks, noise, [(n, s) for n in noises for s in severities], progress)
+        setup = Setup(model, x, y, seed, batch_size, progress_file, processes)
+        shown = progress and processes.is_main
+        columns = _measure(setup, eps, attacks, noise, [(n, s) for n in noises for s in severities], shown)
     return Report(len(x), tuple(columns), sanity_checks.check(columns), settings)
 
 
@@ -182,11 +190,14 @@ def _require_same_models(
     for name, model in models.items():
         z, key = predict(model, x, batch_size), f"logits of {name}"
         if key not in progress_file.finished:
-            progress_file.add(key, {"logits": " ".join(f"{value:.17g}" for value in z.flatten().tolist())})
+            values = progress_file.processes.from_main(z.flatten().tolist)
+            progress_file.add({key: {"logits": " ".join(f"{value:.17g}" for value in values)}})
         known = z.new_tensor([float(value) for value in str(progress_file.finished[key]["logits"]).split()])
-        if len(known) != z.numel() or not bool(same_logits(z, known.view_as(z)).all()):
+        same = len(known) == z.numel() and bool(same_logits(z, known.view_as(z)).all())
+        if not progress_file.processes.agree(same):
+            where = "another process" if progress_file.path is None else str(progress_file.path)
             raise ValueError(
-                f"{progress_file.path} is a partial measurement of another model, data or settings: {name} gives other "
+                f"{where} has a partial measurement of another model, data or settings: {name} gives other "
                 "logits than it did then; delete the file, or name another"
             )
 

@@ -76,8 +76,8 @@ def require_radius(eps: float, norm: Norm, x: Tensor) -> None:
     require_nonnegative(eps, "eps")
     if norm == "linf" and eps > 1:
         raise ValueError(
-            f"eps must be at most 1 in L∞, for pixels lie in [0, 1], got {eps}; divide 8-bit units by 255. A radius "
-            'above 1 is of L2: norm="l2"'
+            f"eps must be at most 1, for pixels lie in [0, 1], got {eps}; divide 8-bit units by 255. A radius of L2 "
+            'may be larger: norm="l2"'
         )
     diagonal = math.sqrt(x[0].numel())
     if norm == "l2" and eps > diagonal:

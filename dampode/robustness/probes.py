@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from dampode.robustness.attacks.settings import Square
+from dampode.robustness.attacks.square import Square
 from dampode.robustness.attacks.traits import Attack
 from dampode.robustness.results import Column
 from dampode.robustness.tasks import Setup, Task
@@ -12,6 +12,8 @@ __all__ = ["probe_tasks"]
 PROBED_IMAGES = 1000
 QUICKLY_PROBED_IMAGES = 100
 """Images on which ε = 0 is tried and the logits are evaluated again."""
+QUERIES = 200
+"""Forward passes per image of the search without gradients."""
 LARGE_RADIUS = 0.5
 """A radius at which no classifier can be right: every image can be moved to mid-gray."""
 
@@ -38,7 +40,7 @@ def probe_tasks(setup: Setup, columns: Sequence[Column], attacks: Mapping[str, A
     probes += [("shorter steps", attack.with_shorter_steps(e), e) for e in sorted({smallest, sensitive}) if e > 0]
     tasks += [setup.attacked(name, a, eps, group, PROBED_IMAGES) for group, a, eps in probes if a is not None]
     return tasks + [
-        setup.attacked("square search", Square(), eps, "search without gradients", PROBED_IMAGES)
+        setup.attacked("square search", Square(QUERIES), eps, "search without gradients", PROBED_IMAGES)
         for eps in sorted({sensitive, largest})
     ]
 

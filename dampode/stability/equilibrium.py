@@ -13,8 +13,8 @@ from dampode._checks import (
     require_positive,
     require_positive_int,
 )
+from dampode._precision import full_float32
 from dampode.dynamics import DampedODEFunc
-from dampode.robustness.float32 import full_float32
 from dampode.stability.jacobian_operator import Field, JacobianOperator, Map, at_time, require_sample
 from dampode.stability.spectrum import spectral_abscissa, spectral_norm
 

@@ -16,8 +16,8 @@ from dampode._checks import (
     require_positive_int,
     require_state,
 )
+from dampode._precision import full_float32
 from dampode.block import DampedBlock, Transition
-from dampode.robustness.float32 import full_float32
 from dampode.stability.jacobian_operator import require_eval, require_sample
 from dampode.stability.spectrum import log_norm, spectral_abscissa, spectral_norm
 

@@ -9,12 +9,12 @@ from dampode.robustness.results import Column, SanityCheck
 
 TRAITS = {
     "uniform noise": UniformNoise.traits,
-    "FGSM": FGSM.traits,
+    "FGSM": FGSM().traits,
     "IFGSM": IFGSM.traits,
-    "PGD": PGD.traits,
+    "PGD": PGD().traits,
     "RecenteredPGD": RecenteredPGD.traits,
-    "Square": Square.traits,
-    "transfer": replace(PGD.traits, transferred=True),
+    "Square": Square().traits,
+    "transfer": replace(PGD().traits, transferred=True),
 }
 PASSED = (SanityCheck("a check", True, ""),)
 

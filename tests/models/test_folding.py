@@ -282,5 +282,5 @@ def test_gains_start_with_fresh_statistics_and_the_mode_of_the_model():
 
 
 def test_frozen_refuses_gates_in_words():
-    with pytest.raises(ValueError, match="gated"):
+    with pytest.raises(ValueError, match="frozen needs a fixed λ"):
         frozen(models.in_resnet_gating(14, width=2))

@@ -14,7 +14,7 @@ EPS = 2 / 255
 
 def column(name, right, strength=0.0):
     group = name if name == "clean" else "noise" if name.endswith("noise") else "attack"
-    traits = FGSM.traits if group == "attack" else None
+    traits = FGSM().traits if group == "attack" else None
     return Column(group, name, strength, torch.tensor(right, dtype=torch.bool), traits=traits)
 
 

@@ -96,7 +96,7 @@ def test_json_keeps_what_each_attack_is(plain):
     assert {c.settings for c in again.columns if c.name == "PGD" and c.group == "attack"} == {
         repr(robustness.PGD(keep="first"))
     }
-    assert again.column("PGD", EPS[0]).traits == robustness.PGD.traits
+    assert again.column("PGD", EPS[0]).traits == robustness.PGD().traits
     assert again.column("shot_noise", 1).traits is None
 
 

@@ -36,7 +36,7 @@ def outcomes(report):
 def test_a_plain_network_passes(plain):
     assert plain.passed is True, plain.markdown()
     assert [check.name for check in plain.checks if check.passed is None] == ["a transferred attack is not stronger"]
-    assert len(plain.checks) == 13
+    assert len(plain.checks) == 14
 
 
 class Saturated(nn.Module):
@@ -131,12 +131,13 @@ def test_every_check_can_fail():
         column("PGD", 0.0, 999, group="zero radius"),
         column("model", 0.0, 900, group="gradient"),
         column("PGD", 0.1, 700, group="twice the steps"),
+        column("PGD", 0.1, 700, group="shorter steps"),
         column("PGD", 0.1, 700, group="more restarts"),
         column("PGD", 0.5, 100, group="large radius"),
         column("Square", 0.1, 700, group="search without gradients"),
     ]
-    assert [check.passed for check in sanity_checks.check(columns)] == [False] * 13
-    assert [check.passed for check in sanity_checks.check([])] == [None] * 13
+    assert [check.passed for check in sanity_checks.check(columns)] == [False] * 14
+    assert [check.passed for check in sanity_checks.check([])] == [None] * 14
 
 
 class OfItsBatch(nn.Module):

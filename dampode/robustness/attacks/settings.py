@@ -5,18 +5,18 @@ from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import ClassVar, Self
 
-import torch
 from torch import Tensor, nn
 
 from dampode._checks import require_instance, require_positive_int
 from dampode._identity import fingerprint
 from dampode.robustness.attacks.gradient import STEP, Keep, fgsm, ifgsm, pgd, recentered_pgd, require_iteration
-from dampode.robustness.attacks.search import square, uniform_noise
 from dampode.robustness.attacks.traits import Attack, AttackTraits
+from dampode.robustness.attacks.uniform import uniform_noise
+from dampode.robustness.draws import Generator
 from dampode.robustness.modes import eval_mode, require_model
 from dampode.robustness.norms import Norm, require_norm
 
-__all__ = ["FGSM", "IFGSM", "PAPER", "PGD", "RecenteredPGD", "Square", "Transfer", "UniformNoise"]
+__all__ = ["FGSM", "IFGSM", "PAPER", "PGD", "RecenteredPGD", "Transfer", "UniformNoise"]
 
 ADDED_RESTARTS = 4
 
@@ -28,7 +28,7 @@ class UniformNoise(Attack):
     traits: ClassVar[AttackTraits] = AttackTraits(gradient_based=False, iterated=False)
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
         return uniform_noise(x, eps, generator)
@@ -53,7 +53,7 @@ class FGSM(Attack):
         return _printed(self)
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
         return fgsm(model, x, y, eps, norm=self.norm, batch_size=batch_size)
@@ -73,7 +73,7 @@ class IFGSM(Attack):
         require_iteration(self.alpha, self.steps, self.keep, "linf")
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
         return ifgsm(model, x, y, eps, alpha=self.alpha, steps=self.steps, keep=self.keep, batch_size=batch_size)
@@ -115,7 +115,7 @@ class PGD(Attack):
         return _printed(self)
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
         return pgd(
@@ -164,34 +164,12 @@ class RecenteredPGD(Attack):
         require_iteration(self.alpha, self.steps, "last", "linf")
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
         return recentered_pgd(
             model, x, y, eps, alpha=self.alpha, steps=self.steps, generator=generator, batch_size=batch_size
         )
-
-
-@dataclass(frozen=True)
-class Square(Attack):
-    """`square` with its settings and their defaults."""
-
-    traits: ClassVar[AttackTraits] = AttackTraits(gradient_based=False, iterated=True, random_start=True)
-    queries: int = 200
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        require_positive_int(self.queries, "queries")
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
-    ) -> Tensor:
-        """Perturb pixels."""
-        return square(model, x, y, eps, queries=self.queries, generator=generator, batch_size=batch_size)
-
-    def with_twice_the_steps(self) -> Self:
-        """The same search with twice the queries."""
-        return replace(self, queries=2 * self.queries)
 
 
 @dataclass(frozen=True, repr=False)
@@ -221,7 +199,7 @@ class Transfer(Attack):
         return f"Transfer(source={type(self.source).__name__} {fingerprint(self.source)[:12]}, attack={self.attack})"
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
         with eval_mode(self.source):

@@ -1,0 +1,143 @@
+"""Robust accuracy under APGD, targeted APGD, targeted FAB and Square beside that of torchattacks, at the same settings.
+
+Each attack runs alone on the same images: once per seed with dampode, and once with the other libraries. The official
+code of AutoAttack is on no package index; where it can be imported as `autoattack`, it is measured too. Numbers are
+images that stay correct, so the unit of the table is one image. Two networks are attacked: a ResNet-20 trained as
+usual, and one trained on attacked images. With --quick, few images are attacked in few steps, and nothing is written.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torchattacks
+import tyro
+from torch import Tensor, nn
+
+from benchmarks.common import record
+from benchmarks.common.attacked_networks import NETWORKS
+from dampode import data, models
+from dampode.robustness import APGD, Attack, Square, TargetedAPGD, TargetedFAB
+from dampode.robustness.classifier import correct
+
+SCHEDULED = 10_000
+"""Queries in which the squares of the official code reach their smallest size."""
+Perturb = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Args:
+    """Compare robust accuracies."""
+
+    root: Path = Path("data")
+    """folder of the CIFAR files"""
+    train_images: int = 10_000
+    """number of training images, drawn at random"""
+    images: int = 1_000
+    """number of test images"""
+    eps: tuple[float, float] = (3, 12)
+    """radius for each network, in 1/255"""
+    norm: Literal["linf", "l2"] = "linf"
+    """norm of the radius"""
+    steps: int = 100
+    """iterations of APGD and FAB"""
+    queries: int = 500
+    """forward passes per image of Square"""
+    seeds: int = 1
+    """runs of each attack of dampode"""
+    checkpoints: Path | None = None
+    """folder that keeps the trained networks; by default they are trained anew"""
+    quick: bool = False
+    """attack few images in few steps, and write nothing"""
+
+
+def ours(args: Args) -> dict[str, Attack]:
+    """The attacks of dampode, by name."""
+    return {
+        "APGD-CE": APGD("ce", args.steps, norm=args.norm),
+        "APGD-T": TargetedAPGD(steps=args.steps, norm=args.norm),
+        "FAB-T": TargetedFAB(steps=args.steps, norm=args.norm),
+        "Square": Square(args.queries, SCHEDULED, args.norm),
+    }
+
+
+def of_torchattacks(model: nn.Module, eps: float, classes: int, args: Args) -> Mapping[str, Perturb]:
+    """The same attacks of torchattacks."""
+    settings: dict[str, Any] = {"norm": {"linf": "Linf", "l2": "L2"}[args.norm], "eps": eps, "n_restarts": 1, "seed": 0}
+    return {
+        "APGD-CE": torchattacks.APGD(model, steps=args.steps, loss="ce", **settings),
+        "APGD-T": torchattacks.APGDT(model, steps=args.steps, n_classes=classes, **settings),
+        "FAB-T": torchattacks.FAB(model, steps=args.steps, multi_targeted=True, n_classes=classes, **settings),
+        "Square": torchattacks.Square(model, n_queries=args.queries, resc_schedule=False, **settings),
+    }
+
+
+def of_official_code(model: nn.Module, eps: float, args: Args) -> Mapping[str, Perturb]:
+    """The same attacks of the official code, where it is installed."""
+    if find_spec("autoattack") is None:
+        return {}
+    pgd, fab, square = (import_module(f"autoattack.{name}") for name in ("autopgd_base", "fab_pt", "square"))
+    settings: dict[str, Any] = {"norm": {"linf": "Linf", "l2": "L2"}[args.norm], "eps": eps, "device": "cpu", "seed": 0}
+    return {
+        "APGD-CE": pgd.APGDAttack(model, n_iter=args.steps, loss="ce", **settings).perturb,
+        "APGD-T": pgd.APGDAttack_targeted(model, n_iter=args.steps, **settings).perturb,
+        "FAB-T": fab.FABAttack_PT(model, n_iter=args.steps, targeted=True, **settings).perturb,
+        "Square": square.SquareAttack(model, n_queries=args.queries, resc_schedule=False, **settings).perturb,
+    }
+
+
+def measure(name: str, model: nn.Module, x: Tensor, y: Tensor, eps: float, args: Args) -> list[dict[str, Any]]:
+    """One row per attack: the number of images that stay correct, by library."""
+    rivals = {
+        "torchattacks": of_torchattacks(model, eps, 10, args),
+        "official": of_official_code(model, eps, args),
+    }
+    rows = []
+    for attack_name, attack in ours(args).items():
+        row: dict[str, Any] = {"network": name, "norm": args.norm, "eps_255": 255 * eps, "attack": attack_name}
+        perturbed = [attack(model, x, y, eps, torch.Generator().manual_seed(seed), 500) for seed in range(args.seeds)]
+        row["dampode"] = [int(correct(model, moved, y).sum()) for moved in perturbed]
+        for rival, attacks in rivals.items():
+            if attack_name in attacks:
+                row[rival] = int(correct(model, attacks[attack_name](x, y).detach(), y).sum())
+        rows.append({**row, "clean": int(correct(model, x, y).sum()), "images": len(x)})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def network(name: str, images: data.ImageData, folder: Path | None) -> nn.Module:
+    """A trained network, read from its file if there is one."""
+    path = None if folder is None else folder / f"{name.replace(', ', '-').replace(' ', '-')}.safetensors"
+    if path is not None and path.exists():
+        model = models.resnet(20, images.num_classes, width=8).eval()
+        models.load(model, path)
+        return model
+    trained = NETWORKS[name](images, 0)
+    if path is not None:
+        models.save(trained, path)
+    return trained
+
+
+def main(args: Args) -> None:
+    if args.quick:
+        args = replace(args, train_images=500, images=30, steps=10, queries=30, seeds=1)
+    images = data.load("cifar10", root=args.root).subset(train=args.train_images)
+    x, y = data.pixels(images.x_test[: args.images]), images.y_test[: args.images]
+    rows: list[dict[str, Any]] = []
+    for name, eps in zip(NETWORKS, args.eps, strict=True):
+        rows += measure(name, network(name, images, args.checkpoints), x, y, eps / 255, args)
+        if args.quick:
+            continue
+        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "checkpoints"}
+        payload = {**record.provenance(record.command(), 0), "rivals": {"torchattacks": version("torchattacks")}}
+        path = record.write(f"attack_agreement_{args.norm}", {**payload, "settings": settings, "rows": rows})
+        print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
