@@ -104,16 +104,19 @@ class TolerantIntegrator(Integrator):
         return self._solution(func, x, times, jumps, dense)
 
     def solve_events(
-        self, func: DampedODEFunc, x: Tensor, times: Tensor, settings: EventSettings, jumps: Jumps | None
+        self, func: DampedODEFunc, x: Tensor, span: Tensor, settings: EventSettings, jumps: Jumps | None
     ) -> EventSolution:
         """The events of each sample between two times, (2,) or (N, 2), and where its solve ended."""
-        solution, events = self._course(func, x, times, jumps, False, settings)
+        solution, events = self._course(func, x, span, jumps, False, settings)
         if events is None:
             raise AssertionError("a solve with settings for events searches for them")
         ended, found, last = events.ended < torch.inf, events.found, solution.x[-1]
         times, states, which = collected(events.records, found, last)
-        place = (found - 1).clamp(min=0)[None]
-        t1 = solution.reached if not len(times) else torch.where(ended, times.gather(0, place)[0], solution.reached)
+        # a sample without its last event was solved to the last time, with its gradient, or as far as it came
+        solved = torch.tensor([status is Status.SUCCESS for status in solution.status], device=last.device)
+        t1 = torch.where(solved, span[..., -1].to(solution.reached), solution.reached)
+        if len(times):
+            t1 = torch.where(ended, times.gather(0, (found - 1).clamp(min=0)[None])[0], t1)
         return EventSolution(t1, last, ended, found, times, states, which, solution.nfe, solution.status)
 
     def _solution(
