@@ -98,6 +98,24 @@ def test_a_weak_attack_is_caught():
     assert "twice the steps change less than 0.5 points" in failed
 
 
+def test_a_step_that_is_too_long_is_caught():
+    """With α = 2 ε the iteration jumps between the faces of the ball, and twice the steps do not help it."""
+    (x, y), eps = few_digits(), 24 / 255
+    report = evaluate(classifier(), x, y, eps=[eps], noises=(), attacks={"PGD": PGD(2 * eps, keep="last")})
+    found = outcomes(report)
+    assert found["shorter steps change less than 0.5 points"] is False
+    assert found["twice the steps change less than 0.5 points"] is True
+    sound = evaluate(classifier(), x, y, eps=[eps], noises=(), attacks={"PGD": PGD()})
+    assert sound.column("PGD", eps).accuracy < report.column("PGD", eps).accuracy - 0.05
+    assert outcomes(sound)["shorter steps change less than 0.5 points"] is True
+
+
+def test_norms_are_not_compared():
+    columns = [column("PGD", 0.1, 500), replace(column("FGSM", 0.1, 300), traits=FGSM("l2").traits)]
+    assert all(check.passed is not False for check in sanity_checks.check(columns))
+    assert any(c.passed is False for c in sanity_checks.check([columns[0], column("FGSM", 0.1, 300)]))
+
+
 def test_a_transfer_that_is_stronger_is_caught():
     """The plain twin's examples break a network that hides its gradients."""
     x, y = few_digits()
