@@ -2,12 +2,13 @@
 
 Each attack runs alone on the same images: once per seed with dampode, and once with the other libraries. The official
 code of AutoAttack is on no package index; where it can be imported as `autoattack`, it is measured too. Numbers are
-images that stay correct, so the unit of the table is one image. Two networks are attacked: a ResNet-20 trained as usual, and one
-trained on attacked images. With --quick, few images are attacked in few steps, and nothing is written.
+images that stay correct, so the unit of the table is one image. Two networks are attacked: a ResNet-20 trained as
+usual, and one trained on attacked images. With --quick, few images are attacked in few steps, and nothing is written.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,15 +40,15 @@ class Args:
     """number of training images, drawn at random"""
     images: int = 1_000
     """number of test images"""
-    eps: tuple[float, float] = (2, 8)
+    eps: tuple[float, float] = (3, 12)
     """radius for each network, in 1/255"""
     norm: Literal["linf", "l2"] = "linf"
     """norm of the radius"""
     steps: int = 100
     """iterations of APGD and FAB"""
-    queries: int = 1_000
+    queries: int = 500
     """forward passes per image of Square"""
-    seeds: int = 2
+    seeds: int = 1
     """runs of each attack of dampode"""
     checkpoints: Path | None = None
     """folder that keeps the trained networks; by default they are trained anew"""
@@ -80,16 +81,13 @@ def of_official_code(model: nn.Module, eps: float, args: Args) -> Mapping[str, P
     """The same attacks of the official code, where it is installed."""
     if find_spec("autoattack") is None:
         return {}
-    from autoattack.autopgd_base import APGDAttack, APGDAttack_targeted
-    from autoattack.fab_pt import FABAttack_PT
-    from autoattack.square import SquareAttack
-
+    pgd, fab, square = (import_module(f"autoattack.{name}") for name in ("autopgd_base", "fab_pt", "square"))
     settings: dict[str, Any] = {"norm": {"linf": "Linf", "l2": "L2"}[args.norm], "eps": eps, "device": "cpu", "seed": 0}
     return {
-        "APGD-CE": APGDAttack(model, n_iter=args.steps, loss="ce", **settings).perturb,
-        "APGD-T": APGDAttack_targeted(model, n_iter=args.steps, **settings).perturb,
-        "FAB-T": FABAttack_PT(model, n_iter=args.steps, targeted=True, **settings).perturb,
-        "Square": SquareAttack(model, n_queries=args.queries, resc_schedule=False, **settings).perturb,
+        "APGD-CE": pgd.APGDAttack(model, n_iter=args.steps, loss="ce", **settings).perturb,
+        "APGD-T": pgd.APGDAttack_targeted(model, n_iter=args.steps, **settings).perturb,
+        "FAB-T": fab.FABAttack_PT(model, n_iter=args.steps, targeted=True, **settings).perturb,
+        "Square": square.SquareAttack(model, n_queries=args.queries, resc_schedule=False, **settings).perturb,
     }
 
 

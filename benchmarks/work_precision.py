@@ -141,7 +141,7 @@ def budget_of(solver: str, args: Args) -> float:
 
 def tolerances_of(solver: str, problem: Problem) -> list[float]:
     """The tolerances to try; for dopri5 on a stiff problem stability sets the step, so it starts at 1e-4."""
-    stiff = float(problem.func.damping(problem.x).max()) >= 1e3
+    stiff = float(problem.func.lam(problem.t[0], problem.x).max()) >= 1e3
     return TOLERANCES[6:] if solver == "torchdiffeq dopri5" and stiff else TOLERANCES
 
 

@@ -5,12 +5,12 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from dampode import damping, data, functional, integrators, models, robustness, stability, weighting
+from dampode import damping, data, fields, functional, integrators, models, paths, robustness, stability, weighting
 from dampode.block import DampedBlock, Transition
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import VectorField
-from dampode.integrators import Solution
-from dampode.trajectory import odeint, solve
+from dampode.integrators import EventSolution, Jumps, Solution
+from dampode.trajectory import odeint, odeint_event, solve
 
 if TYPE_CHECKING:
     from dampode import plots, training
@@ -20,16 +20,21 @@ __version__ = version("dampode")
 __all__ = [
     "DampedBlock",
     "DampedODEFunc",
+    "EventSolution",
+    "Jumps",
     "Solution",
     "Transition",
     "VectorField",
     "__version__",
     "damping",
     "data",
+    "fields",
     "functional",
     "integrators",
     "models",
     "odeint",
+    "odeint_event",
+    "paths",
     "plots",
     "robustness",
     "solve",

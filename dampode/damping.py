@@ -1,4 +1,4 @@
-"""Damping coefficients λ = act(d(x)), Eq. 21: constant, learned or gated by the state."""
+"""Damping coefficients λ(t, x): constant, learned or gated by the state, λ = act(d(x)) of Eq. 21."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -23,14 +23,25 @@ Activation = Callable[[Tensor], Tensor]
 
 
 class Damping(nn.Module, ABC):
-    """λ of Eq. 4 as a module: x (N, *S) -> λ >= 0 that broadcasts to x, in x's dtype and on its device."""
+    """λ of Eq. 4 as a module: (t, x) -> λ >= 0 that broadcasts to x (N, *S), in x's dtype and on its device.
+
+    A subclass says what λ is a function of. If it is a function of neither time nor state, an integrator computes it
+    once for a whole solve.
+    """
 
     depends_on_state: ClassVar[bool]
-    """Whether λ is a function of x. If not, an integrator may compute it once for a whole solve."""
+    """Whether λ is a function of x."""
+    depends_on_time: ClassVar[bool]
+    """Whether λ is a function of t, or of an input u(t)."""
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
-        """λ at the state x."""
+    def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
+        """λ at time t and state x; t is a float, a 0-dim tensor or, with per-sample steps, (N, 1, ..., 1)."""
+
+    @property
+    def varies(self) -> bool:
+        """Whether λ is a function of the state or of time."""
+        return self.depends_on_state or self.depends_on_time
 
 
 class Constant(Damping):
@@ -49,6 +60,7 @@ class Constant(Damping):
     """
 
     depends_on_state: ClassVar[bool] = False
+    depends_on_time: ClassVar[bool] = False
     value: float | Tensor
 
     def __init__(self, value: float | Tensor) -> None:
@@ -60,7 +72,7 @@ class Constant(Damping):
             require_nonnegative(value, "λ")
             self.value = float(value)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
         """The constant, in x's dtype and on its device."""
         if isinstance(self.value, Tensor):
             return self.value.to(dtype=x.dtype, device=x.device)
@@ -100,6 +112,7 @@ class Learned(Damping):
     """
 
     depends_on_state: ClassVar[bool] = False
+    depends_on_time: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -123,7 +136,7 @@ class Learned(Damping):
         self.anchor = float(anchor)
         self.raw = nn.Parameter(torch.empty(shape).uniform_(low, high) - anchor)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
         """The trained λ, in x's dtype and on its device."""
         return self.act(self.anchor + self.raw).to(dtype=x.dtype, device=x.device)
 
@@ -155,6 +168,7 @@ class Gated(Damping):
     """
 
     depends_on_state: ClassVar[bool] = True
+    depends_on_time: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -181,7 +195,7 @@ class Gated(Damping):
             nn.init.zeros_(self.gate.weight)
             nn.init.uniform_(self.gate.bias, low, high)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
         """λ(x), in the shape of x; if pooled, every position's axis has length 1."""
         channels = self.gate.in_features
         if self.dim not in range(1 - x.ndim, x.ndim) or x.shape[self.dim] != channels:

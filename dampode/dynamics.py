@@ -18,6 +18,7 @@ from dampode._checks import (
 from dampode.damping import Damping, Learned
 from dampode.fields import VectorField, as_field
 from dampode.functional import Scalar, damped_rhs
+from dampode.paths import breaks_in
 from dampode.weighting import Weighting, unit
 
 __all__ = ["DampedODEFunc"]
@@ -75,21 +76,22 @@ class DampedODEFunc(nn.Module):
             ValueError: f changes the state's shape or device, or the state in place, or λ or ρ(λ) does not broadcast.
             TypeError: f changes the state's dtype outside autocast.
         """
-        lam = self.lam(x)
+        lam = self.lam(t, x)
         fx = self.field(t, x)
         return lam, self.weight(lam, x), fx
 
-    def lam(self, x: Tensor) -> Tensor:
-        """λ(x) alone, checked.
+    def lam(self, t: float | Tensor, x: Tensor) -> Tensor:
+        """λ(t, x) alone, checked.
 
         Args:
+            t: depth time, as in `parts`.
             x: state, (N, *S).
 
         Raises:
             ValueError: λ does not broadcast to x.
         """
         with _without_cache(x):
-            lam: Tensor = self.damping(x)
+            lam: Tensor = self.damping(t, x)
         require_broadcast(lam, x, "λ")
         return lam
 
@@ -142,6 +144,10 @@ class DampedODEFunc(nn.Module):
         """dx/dt at (t, x), (N, *S)."""
         lam, weight, fx = self.parts(t, x)
         return damped_rhs(x, lam, weight, fx)
+
+    def breaks(self) -> Tensor | None:
+        """The times at which the paths in f and λ jump or have a kink, (J,) or (N, J) padded with NaN; None without."""
+        return breaks_in(self)
 
     def extra_repr(self) -> str:
         """The name of the weight function."""

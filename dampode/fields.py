@@ -4,16 +4,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
-from dampode._checks import name_of, require_positive_int
+from dampode._checks import name_of, require_instance, require_positive_int
+from dampode.paths import Path, breaks_in
 
 __all__ = [
     "Autonomous",
     "Branch",
+    "Driven",
     "PreActBasic",
     "PreActBottleneck",
     "ResNeXtBranch",
+    "TimeDependent",
     "VectorField",
     "as_field",
 ]
@@ -30,6 +34,13 @@ class VectorField(nn.Module, ABC):
     @abstractmethod
     def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
         """f(x, t): x (N, *S) -> (N, *S); t is a float, a 0-dim tensor or, with per-sample steps, (N, 1, ..., 1)."""
+
+    def breaks(self) -> Tensor | None:
+        """Times at which f is discontinuous in t or has a kink, (J,) or (N, J), NaN as padding; None if there are none.
+
+        An adaptive solve stops exactly at those inside it, and starts anew. The default gives those of the paths in f.
+        """
+        return breaks_in(self)
 
 
 class Autonomous(VectorField):
@@ -54,7 +65,7 @@ class Autonomous(VectorField):
             return self.f(x)
         except TypeError as error:
             remedy = (
-                _wrapper_remedy(self.f) or "for f(t, x) subclass dampode.fields.VectorField and write forward(t, x)"
+                _wrapper_remedy(self.f) or "for f(t, x) write dampode.fields.TimeDependent(f), or subclass VectorField"
             )
             raise TypeError(
                 f"f must be a callable of the state alone, got an f that raises in f(x): {error}; {remedy}"
@@ -63,6 +74,77 @@ class Autonomous(VectorField):
     def extra_repr(self) -> str:
         """The name of f if it is not a module."""
         return "" if isinstance(self.f, nn.Module) else name_of(self.f)
+
+
+class TimeDependent(VectorField):
+    """f from a callable f(t, x), such as a module that was written for torchdiffeq.
+
+    f gets t as a tensor: 0-dim, or (N, 1, ..., 1) with a step size per sample.
+
+    Args:
+        f: any callable of time and state; a module is registered with its parameters.
+
+    Raises:
+        TypeError: f is not callable.
+    """
+
+    def __init__(self, f: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        if not callable(f):
+            raise TypeError(f"f must be callable as f(t, x), got {type(f).__name__}")
+        self.f = f
+
+    def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
+        """f(t, x). An error of f with a time per sample gets a note that says what t is."""
+        if not isinstance(t, Tensor):
+            t = torch.full((), t, dtype=x.dtype, device=x.device)
+        try:
+            return self.f(t, x)
+        except (RuntimeError, ValueError) as error:
+            if t.ndim > 0:
+                error.add_note(
+                    f"f got t of shape {tuple(t.shape)}, a time per sample, as an integrator with a step size per "
+                    "sample gives it; let f broadcast t to x, or take TorchDiffEq or a fixed step, which give t as ()"
+                )
+            raise
+
+    def extra_repr(self) -> str:
+        """The name of f if it is not a module."""
+        return "" if isinstance(self.f, nn.Module) else name_of(self.f)
+
+
+class Driven(VectorField):
+    """f with an input: f(x, t, u(t)), where u is a path between observations.
+
+    A solve to a tolerance stops at every break of the path, so it misses no pulse, however short. A fixed step does
+    not: let its times t include the breaks.
+
+    Args:
+        f: a callable of (t, x, u), with u (N, C) in x's dtype; a module is registered with its parameters.
+        path: u(t), from `dampode.paths`. It has a row per sample, or one row for all.
+
+    Raises:
+        TypeError: f is not callable, or path is no `Path`.
+        ValueError: in a call, the path has another number of samples than x.
+    """
+
+    def __init__(self, f: Callable[[float | Tensor, Tensor, Tensor], Tensor], path: Path) -> None:
+        super().__init__()
+        if not callable(f):
+            raise TypeError(f"f must be a callable of (t, x, u), got {type(f).__name__}")
+        require_instance(path, Path, "path", "make it by Held, Linear or Hermite of dampode.paths")
+        self.f = f
+        self.path = path
+
+    def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
+        """f(x, t, u(t))."""
+        samples = len(self.path.first)
+        if samples not in (1, len(x)):
+            raise ValueError(
+                f"a path must have the samples of the state, or one row for all, got a path of {samples} samples and a "
+                f"state of {len(x)}"
+            )
+        return self.f(t, x, self.path(t).to(x).expand(len(x), -1))
 
 
 def _wrapper_remedy(f: object) -> str:

@@ -15,7 +15,7 @@ Claims, each asserted below:
   differs. So ‖δx‖ alone says nothing about networks with batch norm.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -59,6 +59,7 @@ def last_stage_flow(model: PreResNet, x: Tensor) -> tuple[DampedBlock, Tensor]:
 
 
 def main(args: Args) -> None:
+    args = replace(args, out=args.out.expanduser())
     args.out.mkdir(parents=True, exist_ok=True)
 
     digits = data.load("digits")
@@ -89,7 +90,7 @@ def main(args: Args) -> None:
 
     block, state = last_stage_flow(networks["learned"], sample)
     nu = stability.eigenvalues(block.func.f, state, k=None)
-    lam = block.func.damping(state).item()
+    lam = block.func.lam(0.0, state).item()
     needed = stability.critical_damping(nu, unit)
     print(f"\nlast stage's first flow: λ = {lam:.3f}, abscissa {nu.real.max() - lam:.3f}, 0 at λ = {needed:.3f}")
     for share, sign in ((0.9, 1), (1.1, -1)):

@@ -15,7 +15,7 @@ def test_the_default_is_a_layer_of_in_resnet():
     f, x = nn.Linear(3, 3), torch.randn(4, 3)
     block = DampedBlock(f)
     assert isinstance(block.integrator, LinearizedEuler)
-    lam = block.func.damping(x)
+    lam = block.func.damping(0.0, x)
     assert 0.2 <= lam <= 0.25
     torch.testing.assert_close(block(x), (1 - lam) * x + f(x))
 
@@ -27,7 +27,7 @@ def test_blocks_do_not_share_damping():
 def test_time_span_is_the_step():
     f, x = nn.Linear(3, 3), torch.randn(4, 3)
     block = DampedBlock(f, t_span=(1.0, 3.0))
-    lam = block.func.damping(x)
+    lam = block.func.damping(0.0, x)
     torch.testing.assert_close(block(x), (1 - 2 * lam) * x + 2 * f(x))
 
 

@@ -29,6 +29,7 @@ from dampode.integrators import (
     TorchDiffEq,
 )
 from dampode.weighting import one_plus, unit
+from tests.helpers.dampings import Liquid, Pulsating
 from tests.helpers.oracles import Forced, final_state
 
 for found in pkgutil.walk_packages(dampode.__path__, "dampode."):
@@ -87,25 +88,27 @@ def test_every_class_is_under_contract(base, known):
 @every_damping
 def test_damping_follows_the_state(make, dtype):
     damping, x = make().to(dtype), torch.randn(2, 3, 4, 4, dtype=dtype)
-    lam = damping(x)
+    lam = damping(0.5, x)
     assert lam.dtype == dtype
     assert lam.device == x.device
     assert torch.broadcast_shapes(lam.shape, x.shape) == x.shape
     assert (lam >= 0).all()
-    assert isinstance(damping.depends_on_state, bool)
+    assert damping.varies == damping.depends_on_state or damping.depends_on_time
     if not damping.depends_on_state:
-        torch.testing.assert_close(damping(x + 1), lam, rtol=0, atol=0)
+        torch.testing.assert_close(damping(0.5, x + 1), lam, rtol=0, atol=0)
+    if not damping.depends_on_time:
+        torch.testing.assert_close(damping(1.5, x), lam, rtol=0, atol=0)
 
 
 @every_damping
 def test_damping_survives_copy_pickle_and_state_dict(make):
     damping, x = make(), torch.randn(2, 3, 4, 4)
     for twin in (copy.deepcopy(damping), pickle.loads(pickle.dumps(damping))):
-        assert torch.equal(twin(x), damping(x))
+        assert torch.equal(twin(0.5, x), damping(0.5, x))
     torch.manual_seed(1)
     other = make()
     other.load_state_dict(damping.state_dict())
-    assert torch.equal(other(x), damping(x))
+    assert torch.equal(other(0.5, x), damping(0.5, x))
 
 
 @every_damping
@@ -113,7 +116,14 @@ def test_damping_gradients(make):
     damping = make().double()
     x = torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
     parameters = tuple(damping.parameters())
-    assert gradcheck(lambda v, *p: v * damping(v), (x, *parameters))
+    assert gradcheck(lambda v, *p: v * damping(0.5, v), (x, *parameters))
+
+
+LAM_KINDS = ["λ per channel", "λ(x)", "λ(t)", "λ(t, x)"]
+
+
+def per_channel():
+    return Constant(torch.tensor([0.0, 0.3, 1.0, 3.0], dtype=torch.float64))
 
 
 # integrators ---------------------------------------------------------------------------------------------------
@@ -136,11 +146,11 @@ def test_integrates_backwards(integrator):
 
 
 @pytest.mark.parametrize("rho", [unit, one_plus])
-@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("make", [per_channel, lambda: Gated(4).double(), Pulsating, Liquid], ids=LAM_KINDS)
 @every_integrator
-def test_agrees_with_dop853_at_its_order(integrator, gated, rho):
-    """Per-channel or gated λ, a coupled and forced field; a fixed step halves its error 2^order times."""
-    damping = Gated(4).double() if gated else Constant(torch.tensor([0.0, 0.3, 1.0, 3.0], dtype=torch.float64))
+def test_agrees_with_dop853_at_its_order(integrator, make, rho):
+    """λ per channel, λ(x), λ(t) or λ(t, x), a coupled and forced field; a fixed step halves its error 2^order times."""
+    damping = make()
     func = DampedODEFunc(Forced(4), damping, rho)
     x = torch.randn(3, 4, dtype=torch.float64)
     exact = final_state(func, x, 0.1, 1.1)
@@ -153,10 +163,12 @@ def test_agrees_with_dop853_at_its_order(integrator, gated, rho):
     assert observed == pytest.approx(integrator.order, abs=0.3)
 
 
+@pytest.mark.parametrize(
+    "make", [lambda: Learned(0.3, 0.9, shape=(3,)).double(), lambda: Liquid(3)], ids=["λ", "λ(t, x)"]
+)
 @every_explicit
-def test_integrator_gradients(integrator):
-    field, lam = Forced(3), Learned(0.3, 0.9, shape=(3,)).double()
-    func = DampedODEFunc(field, lam, one_plus)
+def test_integrator_gradients(integrator, make):
+    func = DampedODEFunc(Forced(3), make(), one_plus)
     x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     parameters = tuple(func.parameters())
     assert gradcheck(lambda v, *p: integrator(func, v, 0.0, 0.7), (x, *parameters), eps=1e-6, atol=1e-5)

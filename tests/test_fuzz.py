@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from benchmarks.fuzz.campaign import QUICK_CALLS, QUICK_LIMIT, fuzz
+from benchmarks.fuzz.dependence import OneByOne, differs_from
 from benchmarks.fuzz.oracle import Call, Fault, judged
 from dampode import DampedODEFunc, odeint
 from dampode.damping import Constant
-from dampode.integrators import ETD2RK
+from dampode.fields import Autonomous
+from dampode.integrators import ETD2RK, AdaptiveExponential, TorchDiffEq
 
 
 def solve(f, x=None):
@@ -62,3 +64,33 @@ def test_a_call_that_takes_too_long_is_slow():
             pass
 
     assert verdict(run, limit=0.05).outcome == "slow"
+
+
+T = torch.tensor([0.0, 1.0], dtype=torch.float64)
+DIFFERENT = torch.tensor([[0.0], [1.0], [5.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("x", "t", "differs"),
+    [(DIFFERENT, T, True), (DIFFERENT, 1e-12 * T, False), (0 * DIFFERENT, T, False), (0 * DIFFERENT + 2, T, False)],
+    ids=["different", "a tiny span", "zero", "equal"],
+)
+def test_coupling_is_a_fault_only_where_it_changes_the_answer(x, t, differs):
+    together = DampedODEFunc(lambda x: x.mean(0, keepdim=True).expand_as(x), Constant(0.0))
+    alone = DampedODEFunc(OneByOne(together.f), Constant(0.0))
+    integrator = TorchDiffEq("dopri5", 1e-6, 1e-8)
+    answer = odeint(together, x, t, integrator)
+    assert differs_from(alone, x, t, integrator, answer, torch.tensor([True] * 3), 100.0) == differs
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_random_values_are_a_fault_only_where_they_change_the_answer(strength):
+    drawn = torch.zeros(3, 1, dtype=torch.float64)
+
+    def draw(x):
+        return strength * drawn - x
+
+    func, integrator = DampedODEFunc(Autonomous(draw), Constant(0.0)), AdaptiveExponential()
+    answer = odeint(func, DIFFERENT, T, integrator)
+    drawn += torch.randn_like(drawn)
+    assert differs_from(func, DIFFERENT, T, integrator, answer, torch.tensor([True] * 3), 100.0) == bool(strength)

@@ -36,7 +36,7 @@ Solver = Callable[[Problem, float], Tensor]
 
 def floor(problem: Problem) -> float:
     """Absolute over relative tolerance: a hundredth of the final size of x, which is about 1/λ for ρ = 1."""
-    lam = problem.func.damping(problem.x)
+    lam = problem.func.lam(problem.t[0], problem.x)
     return 1e-2 * float((problem.func.rho(lam) / (1 + lam)).min())
 
 
@@ -144,7 +144,7 @@ class Diffrax:
             raise TypeError("the diffrax rival has the MLP field only")
         w1, b1, w2, b2 = (p.detach().numpy() for p in (*f.inner.parameters(), *f.outer.parameters()))
         omega, phase = f.omega.numpy(), f.phase.numpy()
-        damping = problem.func.damping(problem.x)
+        damping = problem.func.lam(problem.t[0], problem.x)
         weight, lam = np.asarray(problem.func.rho(damping)), damping.numpy()
 
         def rhs(t: Any, y: Any, _: Any) -> Any:

@@ -14,7 +14,9 @@ These are faults:
 - an answer that is off by more than 100 tolerances, atol + rtol max|x| of the sample up to that time. The reference is
   SciPy's DOP853 or Radau in float64 at a tolerance of 1e-10, for at most 24 numbers. The allowed error is multiplied by
   the measured amplification of a change of the initial state. Methods with a fixed step are exempt.
-- an answer to bad input, such as repeated times or a field that draws random numbers
+- an answer to bad input, such as repeated times
+- an answer with a step size per sample that differs by more than 100 tolerances from the answer for the samples one by
+  one, and an answer to a tolerance that differs as much when the field draws other random numbers
 - loaded pixels or labels that are not those of the file, or a wrong accuracy
 
 A call that takes too long counts as slow and not as a fault.

@@ -6,7 +6,7 @@ folder --out. If it is interrupted, the same command resumes the measurement.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from dampode import data, models, robustness
 from dampode._checks import require_positive_int
-from dampode._files import only_writer, write_atomically
+from dampode._files import only_writer, user_path, write_atomically
 from dampode.models.weights_file import require_architecture
 
 __all__ = ["Args", "main"]
@@ -68,6 +68,12 @@ def parse(command: Sequence[str] | None) -> Args:
     except ImportError:
         raise ImportError("the command line is tyro's: install dampode[train]") from None
     return tyro.cli(Args, prog="dampode-robustness", description=__doc__, args=command)
+
+
+def _with_home(args: Args) -> Args:
+    """The arguments, in whose paths "~" means the home folder."""
+    cifar_c = None if args.cifar_c is None else user_path(args.cifar_c)
+    return replace(args, model=user_path(args.model), out=user_path(args.out), cifar_c=cifar_c)
 
 
 def load_network(args: Args, images: data.ImageData) -> nn.Module:
@@ -154,7 +160,7 @@ def main(command: Sequence[str] | None = None) -> None:
         command: flags; by default those of this process.
     """
     try:
-        args = parse(command)
+        args = _with_home(parse(command))
         with only_writer(args.out / "report.json"):
             measure(args)
     except KeyboardInterrupt:

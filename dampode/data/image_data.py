@@ -1,14 +1,17 @@
 """A labelled image data set that lies in memory as a whole."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from dampode._checks import require_instance, require_positive_int
+from dampode._identity import fingerprint
+from dampode._pixels import in_unit_range
 from dampode.data.augmentation import Augmentation
 
-__all__ = ["ARRAYS", "ImageData", "pixels"]
+__all__ = ["ARRAYS", "ImageData", "checked_images", "pixels", "require_class_labels"]
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 """The arrays of a data set, as its fields and as the keys of an .npz file."""
@@ -20,8 +23,8 @@ class ImageData:
 
     Args:
         name: the name in reports.
-        x_train, x_test: images (N, C, H, W), uint8 in 0..255 or floating in [0, 1]. Values outside by up to 16 eps are
-            clamped.
+        x_train, x_test: images (N, C, H, W), uint8 in 0..255 or floating in [0, 1]. Rounding up to 1.9e-6
+            outside is clamped.
         y_train, y_test: labels (N,), int64 in [0, num_classes).
         num_classes: number of classes, at least 2.
         augmentation: used in training unless the recipe has one of its own. The default changes nothing.
@@ -43,14 +46,11 @@ class ImageData:
 
     def __post_init__(self) -> None:
         """Check every value once, so that no later code has to."""
-        require_positive_int(self.num_classes, "num_classes")
-        if self.num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {self.num_classes}")
         require_instance(self.augmentation, Augmentation, "augmentation")
-        for name in ("x_train", "x_test"):
-            object.__setattr__(self, name, _without_excess(getattr(self, name)))
-        _check_set("train", self.x_train, self.y_train, self.num_classes)
-        _check_set("test", self.x_test, self.y_test, self.num_classes)
+        for part in ("train", "test"):
+            images = checked_images(part, getattr(self, f"x_{part}"))
+            object.__setattr__(self, f"x_{part}", images)
+            require_class_labels(part, getattr(self, f"y_{part}"), len(images), self.num_classes)
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
             raise ValueError(
                 "train and test images must have one shape, "
@@ -61,6 +61,19 @@ class ImageData:
     def channels(self) -> int:
         """C of the images."""
         return self.x_train.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the images."""
+        return self.x_train.device
+
+    def digest(self) -> str:
+        """SHA-256 of the training set."""
+        return fingerprint(self.x_train, self.y_train)
+
+    def batches(self, chosen: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training images and labels, for each tensor of indices."""
+        return ((self.x_train[indices], self.y_train[indices]) for indices in chosen)
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per channel of the training pixels in [0, 1], each (C,)."""
@@ -92,37 +105,31 @@ def pixels(x: Tensor) -> Tensor:
     return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
-def _without_excess(x: Tensor) -> Tensor:
-    """Floating images that leave [0, 1] by rounding alone, clamped; all others as they are."""
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.numel() == 0:
-        return x
-    low, high, rounding = x.min().item(), x.max().item(), 16 * torch.finfo(x.dtype).eps
-    exceeds = low < 0 or high > 1
-    return x.clamp(0, 1) if exceeds and low >= -rounding and high <= 1 + rounding else x
-
-
-def _check_set(part: str, x: Tensor, y: Tensor, num_classes: int) -> None:
-    """Check the images and labels of one part."""
+def checked_images(part: str, x: Tensor) -> Tensor:
+    """The images of one part after a check of their form, in [0, 1] if they are floating."""
     require_instance(x, Tensor, f"{part} images", "use torch.from_numpy")
-    require_instance(y, Tensor, f"{part} labels", "use torch.from_numpy")
     if x.ndim != 4 or x.numel() == 0:
         raise ValueError(f"{part} images must be (N, C, H, W) and not empty, got shape {tuple(x.shape)}")
-    if y.shape != x.shape[:1]:
-        raise ValueError(f"{part} needs one label per image: {len(x)} images, labels of shape {tuple(y.shape)}")
     if x.is_floating_point():
-        low, high = x.min().item(), x.max().item()
-        if not (low >= 0 and high <= 1):
-            raise ValueError(
-                f"{part} pixels must lie in [0, 1], got [{low:.9g}, {high:.9g}]; divide pixels of 0..255 by 255, and "
-                "undo a normalization"
-            )
-    elif x.dtype != torch.uint8:
+        return in_unit_range(x, f"{part} pixels")
+    if x.dtype != torch.uint8:
         raise TypeError(f"{part} images must be uint8 or floating in [0, 1], got {x.dtype}")
-    elif x.max() == 1:
+    if x.max() == 1:
         raise ValueError(
             f"uint8 images must have pixels in 0..255, but the largest of the {part} images is 1, which is almost "
             "black; multiply images of 0 and 1 by 255, or convert them to float32"
         )
+    return x
+
+
+def require_class_labels(part: str, y: Tensor, n: int, num_classes: int) -> None:
+    """Raise unless one part has n labels of at least 2 classes."""
+    require_positive_int(num_classes, "num_classes")
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    require_instance(y, Tensor, f"{part} labels", "use torch.tensor")
+    if y.shape != (n,):
+        raise ValueError(f"{part} needs one label per image: {n} images, labels of shape {tuple(y.shape)}")
     if y.dtype != torch.int64:
         raise TypeError(f"{part} labels must be int64, got {y.dtype}; convert them with .long()")
     if y.min() < 0 or y.max() >= num_classes:

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,10 +10,14 @@ from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.dense_output import Interpolant
+from dampode.integrators.dense_solution import Piece
+from dampode.integrators.event_search import EventSearch
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import GiveUp, Tolerance
 from dampode.integrators.stiff_steps import are_stiff, warn_of_stiff_steps
+from dampode.integrators.stops import Restart, Stops
 from dampode.integrators.time_axis import TimeAxis
 
 __all__ = ["AdaptiveLoop", "ProgressBar"]
@@ -28,7 +33,7 @@ class AdaptiveLoop(ABC):
     Args:
         func: the damped vector field.
         x: initial state, (N, *S).
-        times: strictly monotonic, (T,).
+        times: (T,), or (N, T) without padding, monotonic in one direction.
         tol: tolerance of a step.
         calls: counts the calls of f.
         per_sample: shape of values per sample; it broadcasts to the state as the subclass holds it.
@@ -44,20 +49,75 @@ class AdaptiveLoop(ABC):
         per_sample: tuple[int, ...],
     ) -> None:
         self.x0, self.times, self.tol, self.calls = x, times, tol, calls
-        self.axis = TimeAxis.of(times, x.device)
-        self.splitting = Splitting(func, x, calls)
+        self.axis = TimeAxis.of(times, per_sample, x.device)
         self.tau = torch.zeros(per_sample, dtype=torch.float64, device=x.device)
-        self.active = self.tau >= 0
+        start = self.axis.time(self.tau, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+        self.splitting = Splitting(func, start, x, calls)
+        self.active = self.tau < self.axis.span
         """The samples that have neither reached the last time nor failed."""
         counts = (torch.zeros_like(self.tau, dtype=torch.long) for _ in range(4))
         self.accepted, self.attempted, self.stiff_steps, self._status = counts
         self.give_up = GiveUp(self.tau, self.axis.span)
         self.keep_steps = False
         """Whether to keep what `replay` needs of the accepted steps."""
+        self.keep_pieces = False
+        """Whether to keep the states inside the accepted steps in ``pieces``."""
+        self.pieces: list[Piece] = []
+        self.events: EventSearch | None = None
 
     @abstractmethod
     def first_step(self) -> Tensor:
-        """An estimate of the length of the first step."""
+        """An estimate of the length of a first step from where the samples are."""
+
+    @abstractmethod
+    def restart(self, restart: Restart) -> None:
+        """Change the states of some samples, and forget what their steps so far say about the next ones."""
+
+    def stop_at(self, stops: Stops) -> None:
+        """Let no step pass the next stop of its sample."""
+        self.events, span = stops.events, self.axis.span
+        if self.events is not None:
+            span = torch.minimum(span, self.events.ended.reshape(self.tau.shape))
+        stop = torch.minimum(span, stops.next().reshape(self.tau.shape))
+        self.axis = self.axis._replace(span=span, stop=stop, stops=True)
+
+    def hold_before_events(self, inside: Interpolant, after: Tensor, end: Tensor, ok: Tensor) -> Tensor:
+        """The samples among the ``ok`` ones whose step has no event in it. The others will step to the event.
+
+        Args:
+            inside: the states inside the step.
+            after: the states at its end, (N, *S).
+            end: τ there.
+            ok: the samples that would accept the step.
+        """
+        if self.events is None:
+            return ok
+        flat = (value.reshape(-1) for value in (self.tau, end, ok & self.active))
+        held = self.events.look(inside, after, *flat).reshape(ok.shape)
+        stop = torch.minimum(self.axis.stop, self.events.stop.reshape(ok.shape))
+        self.axis = self.axis._replace(stop=stop)
+        return ok & ~held
+
+    def pass_stops(self, stops: Stops, h: Tensor, first_step: Callable[[], Tensor]) -> Tensor:
+        """Restart the samples that have reached a stop.
+
+        Args:
+            stops: the stops of the solve.
+            h: the lengths to try next.
+            first_step: gives the length of a first step.
+
+        Returns:
+            The lengths to try next.
+        """
+        restart = stops.reached(self.tau.reshape(-1), ~self.failed.reshape(-1))
+        if restart is None:
+            return h
+        self.stop_at(stops)
+        self.active = (self.tau < self.axis.span) & ~self.failed
+        self.calls.active = restart.samples
+        self.restart(restart)
+        samples = restart.samples.reshape(self.tau.shape) & self.active
+        return torch.where(samples, first_step(), h) if bool(samples.any()) else h
 
     @abstractmethod
     def advance(self, h: Tensor) -> Tensor:
@@ -98,12 +158,12 @@ class AdaptiveLoop(ABC):
             negative: the samples with a λ that is negative or NaN.
             finite: the samples whose state and vector field are finite.
         """
-        if self.axis.sign < 0:
+        if self.axis.sign < 0 and self.splitting.constant:
             limit = math.log(torch.finfo(self.x0.dtype).max)
             self.fail(largest_lam * self.axis.span > limit, Status.OVERFLOW)
         self.fail(negative, Status.NEGATIVE_DAMPING)
         self.fail(~finite, Status.NOT_FINITE)
-        self.active = ~self.failed
+        self.active = (self.tau < self.axis.span) & ~self.failed
 
     def solution(self, xs: Tensor) -> Solution:
         """The states with each sample's counts and status.
@@ -114,7 +174,7 @@ class AdaptiveLoop(ABC):
         stiff = are_stiff(self.stiff_steps, self.accepted)
         self.fail(stiff & (self._status == _STATUSES.index(Status.MAX_STEPS)), Status.STIFF)
         self._warn_of(stiff & ~self.failed, xs.requires_grad)
-        accepted, attempted, tau = self.accepted.reshape(-1), self.attempted.reshape(-1), self.tau.reshape(-1)
+        accepted, attempted = self.accepted.reshape(-1), self.attempted.reshape(-1)
         return Solution(
             t=self.times,
             x=xs,
@@ -122,7 +182,7 @@ class AdaptiveLoop(ABC):
             accepted=accepted,
             rejected=attempted - accepted,
             status=tuple(_STATUSES[s] for s in self._status.reshape(-1).tolist()),
-            reached=self.axis.time(tau, torch.float64),
+            reached=self.axis.time(self.tau, torch.float64).reshape(-1),
         )
 
     def _warn_of(self, stiff: Tensor, has_gradient: bool) -> None:
@@ -137,7 +197,7 @@ class ProgressBar:
     """A tqdm bar of the time that the slowest sample has reached.
 
     Args:
-        span: length of the solve, ().
+        span: length of the solve, () or one number per sample.
     """
 
     def __init__(self, span: Tensor) -> None:
@@ -145,7 +205,9 @@ class ProgressBar:
             from tqdm import tqdm
         except ImportError:
             raise ImportError("progress=True needs tqdm; install it, or dampode[train]") from None
-        self._bar: Any = tqdm(total=span.item(), unit="t", bar_format="{l_bar}{bar}| {n:.3g}/{total:.3g} [{elapsed}]")
+        total = span.max().item()
+        self._span, self._total = span, total
+        self._bar: Any = tqdm(total=total, unit="t", bar_format="{l_bar}{bar}| {n:.3g}/{total:.3g} [{elapsed}]")
 
     def __enter__(self) -> "ProgressBar":
         return self
@@ -154,5 +216,5 @@ class ProgressBar:
         self._bar.close()
 
     def show(self, tau: Tensor) -> None:
-        """Draw the bar at the slowest sample's time."""
-        self._bar.update(tau.min().item() - self._bar.n)
+        """Draw the bar at the time of the sample that has most left."""
+        self._bar.update(self._total - (self._span - tau).max().item() - self._bar.n)

@@ -1,7 +1,8 @@
 """Exponential Runge-Kutta methods of orders 2 to 4 with a fixed step: damping exactly, f to high order.
 
-They solve x' = −λ x + N(x, t) with the nonlinear part N = ρ(λ) f. If λ depends on the state, see `Splitting`. The
-formulas use z = −hλ, φ_k = φ_k(z) and φ_{k,i} = φ_k(c_i z). At λ = 0 each method is an ordinary Runge-Kutta method.
+They solve x' = −λ x + N(x, t) with the nonlinear part N = ρ(λ) f. If λ depends on the state or on time, see
+`Splitting`. The formulas use z = −hλ, φ_k = φ_k(z) and φ_{k,i} = φ_k(c_i z). At λ = 0 each method is an ordinary
+Runge-Kutta method.
 
 | method | calls of f per step | order | order uniform in λ, ρ = 1 |
 |---|---|---|---|
@@ -48,7 +49,7 @@ class ETD2RK(FixedStep):
 
     def step(self, func: DampedODEFunc, x: Tensor, t: Scalar, h: Scalar) -> Tensor:
         """One step."""
-        return etd2rk_step(Splitting(func, x), x, t, h)
+        return etd2rk_step(Splitting(func, t, x), x, t, h)
 
 
 def etd2rk_step(splitting: Splitting, x: Tensor, t: Scalar, h: Scalar) -> Tensor:
@@ -77,7 +78,7 @@ class HochbruckOstermann3(FixedStep):
 
     def step(self, func: DampedODEFunc, x: Tensor, t: Scalar, h: Scalar) -> Tensor:
         """One step."""
-        splitting = Splitting(func, x)
+        splitting = Splitting(func, t, x)
         z = _argument(splitting.lam, h, x)
         powers = phis(torch.stack((z / 2, 2 / 3 * z, z)))
         (e2, e3, e), (p12, p13, p1), (_, p23, p2) = (p.unbind() for p in powers[:3])
@@ -155,7 +156,7 @@ class Krogstad4(FixedStep):
 
     def step(self, func: DampedODEFunc, x: Tensor, t: Scalar, h: Scalar) -> Tensor:
         """One step."""
-        splitting = Splitting(func, x)
+        splitting = Splitting(func, t, x)
         return krogstad_step(splitting, x, splitting.nonlinear(t, x), (t + h / 2, t + h), h).x
 
 
@@ -176,7 +177,7 @@ class HochbruckOstermann4(FixedStep):
 
     def step(self, func: DampedODEFunc, x: Tensor, t: Scalar, h: Scalar) -> Tensor:
         """One step."""
-        splitting = Splitting(func, x)
+        splitting = Splitting(func, t, x)
         z = _argument(splitting.lam, h, x)
         powers = phis(torch.stack((z / 2, z)))
         (e2, e), (p12, p1), (p22, p2), (p32, p3) = (p.unbind() for p in powers)

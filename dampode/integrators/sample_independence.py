@@ -35,13 +35,13 @@ class IndependenceProbe:
         func: the damped vector field.
         calls: the calls of the solve; one has been made.
         tol: tolerance of a step.
-        span: length of the solve, ().
+        span: length of the solve, () or one number per sample.
     """
 
     _FIRST, _FACTOR = 2, 16
 
     def __init__(self, func: DampedODEFunc, calls: CallCounter, tol: Tolerance, span: Tensor) -> None:
-        self._func, self._calls, self._tol, self._span = func, calls, tol, span
+        self._func, self._calls, self._tol, self._span = func, calls, tol, span.reshape(-1)
         self._first = calls.last
         self._due_at = self._FIRST
         self._generator = torch.Generator("cpu").manual_seed(0)
@@ -83,7 +83,8 @@ class IndependenceProbe:
         """Which samples differ by more than rounding and the tolerance in λ, ρ(λ) and f, (3, N)."""
         share = max(_SHARE * self._tol.rtol, _ROUNDING * torch.finfo(x.dtype).eps)
         size = share * _largest(torch.where(torch.isfinite(x), x, 0.0)) + _SHARE * self._tol.atol
-        slacks: tuple[float | Tensor, ...] = (0.0, 0.0, size / self._span.to(x.dtype))
+        span = self._span.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+        slacks: tuple[float | Tensor, ...] = (0.0, 0.0, size / span)
         return torch.stack([_differs(a, b, x, share, slack) for a, b, slack in zip(got, expected, slacks, strict=True)])
 
     def _refuse(self, got: Parts, expected: Parts, again: Parts, x: Tensor) -> None:

@@ -13,13 +13,15 @@ __all__ = ["Splitting"]
 
 
 class Splitting:
-    """The linear part −λ_n x and the nonlinear part N(x, t) = ρ(λ(x)) f(x, t) + (λ_n − λ(x)) x, with λ_n = λ(x_n).
+    """The linear part −λ_n x and the nonlinear part N(x, t) = ρ(λ) f(x, t) + (λ_n − λ) x.
 
-    The sum −λ_n x + N is Eq. 4 for any λ_n. So a method keeps its classical order where λ depends on the state. Where λ
-    does not depend on it, λ is computed once, here, and N = ρ f.
+    Here λ = λ(t, x) and λ_n = λ(t_n, x_n). The sum −λ_n x + N is Eq. 4 for any λ_n. So a method keeps its
+    classical order where λ depends on the state or on time. Where it depends on neither, λ is computed once, here, and
+    N = ρ f.
 
     Args:
         func: the damped vector field.
+        t: the time t_n at which λ is taken, a number, () or (N, 1, ..., 1).
         x: the state x_n at which λ is taken, (N, *S).
         calls: counts the calls of f; None counts nothing.
 
@@ -30,25 +32,26 @@ class Splitting:
     Source: Hochbruck & Ostermann, Exponential integrators, Acta Numerica 2010, Sec. 2.
     """
 
-    def __init__(self, func: DampedODEFunc, x: Tensor, calls: CallCounter | None = None) -> None:
-        lam = func.lam(x)
+    def __init__(self, func: DampedODEFunc, t: Scalar, x: Tensor, calls: CallCounter | None = None) -> None:
+        lam = func.lam(t, x)
         self._func = func
         self._calls = calls
-        self._constant = not func.damping.depends_on_state
+        self.constant = not func.damping.varies
+        """Whether λ_n is λ in the whole solve."""
         self._weight = func.weight(lam, x)
         self.lam = lam
         """λ_n, broadcast to x."""
 
     def nonlinear(self, t: Scalar, x: Tensor) -> Tensor:
         """The nonlinear part N(x, t), (N, *S). It calls f once."""
-        if self._constant:
+        if self.constant:
             lam, weight, fx = self.lam, self._weight, self._func.field(t, x)
         else:
             lam, weight, fx = self._func.parts(t, x)
         if self._calls is not None:
             self._calls.add(t, x, lam, weight, fx)
         rho_f = _weighted(weight, fx)
-        return rho_f if self._constant else torch.addcmul(rho_f, self.lam - lam, x)
+        return rho_f if self.constant else torch.addcmul(rho_f, self.lam - lam, x)
 
     def has_negative_damping(self, x: Tensor) -> Tensor:
         """Whether λ_n of a sample is negative or NaN anywhere, (N, 1, ..., 1)."""
@@ -56,18 +59,18 @@ class Splitting:
         per_sample: Tensor = bad.reshape(-1, *[1] * (x.ndim - 1))
         return per_sample
 
-    def at(self, x: Tensor) -> "Splitting":
-        """The splitting at another state. It is the same object where λ does not depend on the state."""
-        return self if self._constant else Splitting(self._func, x, self._calls)
+    def at(self, t: Scalar, x: Tensor) -> "Splitting":
+        """The splitting at another time and state. It is the same object where λ depends on neither."""
+        return self if self.constant else Splitting(self._func, t, x, self._calls)
 
     def with_constant_damping(self) -> tuple["Splitting", Tensor | None]:
         """A copy in which λ_n is a constant for autograd, and the change l = λ_n − (its value), or None.
 
-        l is 0 in value and carries the derivative of λ_n; it is None where λ does not depend on the state. The
+        l is 0 in value and carries the derivative of λ_n; it is None where λ depends on neither state nor time. The
         nonlinear part is the copy's nonlinear part plus l x. No derivative of the copy's nonlinear part leads back
         through λ_n to earlier steps.
         """
-        if self._constant:
+        if self.constant:
             return self, None
         fixed = copy(self)
         fixed.lam = self.lam.detach()

@@ -14,31 +14,45 @@ _RESOLUTION = 16 * torch.finfo(torch.float64).eps
 class TimeAxis(NamedTuple):
     """The time axis of a solve: t = t0 + sign τ, with τ from 0 to ``span``.
 
-    τ = |t − t0| grows whether t grows or falls. It is float64, whatever the dtype of the state.
+    τ = |t − t0| grows whether t grows or falls. All tensors are float64, whatever the dtype of the state: () if the
+    samples share their times, else one number per sample.
     """
 
     t0: Tensor
-    """The first time, () float64."""
+    """The first time."""
     span: Tensor
-    """The length of the solve, () float64."""
+    """The length of the solve."""
     sign: float
     """1.0 if t grows, −1.0 if it falls."""
+    stop: Tensor
+    """Where the present part of the solve ends: at the next stop or at the end, of the shape of ``span``."""
+    stops: bool
+    """Whether there is any stop before the end."""
     shortest: Tensor
-    """A step of this length is too short to advance t anywhere in the solve, () float64."""
+    """A step of this length is too short to advance t anywhere in the solve."""
     shortest_first: Tensor
-    """A step of this length is too short to advance t from t0, () float64."""
+    """A step of this length is too short to advance t from t0."""
 
     @classmethod
-    def of(cls, times: Tensor, device: torch.device) -> "TimeAxis":
-        """The axis of strictly monotonic times (T,), with its tensors on a device."""
-        values: list[float] = times.detach().to(torch.float64).tolist()
-        first, last = values[0], values[-1]
-        tiny = torch.finfo(torch.float64).tiny
-        begin, anywhere = (max(_RESOLUTION * size, tiny) for size in (abs(first), max(abs(first), abs(last))))
+    def of(cls, times: Tensor, per_sample: tuple[int, ...], device: torch.device) -> "TimeAxis":
+        """The axis of given times.
+
+        Args:
+            times: (T,) or (N, T), monotonic in one direction.
+            per_sample: the shape of values per sample, N values.
+            device: where the tensors are put.
+
+        Returns:
+            The axis. Its tensors are () if the samples share their times, else of the shape ``per_sample``.
+        """
+        values = times.detach().to(torch.float64)
+        first, last = values.select(-1, 0), values.select(-1, -1)
+        size = torch.stack((torch.maximum(first.abs(), last.abs()), first.abs()))
+        shortest = (_RESOLUTION * size).clamp(min=torch.finfo(torch.float64).tiny)
         # one copy to the device instead of four
-        numbers = torch.tensor([first, abs(last - first), anywhere, begin], dtype=torch.float64).to(device)
-        t0, span, shortest, shortest_first = numbers.unbind()
-        return cls(t0, span, 1.0 if last > first else -1.0, shortest, shortest_first)
+        numbers = torch.cat((torch.stack((first, (last - first).abs())), shortest)).to(device)
+        t0, span, anywhere, begin = numbers.reshape(4, *per_sample if times.ndim == 2 else ()).unbind()
+        return cls(t0, span, 1.0 if bool((last >= first).all()) else -1.0, span, False, anywhere, begin)
 
     def shortest_step(self, tau: Tensor) -> Tensor:
         """A step of this length is too short to advance t and τ from τ, float64.
@@ -48,9 +62,24 @@ class TimeAxis(NamedTuple):
         return torch.add(self.shortest_first, tau, alpha=_RESOLUTION)
 
     def tau(self, times: Tensor) -> Tensor:
-        """τ of the given times, float64."""
-        return (times.detach().to(self.t0) - self.t0).abs()
+        """τ of the given times, (T,) or (N, T), float64."""
+        t0 = self.t0.reshape(-1, 1) if times.ndim == 2 else self.t0
+        return (times.detach().to(t0) - t0).abs()
 
     def time(self, tau: Tensor, dtype: torch.dtype) -> Tensor:
-        """The time t at τ."""
-        return torch.add(self.t0, tau, alpha=self.sign).to(dtype)
+        """The time t at τ, in a given dtype.
+
+        At a stop it is the last number before the stop, because a step that ends there ends before the field changes.
+        """
+        t = torch.add(self.t0, tau, alpha=self.sign).to(dtype)
+        if not self.stops:
+            return t
+        return torch.where(tau < self.stop, t, torch.nextafter(t, torch.full_like(t, -self.sign * torch.inf)))
+
+    def shaped(self, shape: tuple[int, ...]) -> "TimeAxis":
+        """The axis with values per sample in another shape. Values of all samples stay ()."""
+        t0, span, stop, shortest, shortest_first = (
+            value.reshape(shape) if value.ndim else value
+            for value in (self.t0, self.span, self.stop, self.shortest, self.shortest_first)
+        )
+        return self._replace(t0=t0, span=span, stop=stop, shortest=shortest, shortest_first=shortest_first)

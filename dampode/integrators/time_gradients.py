@@ -6,6 +6,7 @@ from torch import Tensor
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.exponential_rk import etd2rk_step
+from dampode.integrators.sample_times import columns
 from dampode.integrators.splitting import Splitting
 
 __all__ = ["with_output_time_gradients", "with_start_time_gradient"]
@@ -21,14 +22,14 @@ def with_start_time_gradient(func: DampedODEFunc, x: Tensor, t: Tensor, calls: C
     Args:
         func: the damped vector field.
         x: initial state, (N, *S).
-        t: initial time, 0-dim, with gradient.
+        t: initial time, () or (N,), with gradient.
         calls: counts the calls of f.
 
     Returns:
         The state, (N, *S).
     """
-    t = t.to(x)
-    return etd2rk_step(Splitting(func, x, calls), x, t, t.detach() - t)
+    t = t.to(x).reshape(-1, *[1] * (x.ndim - 1)) if t.ndim else t.to(x)
+    return etd2rk_step(Splitting(func, t, x, calls), x, t, t.detach() - t)
 
 
 def with_output_time_gradients(func: DampedODEFunc, xs: Tensor, times: Tensor, calls: CallCounter) -> Tensor:
@@ -39,11 +40,13 @@ def with_output_time_gradients(func: DampedODEFunc, xs: Tensor, times: Tensor, c
     Args:
         func: the damped vector field.
         xs: the states, (T, N, *S).
-        times: their times, (T,), with gradient.
+        times: their times, (T,) or (N, T), with gradient.
         calls: counts the calls of f.
 
     Returns:
         The states, (T, N, *S).
     """
-    steps = zip(xs, times.to(xs), strict=True)
-    return torch.stack([etd2rk_step(Splitting(func, x, calls), x, t.detach(), t - t.detach()) for x, t in steps])
+    steps = zip(xs, columns(times, xs[0]), strict=True)
+    return torch.stack(
+        [etd2rk_step(Splitting(func, t.detach(), x, calls), x, t.detach(), t - t.detach()) for x, t in steps]
+    )

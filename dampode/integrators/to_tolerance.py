@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,10 +13,17 @@ from dampode.dynamics import DampedODEFunc
 from dampode.integrators.adaptive_loop import AdaptiveLoop, ProgressBar
 from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
 from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.dense_solution import dense_solution
+from dampode.integrators.event_search import EventSearch, EventSettings
+from dampode.integrators.event_solution import EventSolution, collected
+from dampode.integrators.jumps import Jumps
 from dampode.integrators.sample_independence import IndependenceProbe
+from dampode.integrators.sample_times import columns, first_times
+from dampode.integrators.shifts import per_sample
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import Tolerance
+from dampode.integrators.stops import Stops
 from dampode.integrators.time_gradients import with_output_time_gradients, with_start_time_gradient
 
 __all__ = ["TolerantIntegrator"]
@@ -65,6 +73,11 @@ class TolerantIntegrator(Integrator):
     def _replays(self) -> bool:
         """Whether a solve runs without a graph and then takes its accepted steps again, if gradients are wanted."""
 
+    @property
+    def _dense_error(self) -> bool:
+        """Whether the last term of the dense output estimates its error."""
+        return False
+
     @abstractmethod
     def _loop(self, func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter) -> AdaptiveLoop:
         """The loop of a solve, at its start, for times without gradient."""
@@ -76,34 +89,74 @@ class TolerantIntegrator(Integrator):
             return x
         return self.trajectory(func, x, torch.tensor([t0, t1], dtype=torch.float64))[-1]
 
-    def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
+    def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None) -> Tensor:
         """The states at all ``times``, or an IntegrationError if a sample fails."""
-        solution = self._solution(func, x, times)
+        solution = self._solution(func, x, times, jumps)
         failure = solution.failure()
         if failure is not None:
             raise IntegrationError(failure)
         return solution.x
 
-    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
+    def solve(
+        self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None, dense: bool = False
+    ) -> Solution:
         """The states with statistics and a status per sample."""
-        return self._solution(func, x, times)
+        return self._solution(func, x, times, jumps, dense)
 
-    def _solution(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
+    def solve_events(
+        self, func: DampedODEFunc, x: Tensor, times: Tensor, settings: EventSettings, jumps: Jumps | None
+    ) -> EventSolution:
+        """The events of each sample between two times, (2,) or (N, 2), and where its solve ended."""
+        solution, events = self._course(func, x, times, jumps, False, settings)
+        if events is None:
+            raise AssertionError("a solve with settings for events searches for them")
+        ended, found, last = events.ended < torch.inf, events.found, solution.x[-1]
+        times, states, which = collected(events.records, found, last)
+        place = (found - 1).clamp(min=0)[None]
+        t1 = solution.reached if not len(times) else torch.where(ended, times.gather(0, place)[0], solution.reached)
+        return EventSolution(t1, last, ended, found, times, states, which, solution.nfe, solution.status)
+
+    def _solution(
+        self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None, dense: bool = False
+    ) -> Solution:
+        """The solution without events."""
+        return self._course(func, x, times, jumps, dense, None)[0]
+
+    def _course(
+        self,
+        func: DampedODEFunc,
+        x: Tensor,
+        times: Tensor,
+        jumps: Jumps | None,
+        dense: bool,
+        settings: EventSettings | None,
+    ) -> tuple[Solution, EventSearch | None]:
         """The whole course of a solve. The `while` loop is here, and not in a method of the loop, to save a frame."""
         require_single(x)
         calls = CallCounter(x)
-        start = with_start_time_gradient(func, x, times[0], calls) if times.requires_grad else x
-        differentiable = _start_with_graph(func, start, times[0], calls) if self._replays else None
+        stops = Stops(func, x, times, jumps, calls)
+        x = stops.at_start(x)
+        start = with_start_time_gradient(func, x, first_times(times), calls) if times.requires_grad else x
+        differentiable = _start_with_graph(func, start, times, calls) if self._replays else None
         with torch.no_grad() if self._replays else nullcontext():
             loop = self._loop(func, start, times.detach(), calls)
-            loop.keep_steps = differentiable is not None
+            loop.keep_steps, loop.keep_pieces = differentiable is not None, dense
             probe = IndependenceProbe(func, calls, Tolerance(self.rtol, self.atol), loop.axis.span)
-            h = loop.first_step() if self.first_step is None else torch.full_like(loop.tau, self.first_step)
-            h, tries = torch.where(loop.active, h, 0.0), 0
+            if settings is not None:
+                stops.events = EventSearch(settings, func, start, loop.axis, calls)
+            stopping = stops.any
+            if stopping:
+                loop.stop_at(stops)
+            first_step = loop.first_step
+            if self.first_step is not None:
+                first_step = partial(torch.full_like, loop.tau, self.first_step)
+            h, tries = torch.where(loop.active, first_step(), 0.0), 0
             with ProgressBar(loop.axis.span) if self.progress else nullcontext() as bar:
                 while loop.running and tries < self.max_steps:
                     h = loop.advance(h if self.max_step is None else h.clamp(max=self.max_step))
                     tries += 1
+                    if stopping:
+                        h = loop.pass_stops(stops, h, first_step)
                     if probe.due(tries) and loop.running:
                         probe.check(loop.active)
                     if bar is not None:
@@ -111,22 +164,35 @@ class TolerantIntegrator(Integrator):
             probe.check(torch.ones_like(loop.active))
             loop.fail(loop.active, Status.MAX_STEPS)
             xs = loop.states()
+        events = stops.events
+        if events is not None:
+            events.require_separate(loop.x0, xs[-1], loop.tau.reshape(-1))
         if differentiable is not None and bool(loop.accepted.any()):
+            if events is not None:
+                events.records.clear()
             xs = torch.where(torch.isnan(xs), torch.nan, loop.replay(*differentiable))
+        whole = dense_solution(loop.pieces, times, xs, self._dense_error) if dense else None
         if times.requires_grad:
             calls.active = torch.ones_like(calls.active)
-            xs = torch.cat((x[None], with_output_time_gradients(func, xs[1:], times[1:], calls)))
-        return replace(loop.solution(xs), t=times)
+            after = with_output_time_gradients(func, xs[1:], times[..., 1:], calls)
+            if events is not None:  # the time of an event does not depend on the last time
+                after = torch.where(per_sample(events.ended < torch.inf, x), xs[1:], after)
+            xs = torch.cat((x[None], after))
+        return replace(loop.solution(xs), t=times, dense=whole), events
 
 
-def _start_with_graph(func: DampedODEFunc, x: Tensor, t: Tensor, calls: CallCounter) -> tuple[Splitting, Tensor] | None:
+def _start_with_graph(
+    func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter
+) -> tuple[Splitting, Tensor] | None:
     """The splitting and N(x, t) at the start of a solve if anything wants a gradient, else None.
 
     It is called before a solve without a graph. So values that f computes once and keeps have a graph.
     """
     if not torch.is_grad_enabled():
         return None
-    splitting = Splitting(func, x, calls)
-    n1 = splitting.nonlinear(t.detach().to(x).expand(len(x), *[1] * (x.ndim - 1)), x)
+    (t,) = columns(times.detach()[..., :1], x)
+    t = t.expand(len(x), *[1] * (x.ndim - 1))
+    splitting = Splitting(func, t, x, calls)
+    n1 = splitting.nonlinear(t, x)
     wanted = n1.requires_grad or splitting.lam.requires_grad or any(p.requires_grad for p in func.parameters())
     return (splitting, n1) if wanted or x.requires_grad else None

@@ -13,6 +13,9 @@ from torch import Tensor
 from dampode._checks import require_instance, require_positive
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
+from dampode.integrators.dense_solution import require_no_dense
+from dampode.integrators.jumps import Jumps, require_no_jumps
+from dampode.integrators.sample_times import require_shared
 from dampode.integrators.solution import Solution, solution_of_batch
 from dampode.integrators.torchdiffeq_field import WatchedField
 
@@ -97,16 +100,21 @@ class TorchDiffEq(Integrator):
         times = torch.tensor([t0, t1], dtype=torch.float64, device=x.device)
         return self.trajectory(func, x, times)[-1]
 
-    def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Tensor:
+    def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None) -> Tensor:
         """The states at strictly monotonic ``times`` (T,): (T, N, *S), x first."""
+        _require_shared(times, jumps)
         field = self._watched(func)
         xs = self._integrated(field, x, times)
         if not bool(torch.isfinite(xs).all()):
             raise field.failure(self.method, "the state is not finite")
         return xs
 
-    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
+    def solve(
+        self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None, dense: bool = False
+    ) -> Solution:
         """The states with the calls of f and a status per sample. If torchdiffeq gives up, all samples fail at t[0]."""
+        _require_shared(times, jumps)
+        require_no_dense(dense, "TorchDiffEq", "take AdaptiveExponential, KenCarp4 or a fixed step")
         field = self._watched(func)
         try:
             xs = self._integrated(field, x, times)
@@ -164,12 +172,20 @@ class TorchDiffEq(Integrator):
         return xs
 
 
+def _require_shared(times: Tensor, jumps: Jumps | None) -> None:
+    """Raise where samples would need their own steps, or a step would have to end at a jump."""
+    require_shared(times, "TorchDiffEq")
+    require_no_jumps(jumps, "TorchDiffEq")
+
+
 def _require_adjoint(func: DampedODEFunc, x: Tensor, times: Tensor) -> None:
     """Raise if the continuous adjoint would have no digit of the state left."""
     if not torch.is_grad_enabled():
         return
     with torch.no_grad():
-        growth = float(func.damping(x).max()) * float(times.diff().max())
+        looked_at = times[:-1].to(x) if func.damping.depends_on_time else times[:1].to(x)
+        lam = max(float(func.lam(t, x).max()) for t in looked_at)
+        growth = lam * float(times.diff().max())
     digits = -math.log(torch.finfo(x.dtype).eps)
     if growth > digits:
         raise ValueError(

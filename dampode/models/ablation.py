@@ -49,17 +49,17 @@ def frozen(model: PreResNet) -> PreResNet:
     """A copy whose λ_n keep their present values: `Learned` becomes `Constant`.
 
     Raises:
-        ValueError: a λ depends on the state.
+        ValueError: a λ depends on the state or on time.
     """
     copy = deepcopy(model)
     for name, block in copy.named_modules():
         if not isinstance(block, DampedBlock):
             continue
         damping = block.func.damping
-        if damping.depends_on_state:
-            raise ValueError(f"frozen needs λ that does not depend on the state; the λ of {name} is gated")
+        if damping.varies:
+            raise ValueError(f"frozen needs a fixed λ; the λ of {name} depends on the state or on time")
         if isinstance(damping, Learned):
-            block.func.damping = Constant(damping(damping.raw.detach()))
+            block.func.damping = Constant(damping(0.0, damping.raw.detach()))
     return copy
 
 

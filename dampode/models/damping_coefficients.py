@@ -18,20 +18,20 @@ def coefficients(model: nn.Module) -> list[float]:
         λ_n in the order of the blocks; empty if the model has no `DampedBlock`.
 
     Raises:
-        ValueError: a λ depends on the state or is not a single number.
+        ValueError: a λ depends on the state or on time, or is not a single number.
     """
     values = []
     for name, block in model.named_modules():
         if not isinstance(block, DampedBlock):
             continue
         damping = block.func.damping
-        if damping.depends_on_state:
+        if damping.varies:
             raise ValueError(
-                f"coefficients needs λ that does not depend on the state; the λ of {name} is gated: "
-                "evaluate its func.damping at a state instead"
+                f"coefficients needs a fixed λ; the λ of {name} depends on the state or on time: "
+                "evaluate its func.damping at a time and a state instead"
             )
         state = next(block.parameters(), torch.zeros(()))
-        lam = damping(state.detach().new_zeros(()))
+        lam = damping(0.0, state.detach().new_zeros(()))
         if lam.numel() != 1:
             raise ValueError(f"coefficients needs one λ per block; the λ of {name} has shape {tuple(lam.shape)}")
         values.append(lam.item())

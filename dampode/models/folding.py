@@ -63,9 +63,9 @@ def fold(model: PreResNet) -> PreResNet:
 
     Raises:
         TypeError: the model is not a `PreResNet`, or a branch does not begin with batch norm and end in a convolution.
-        ValueError: a λ depends on the state, is 1, or varies over positions; the integrator evaluates f more than once;
-            the model is a ResNeXt; a batch norm has no running statistics, or no weight to absorb a negative scale; a
-            layer to be scaled is shared, or its weight is computed from others (weight norm and other
+        ValueError: a λ depends on the state or on time, is 1, or varies over positions; the integrator evaluates f more
+            than once; the model is a ResNeXt; a batch norm has no running statistics, or no weight to absorb a negative
+            scale; a layer to be scaled is shared, or its weight is computed from others (weight norm and other
             parametrizations); the folded weights exceed the range of their dtype.
 
     Source: algebra from Eqs. 13 and 15; Ioffe & Szegedy 2015 for batch norm's invariance to scale.
@@ -119,18 +119,18 @@ def step_factors(block: DampedBlock, name: str) -> tuple[Tensor, Tensor]:
         a and b, each of shape () or (C,).
 
     Raises:
-        ValueError: λ depends on the state, is 1 or varies over positions, or the step is not of this form.
+        ValueError: λ depends on the state or on time, is 1 or varies over positions, or the step is not of this form.
     """
     damping = block.func.damping
-    if damping.depends_on_state:
-        raise ValueError(f"fold needs λ that does not depend on the state; the λ of {name} is gated: use it unfolded")
+    if damping.varies:
+        raise ValueError(f"fold needs a fixed λ; the λ of {name} depends on the state or on time: use it unfolded")
     integrator = block.integrator
     if not isinstance(integrator, LinearizedEuler | ExponentialEuler) or integrator.steps != 1:
         raise ValueError(
             f"fold needs one step of LinearizedEuler or ExponentialEuler, {name} has {integrator}: use it unfolded"
         )
     device = next((p.device for p in block.parameters()), torch.device("cpu"))
-    lam = damping(torch.zeros((), dtype=torch.float64, device=device)).detach()
+    lam = damping(0.0, torch.zeros((), dtype=torch.float64, device=device)).detach()
     shape = (1, *lam.shape[-3:])
     if lam.numel() != (lam.shape[-3] if lam.ndim >= 3 else 1):
         raise ValueError(

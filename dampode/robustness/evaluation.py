@@ -9,7 +9,7 @@ from types import MappingProxyType
 from torch import Tensor, nn
 
 from dampode._checks import as_seed, require_instance, require_positive_int
-from dampode._files import only_writer
+from dampode._files import only_writer, user_path
 from dampode._identity import fingerprint
 from dampode.robustness import sanity_checks
 from dampode.robustness.attacks.settings import FGSM, IFGSM, PGD, Transfer, UniformNoise
@@ -126,7 +126,7 @@ def evaluate(
     models |= {f"the source of {name!r}": a.source for name, a in attacks.items() if isinstance(a, Transfer)}
     with ExitStack() as stack:
         processes = stack.enter_context(measuring_together(together))
-        path = None if partial is None else Path(partial)
+        path = None if partial is None else user_path(partial)
         if path is not None:
             processes.from_main(lambda: stack.enter_context(only_writer(path)))
         if stack.enter_context(eval_mode(model)):

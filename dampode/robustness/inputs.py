@@ -4,20 +4,18 @@ import torch
 from torch import Tensor
 
 from dampode._checks import require_instance, require_nonnegative
+from dampode._pixels import in_unit_range
 
 __all__ = ["as_pixels", "require_distance"]
 
-ROUNDING = 1e-6
-"""How far rounding may take a pixel out of [0, 1]; such a pixel is clipped."""
-
 
 def as_pixels(x: Tensor) -> Tensor:
-    """The pixels of images in [0, 1], float32 or float64: x itself, or x clipped where rounding exceeds [0, 1].
+    """The pixels of images in [0, 1], float32 or float64: x itself, or x clamped where rounding exceeds [0, 1].
 
     Every measurement of a model takes its images through this check, so that all of them mean the same scale.
 
     Raises:
-        ValueError: a pixel lies more than 1e-6 outside [0, 1] or is NaN, or there are no images.
+        ValueError: a pixel lies more than 1.9e-6 outside [0, 1] or is NaN, or there are no images.
         TypeError: x is not a float32 or float64 tensor.
     """
     require_instance(x, Tensor, "images", "use torch.from_numpy")
@@ -30,13 +28,7 @@ def as_pixels(x: Tensor) -> Tensor:
         )
     if x.ndim == 0 or x.numel() == 0:
         raise ValueError(f"images must be (N, C, H, W) and must not be empty, got shape {tuple(x.shape)}")
-    low, high = x.min().item(), x.max().item()
-    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
-        raise ValueError(
-            f"pixels must lie in [0, 1], got [{low:g}, {high:g}]; divide images in 0..255 by 255, and put the "
-            "normalization into the model"
-        )
-    return x if low >= 0 and high <= 1 else x.clamp(0, 1)
+    return in_unit_range(x)
 
 
 def require_distance(value: float, name: str) -> None:

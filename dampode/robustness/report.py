@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dampode._checks import require_instance, require_nonnegative, require_positive_int
+from dampode._files import user_path
 from dampode.robustness import report_format
 from dampode.robustness.noise.corruptions import CORRUPTIONS
 from dampode.robustness.results import MEASURED, Column, SanityCheck, all_passed, format_eps
@@ -201,4 +202,4 @@ class Report:
 
     def save(self, folder: str | Path) -> None:
         """Write report.json and report.md into a folder. The folder is made if it does not exist."""
-        report_format.save(self, Path(folder))
+        report_format.save(self, user_path(folder))

@@ -13,8 +13,8 @@ from dampode._checks import (
     require_positive,
     require_positive_int,
 )
+from dampode._precision import full_float32
 from dampode.dynamics import DampedODEFunc
-from dampode.robustness.float32 import full_float32
 from dampode.stability.jacobian_operator import Field, JacobianOperator, Map, at_time, require_sample
 from dampode.stability.spectrum import spectral_abscissa, spectral_norm
 
@@ -90,7 +90,7 @@ def find_equilibrium(
     require_positive(tol, "tol")
     fn = at_time(func, t)
     with torch.no_grad():
-        scale = max(func.damping(x0).max().item(), 1.0) if isinstance(func, DampedODEFunc) else 1.0
+        scale = max(func.lam(t, x0).max().item(), 1.0) if isinstance(func, DampedODEFunc) else 1.0
         x, first = _anderson(fn, x0.detach(), scale, tol, window, start_steps)
     x, second = _newton(fn, x, tol, newton_steps)
     residual = _residual(fn, x)

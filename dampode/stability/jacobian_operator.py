@@ -11,9 +11,9 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
 from dampode._checks import in_train_mode, require_field_value, require_real, require_state
+from dampode._precision import default_dtype, full_float32
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import VectorField
-from dampode.robustness.float32 import default_dtype, full_float32
 
 __all__ = [
     "AGREE",

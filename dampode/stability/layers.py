@@ -16,8 +16,8 @@ from dampode._checks import (
     require_positive_int,
     require_state,
 )
+from dampode._precision import full_float32
 from dampode.block import DampedBlock, Transition
-from dampode.robustness.float32 import full_float32
 from dampode.stability.jacobian_operator import require_eval, require_sample
 from dampode.stability.spectrum import log_norm, spectral_abscissa, spectral_norm
 
@@ -240,10 +240,10 @@ def _row(
 ) -> LayerRow:
     """The numbers of one flow, at its input state x."""
     func, t0 = block.func, block.t_span[0]
-    lam = func.damping(x).detach()
+    lam = func.lam(t0, x).detach()
     weight = torch.as_tensor(func.weight(lam, x), dtype=torch.float64, device="cpu").detach()
     plain = spectral_abscissa(func.f, x, t0), log_norm(func.f, x, t0)
-    if lam.numel() == weight.numel() == 1 and weight.item() >= 0 and not func.damping.depends_on_state:
+    if lam.numel() == weight.numel() == 1 and weight.item() >= 0 and not func.damping.varies:
         alpha, mu = (weight.item() * value - lam.item() for value in plain)  # Eq. 18 shifts both alike
         damped = alpha, mu
     else:

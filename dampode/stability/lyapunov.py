@@ -16,11 +16,11 @@ from dampode._checks import (
     require_positive_int,
     require_real,
 )
+from dampode._precision import full_float32
 from dampode.block import DampedBlock
 from dampode.damping import Constant
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators import IntegrationError, Integrator, TorchDiffEq
-from dampode.robustness.float32 import full_float32
 from dampode.stability.jacobian_operator import ConvergenceError, Field, require_eval, require_sample
 
 __all__ = ["LayerExponents", "layer_exponents", "lyapunov_exponents"]

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from dampode._checks import require_positive, require_positive_int
-from dampode.robustness.float32 import full_float32
+from dampode._precision import full_float32
 from dampode.stability.jacobian_operator import (
     ConvergenceError,
     Field,

@@ -66,5 +66,5 @@ def lam_range(model: nn.Module) -> list[float]:
     dampings = [module for module in model.modules() if isinstance(module, Learned)]
     if not dampings:
         return []
-    values = torch.cat([damping(damping.raw).flatten() for damping in dampings])
+    values = torch.cat([damping(0.0, damping.raw).flatten() for damping in dampings])
     return [values.min().item(), values.mean().item(), values.max().item()]

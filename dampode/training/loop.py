@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from dampode._checks import as_seed, require_instance, require_positive_int
 from dampode._files import is_there, only_writer, user_path
-from dampode._identity import fingerprint, plain, require_same
-from dampode.data import ImageData
+from dampode._identity import plain, require_same
+from dampode.data import ImageData, ImageStream, TrainingData
 from dampode.models.weights_file import architecture, require_architecture
 from dampode.training.checkpoint import load_checkpoint, save_checkpoint
 from dampode.training.execution import Execution
@@ -29,7 +29,7 @@ __all__ = ["fit", "require_compatible"]
 
 def fit(
     model: nn.Module,
-    data: ImageData,
+    data: TrainingData,
     recipe: Recipe,
     *,
     seed: int = 0,
@@ -56,12 +56,13 @@ def fit(
     resumed run ends with the same weights, bit for bit, as an uninterrupted run.
 
     Under `accelerate launch` or `torchrun` each process calls this function with its own copy of the model and of all
-    data, on its own device, and computes its share of every batch (``recipe.micro_batches``). Only the first process
-    writes. The running statistics of batch norm are those of the first process.
+    data, on its own device, and computes its share of every batch (``recipe.micro_batches``). Of an `ImageStream` it
+    reads that share only. Only the first process writes. The running statistics of batch norm are those of the first
+    process.
 
     Args:
         model: the classifier; training starts from its weights.
-        data: images on the model's device.
+        data: images on the model's device, or an `ImageStream` whose batches are moved there.
         recipe: how to train.
         seed: seed of shuffling, augmentation and random layers.
         checkpoint: the file that every epoch overwrites.
@@ -92,7 +93,7 @@ def fit(
     seed = as_seed(seed)
     _require_types(model, data, recipe, execution)
     require_precision_of_launcher(execution)
-    together = processes(data.x_train.device)
+    together = processes(data.device)
     require_compatible(model, data, recipe, execution, together.num_processes)
     _require_paths(checkpoint, resume, checkpoint_every, logs, tensorboard)
     settings = _settings(model, data, recipe, execution, seed, plain(identity or {}, "identity"))
@@ -101,9 +102,9 @@ def fit(
     with ExitStack() as stack:
         if file is not None and together.is_main_process:
             stack.enter_context(only_writer(file))
-        stack.enter_context(own_random(seed, data.x_train.device, together))
-        stack.enter_context(torch.autocast(data.x_train.device.type, enabled=False))  # a caller's would change backward
-        layout = stack.enter_context(execution.layout(model, data.x_train.device))
+        stack.enter_context(own_random(seed, data.device, together))
+        stack.enter_context(torch.autocast(data.device.type, enabled=False))  # a caller's would change backward
+        layout = stack.enter_context(execution.layout(model, data.device))
         run = Run(model, data, recipe, execution, seed, layout, together)
         if resume and file is not None and is_there(file):
             state = load_checkpoint(file)
@@ -119,7 +120,7 @@ def fit(
 
         log = None
         if logs is not None and together.is_main_process:
-            log = stack.enter_context(Log(user_path(logs), recipe, len(data.x_train), run.history, tensorboard))
+            log = stack.enter_context(Log(user_path(logs), recipe, len(data.y_train), run.history, tensorboard))
         _train(run, label, log, save, checkpoint_every)
         return run.history
 
@@ -127,7 +128,7 @@ def fit(
 def _train(run: Run, label: str, log: Log | None, save: Callable[[], None], checkpoint_every: int | None) -> None:
     """Take all steps that are left, with logs and checkpoints, and a progress bar or, without a terminal, lines."""
     epochs, shown = run.recipe.epochs, run.processes.is_main_process
-    steps = len(batches(torch.arange(len(run.data.x_train)), run.recipe))
+    steps = len(batches(torch.arange(len(run.data.y_train)), run.recipe))
     with tqdm(
         total=epochs * steps,
         initial=run.epoch * steps + run.step,
@@ -175,7 +176,7 @@ def _require_settings(file: Path, state: dict[str, Any], here: dict[str, Any], r
 
 def _settings(
     model: nn.Module,
-    data: ImageData,
+    data: TrainingData,
     recipe: Recipe,
     execution: Execution,
     seed: int,
@@ -186,10 +187,10 @@ def _settings(
         "recipe": asdict(recipe),
         "execution": asdict(execution),
         "seed": seed,
-        "data": {"name": data.name, "images": len(data.x_train), "sha256": fingerprint(data.x_train, data.y_train)},
+        "data": {"name": data.name, "images": len(data.y_train), "sha256": data.digest()},
         "augmentation": asdict(recipe.augmentation or data.augmentation),
         "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
-        "device": data.x_train.device.type,
+        "device": data.device.type,
         "identity": identity,
     }
 
@@ -198,7 +199,7 @@ def _require_types(model: Any, data: Any, recipe: Any, execution: Any) -> None:
     """Raise a TypeError unless every argument is of its type."""
     for value, kind, name in (
         (model, nn.Module, "model"),
-        (data, ImageData, "data"),
+        (data, (ImageData, ImageStream), "data"),
         (recipe, Recipe, "recipe"),
         (execution, Execution, "execution"),
     ):
@@ -221,9 +222,9 @@ def _require_paths(
         raise ValueError("TensorBoard events are written to the folder of the logs, got logs=None; name it")
 
 
-def require_compatible(model: nn.Module, data: ImageData, recipe: Recipe, execution: Execution, count: int) -> None:
+def require_compatible(model: nn.Module, data: TrainingData, recipe: Recipe, execution: Execution, count: int) -> None:
     """Raise unless model, data, recipe and execution fit together on ``count`` processes."""
-    n, device = len(data.x_train), data.x_train.device
+    n, device = len(data.y_train), data.device
     devices = {p.device for p in model.parameters()}
     if devices - {device}:
         raise ValueError(f"model and data must be on one device, got {devices} and {device}; move one with .to")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dampode._checks import require_logits
-from dampode.data import ImageData, pixels
+from dampode.data import TrainingData, pixels
 from dampode.training.execution import Execution
 from dampode.training.history import History, chance_accuracy, lam_range
 from dampode.training.processes import distributed
@@ -31,7 +31,7 @@ class Run:
 
     Args:
         model: the classifier, in the memory layout of its images; it is put in train mode.
-        data: images on the model's device. Every process holds all images and draws the same order and augmentation.
+        data: images for the model's device. Every process draws the same order and augmentation, and reads its share.
         recipe: how to train.
         execution: how to compute the steps.
         seed: seed of shuffling and augmentation.
@@ -42,7 +42,7 @@ class Run:
     def __init__(
         self,
         model: nn.Module,
-        data: ImageData,
+        data: TrainingData,
         recipe: Recipe,
         execution: Execution,
         seed: int,
@@ -51,7 +51,7 @@ class Run:
     ) -> None:
         self.model, self.data, self.recipe, self.execution = model.train(), data, recipe, execution
         self.layout, self.processes = layout, processes
-        self.device = data.x_train.device
+        self.device = data.device
         self.dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
         self.augmentation = recipe.augmentation or data.augmentation
         self.chance = chance_accuracy(data.y_train)
@@ -73,11 +73,13 @@ class Run:
     def steps(self) -> Iterator[Tensor]:
         """Take the steps left in this epoch and yield their losses, (); then enter the epoch in the history."""
         if self.step == 0:
-            self.order = torch.randperm(len(self.data.x_train), generator=self.generator, device=self.device)
+            self.order = torch.randperm(len(self.data.y_train), generator=self.generator, device=self.device)
         self._set_lr(self.recipe.lr_at(self.epoch))
         start = time.perf_counter()
-        for batch in batches(self.order, self.recipe)[self.step :]:
-            loss = self._take(batch)
+        todo = batches(self.order, self.recipe)[self.step :]
+        mine = [torch.cat(self._share(batch.tensor_split(self.recipe.micro_batches))) for batch in todo]
+        for batch, (x, y) in zip(todo, self.data.batches(mine), strict=True):
+            loss = self._take(x, y, self.augmentation.draw(len(batch), self.generator))
             self.step += 1
             now = time.perf_counter()
             self.seconds, start = self.seconds + now - start, now
@@ -97,33 +99,40 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
-    def _take(self, batch: Tensor) -> Tensor:
-        """One step of SGD on the images of a batch, (B,); returns a loss, ()."""
-        step = self._step if self.recorded is None else self.recorded
-        return step(batch, self.augmentation.draw(len(batch), self.generator))
+    def _share(self, pieces: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The micro-batches of this process, among the pieces of a batch."""
+        return pieces[self.processes.process_index :: self.processes.num_processes]
 
-    def _step(self, batch: Tensor, drawn: Tensor) -> Tensor:
-        """A step with given draws, (3, B); returns the loss of this process's last micro-batch, ()."""
-        count, rank = self.processes.num_processes, self.processes.process_index
-        pieces = self.recipe.micro_batches
-        mine = list(zip(batch.tensor_split(pieces), drawn.tensor_split(pieces, 1), strict=True))[rank::count]
+    def _take(self, x: Tensor, y: Tensor, drawn: Tensor) -> Tensor:
+        """One step of SGD on this process's images and labels of a batch; returns a loss, ().
+
+        Args:
+            x: images (b, C, H, W).
+            y: labels (b,).
+            drawn: the draws of the augmentation for the whole batch, (3, B).
+        """
+        return (self._step if self.recorded is None else self.recorded)(x, y, drawn)
+
+    def _step(self, x: Tensor, y: Tensor, drawn: Tensor) -> Tensor:
+        """The step of `_take`, launched kernel by kernel; returns the loss of the last micro-batch, ()."""
+        draws = self._share(drawn.tensor_split(self.recipe.micro_batches, 1))
+        sizes = [part.shape[1] for part in draws]
         self.optimizer.zero_grad()
-        for k, (chosen, draws) in enumerate(mine):
-            last = k == len(mine) - 1
-            network = self.network
+        for k, piece in enumerate(zip(x.split(sizes), y.split(sizes), draws, strict=True)):
+            last, network = k == len(sizes) - 1, self.network
             with nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync():
-                loss = self._loss(chosen, draws)
+                loss = self._loss(*piece)
                 # the processes average their gradients; the factor turns that into the mean over the batch
-                self.scaler.scale(loss * (len(chosen) * count / len(batch))).backward()
+                share = sizes[k] * self.processes.num_processes / drawn.shape[1]
+                self.scaler.scale(loss * share).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach()
 
-    def _loss(self, chosen: Tensor, drawn: Tensor) -> Tensor:
+    def _loss(self, x: Tensor, y: Tensor, drawn: Tensor) -> Tensor:
         """Mean loss of some training images, (), which is added to the epoch's sums."""
-        images = pixels(self.augmentation.apply(self.data.x_train[chosen], drawn))
+        images = pixels(self.augmentation.apply(x, drawn))
         x = images.to(self.dtype).contiguous(memory_format=self.layout)
-        y = self.data.y_train[chosen]
         torch.compiler.cudagraph_mark_step_begin()
         with self.execution.forward(self.device):
             logits = self.network(x)

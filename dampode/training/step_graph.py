@@ -9,14 +9,13 @@ from torch import Tensor
 
 __all__ = ["StepGraph"]
 
-Step = Callable[[Tensor, Tensor], Tensor]
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 _WARM_UP = 3  # first steps of each batch size, kernel by kernel: they compile, choose kernels and allocate buffers
 
 
 class _Recorded(NamedTuple):
     graph: torch.cuda.CUDAGraph
-    chosen: Tensor
-    drawn: Tensor
+    inputs: tuple[Tensor, Tensor, Tensor]
     loss: Tensor
 
 
@@ -28,7 +27,8 @@ class StepGraph:
     recording are ordinary steps of the run.
 
     Args:
-        step: takes the indices of a batch, (B,), and the draws of its augmentation, (3, B); returns the loss, ().
+        step: takes the images and labels of a batch, (B, C, H, W) and (B,), and the draws of its augmentation, (3, B);
+            returns the loss, ().
 
     Source: Nguyen et al. 2021, Accelerating PyTorch with CUDA Graphs.
     """
@@ -43,33 +43,33 @@ class StepGraph:
         """Drop all recordings; the next steps are recorded anew."""
         self._recorded.clear()
 
-    def __call__(self, chosen: Tensor, drawn: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, y: Tensor, drawn: Tensor) -> Tensor:
         """Take the step and return its loss, (), which the next step overwrites."""
-        size = len(chosen)
+        size = len(x)
         if self._taken[size] < _WARM_UP:
             self._taken[size] += 1
-            return self._unrecorded(chosen, drawn)
+            return self._unrecorded(x, y, drawn)
         if size not in self._recorded:
-            self._recorded[size] = self._record(chosen, drawn)
+            self._recorded[size] = self._record(x, y, drawn)
         recorded = self._recorded[size]
-        recorded.chosen.copy_(chosen)
-        recorded.drawn.copy_(drawn)
+        for held, given in zip(recorded.inputs, (x, y, drawn), strict=True):
+            held.copy_(given)
         recorded.graph.replay()
         return recorded.loss
 
-    def _unrecorded(self, chosen: Tensor, drawn: Tensor) -> Tensor:
+    def _unrecorded(self, x: Tensor, y: Tensor, drawn: Tensor) -> Tensor:
         """A step on the stream that will record, because autograd's nodes remember the stream that made them."""
         here = torch.cuda.current_stream()
         self._stream.wait_stream(here)
         with torch.cuda.stream(self._stream):
-            loss = self._step(chosen, drawn)
+            loss = self._step(x, y, drawn)
         here.wait_stream(self._stream)
         return loss
 
-    def _record(self, chosen: Tensor, drawn: Tensor) -> _Recorded:
+    def _record(self, x: Tensor, y: Tensor, drawn: Tensor) -> _Recorded:
         """Record the step as a graph, without computing anything."""
-        inputs = chosen.clone(), drawn.clone()
+        inputs = x.clone(), y.clone(), drawn.clone()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream):
             loss = self._step(*inputs)
-        return _Recorded(graph, *inputs, loss)
+        return _Recorded(graph, inputs, loss)

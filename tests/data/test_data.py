@@ -10,6 +10,7 @@ from torchvision import transforms
 from torchvision.transforms import functional as tv
 
 from dampode import data
+from dampode.robustness.inputs import as_pixels
 
 
 def arrays(**changes):
@@ -250,6 +251,27 @@ def test_rounding_beyond_the_range_is_clamped(tmp_path):
     images = data.load(saved(tmp_path, x_train=x, x_test=x[:8]))
     assert images.x_train[0, 0, 0, :2].tolist() == [1, 0]
     np.testing.assert_array_equal(images.x_train[1:, 0].numpy(), x[1:])
+
+
+def held(x):
+    return data.ImageData("d", x, torch.arange(3), x, torch.arange(3), 3).x_train
+
+
+@pytest.mark.parametrize(
+    ("entry", "dtype"),
+    [(held, dtype) for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)]
+    + [(as_pixels, dtype) for dtype in (torch.float32, torch.float64)],
+)
+def test_one_rule_says_what_is_rounding(entry, dtype):
+    rounding = max(16 * torch.finfo(torch.float32).eps, torch.finfo(dtype).eps)
+    for excess, sound in ((rounding / 2, True), (rounding, True), (2 * rounding, False)):
+        x = torch.rand(3, 1, 6, 5, dtype=dtype) / 2
+        x[0, 0, 0, :2] = torch.tensor([1 + excess, -excess], dtype=dtype)
+        if sound:
+            assert entry(x)[0, 0, 0, :2].tolist() == [1, 0]
+        else:
+            with pytest.raises(ValueError, match=r"pixels must lie in \[0, 1\], got \[-.*, 1\.0.*\]"):
+                entry(x)
 
 
 def test_an_opaque_alpha_is_dropped(tmp_path):

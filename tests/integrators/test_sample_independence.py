@@ -21,9 +21,9 @@ T = torch.tensor([0.0, 1.0])
 class MeanDamping(Damping):
     """λ from the mean over the samples."""
 
-    depends_on_state = True
+    depends_on_state, depends_on_time = True, False
 
-    def forward(self, x):
+    def forward(self, t, x):
         return 0.1 + x.mean(0, keepdim=True).abs()
 
 

@@ -13,22 +13,22 @@ from dampode.integrators import AdaptiveExponential, IntegrationError, KenCarp4,
 class Raw(Damping):
     """λ as given, unchecked: what a user's own damping may do."""
 
-    depends_on_state = False
+    depends_on_state = depends_on_time = False
 
     def __init__(self, value):
         super().__init__()
         self.value = value
 
-    def forward(self, x):
+    def forward(self, t, x):
         return self.value.to(x)
 
 
 class Falling(Damping):
     """λ(x) = 0.2 − |x|, which a growing state makes negative."""
 
-    depends_on_state = True
+    depends_on_state, depends_on_time = True, False
 
-    def forward(self, x):
+    def forward(self, t, x):
         return 0.2 - x.abs()
 
 

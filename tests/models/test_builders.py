@@ -138,7 +138,7 @@ def test_a_block_and_every_network_have_one_default_anchor():
 def test_gated_networks_start_as_in_resnets(build, pooled):
     for block in flows(build(14, width=4, low=0.3, high=0.4, pooled=pooled)):
         channels = block.func.damping.gate.in_features
-        lam = block.func.damping(100 * torch.randn(2, channels, 4, 4))
+        lam = block.func.damping(0.0, 100 * torch.randn(2, channels, 4, 4))
         assert lam.shape == ((2, channels, 1, 1) if pooled else (2, channels, 4, 4))
         assert 0.3 - 1e-6 <= lam.min() <= lam.max() <= 0.4 + 1e-6
         assert torch.equal(lam, lam[:1, :, :1, :1].expand_as(lam))
@@ -263,7 +263,7 @@ def test_gray_images():
 
 
 def test_coefficients_refuse_gates_and_channelwise_lambda():
-    with pytest.raises(ValueError, match=r"stages\.0\.1 is gated"):
+    with pytest.raises(ValueError, match=r"stages\.0\.1 depends on the state"):
         models.coefficients(models.in_resnet_gating(14, width=2))
     block = DampedBlock(nn.Identity(), damping.Learned(shape=(3, 1, 1)))
     with pytest.raises(ValueError, match=r"shape \(3, 1, 1\)"):

@@ -112,7 +112,7 @@ def test_fold_refuses_in_words():
     with pytest.raises(ValueError, match=r"stages\.0\.1 is 1"):
         models.fold(models.in_resnet(14, width=2, low=1.0, high=1.0))
     for build in (models.in_resnet_gating, models.in_resnet_gating_sig):
-        with pytest.raises(ValueError, match=r"stages\.0\.1 is gated"):
+        with pytest.raises(ValueError, match=r"stages\.0\.1 depends on the state"):
             models.fold(build(14, width=2))
     with pytest.raises(TypeError, match="model must be of type PreResNet, got Linear"):
         models.fold(nn.Linear(2, 2))
@@ -282,5 +282,5 @@ def test_gains_start_with_fresh_statistics_and_the_mode_of_the_model():
 
 
 def test_frozen_refuses_gates_in_words():
-    with pytest.raises(ValueError, match="gated"):
+    with pytest.raises(ValueError, match="frozen needs a fixed λ"):
         frozen(models.in_resnet_gating(14, width=2))

@@ -37,7 +37,7 @@ def test_a_gated_damping_is_part_of_the_jacobian():
     h, eye = 1e-6, torch.eye(4, dtype=torch.float64)
     columns = [(func(0.3, x + h * e) - func(0.3, x - h * e))[0] / (2 * h) for e in eye]
     torch.testing.assert_close(jacobian(func, x, 0.3), torch.stack(columns, dim=1).detach(), rtol=0, atol=1e-8)
-    frozen = DampedODEFunc(func.f, Constant(func.damping(x).detach()))
+    frozen = DampedODEFunc(func.f, Constant(func.damping(0.0, x).detach()))
     assert (jacobian(func, x, 0.3) - jacobian(frozen, x, 0.3)).abs().max() > 1e-3
 
 

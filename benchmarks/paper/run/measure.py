@@ -118,7 +118,7 @@ def columns(measured: Reports) -> Columns:
 def coefficients(model: nn.Module) -> list[float]:
     """The λ_n; none for a gated network, whose λ depends on the state, and none for an ensemble."""
     blocks = [module for module in model.modules() if isinstance(module, DampedBlock)]
-    gated = any(block.func.damping.depends_on_state for block in blocks)
+    gated = any(block.func.damping.varies for block in blocks)
     return [] if gated or isinstance(model, Ensemble) else models.coefficients(model)
 
 

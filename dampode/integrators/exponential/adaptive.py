@@ -8,9 +8,11 @@ from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.dense_solution import require_no_dense
 from dampode.integrators.exponential.loop import ExponentialLoop
 from dampode.integrators.exponential.step import StepFunction, try_step
 from dampode.integrators.exponential.stiffness import warn_if_stiff
+from dampode.integrators.jumps import Jumps
 from dampode.integrators.recompute import require_segments
 from dampode.integrators.solution import Solution
 from dampode.integrators.step_control import Tolerance
@@ -78,11 +80,20 @@ class AdaptiveExponential(TolerantIntegrator):
         super().__post_init__()
         require_segments(self.recompute)
 
-    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
+    def solve(
+        self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None, dense: bool = False
+    ) -> Solution:
         """The states with statistics and a status per sample. Warns if f is too stiff for an explicit method."""
-        solution = super().solve(func, x, times)
+        if self.recompute is not None:
+            require_no_dense(dense, "recompute=", "it keeps every step, which recompute= avoids: leave one of them out")
+        solution = super().solve(func, x, times, jumps, dense)
         warn_if_stiff(func, solution)
         return solution
+
+    @property
+    def _dense_error(self) -> bool:
+        """Always: the third difference of N."""
+        return True
 
     @property
     def _replays(self) -> bool:

@@ -6,13 +6,15 @@ from torch import Tensor
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.adaptive_loop import AdaptiveLoop
 from dampode.integrators.call_counter import CallCounter
-from dampode.integrators.exponential.dense_output import DenseOutput, Interpolant
+from dampode.integrators.dense_output import DenseOutput, Interpolant
 from dampode.integrators.exponential.error_estimate import change_of_curve, third_difference
 from dampode.integrators.exponential.replay import AcceptedStep, replay
 from dampode.integrators.exponential.step import SampleState, StepFunction, TriedStep, initial_state
+from dampode.integrators.output_times import with_ends
 from dampode.integrators.solution import Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import Tolerance, estimated_first_step, probe_step
+from dampode.integrators.stops import Restart
 
 __all__ = ["ExponentialLoop"]
 
@@ -25,7 +27,7 @@ class ExponentialLoop(AdaptiveLoop):
     Args:
         func: the damped vector field.
         x: initial state, (N, *S).
-        times: strictly monotonic, (T,).
+        times: (T,), or (N, T) without padding, monotonic in one direction.
         tol: tolerance of a step.
         calls: counts the calls of f.
         try_step: the step.
@@ -46,13 +48,13 @@ class ExponentialLoop(AdaptiveLoop):
         self._func, self._try_step, self._segments = func, try_step, segments
         n1 = self.splitting.nonlinear(self.axis.time(self.tau, x.dtype), x)
         self._state = initial_state(x, n1, self.tau)
-        self._dense = DenseOutput(x, self.axis.tau(times[1:-1]))
-        self._steps: list[AcceptedStep] = []
+        self._inner_tau = self.axis.tau(times[..., 1:-1])
+        self._dense = DenseOutput(x, self._inner_tau)
+        self._steps: list[AcceptedStep | Restart] = []
         with torch.no_grad():
             lam, finite = self.splitting.lam.expand_as(x), torch.isfinite(_largest(n1.abs() + x.abs()))
             self.refuse(_largest(lam), self.splitting.has_negative_damping(x), finite)
-        self._n_failed = int(self.failed.sum())
-        self._running = self._n_failed < len(x)
+        self._count_running()
 
     @property
     def running(self) -> bool:
@@ -61,59 +63,95 @@ class ExponentialLoop(AdaptiveLoop):
 
     @torch.no_grad()
     def first_step(self) -> Tensor:
-        """An estimate of the length of the first step, from one call of f."""
+        """An estimate of the length of a first step from where the samples are, from one call of f."""
         x, n1, axis = self._state.x, self._state.n1, self.axis
-        probe = probe_step(self.splitting.lam, x, n1, self.tol).to(torch.float64).clamp_(max=axis.span)
-        time, signed = axis.time(probe, x.dtype), (axis.sign * probe).to(x.dtype)
+        probe = probe_step(self.splitting.lam, x, n1, self.tol).to(torch.float64).minimum(axis.stop - self.tau)
+        time, signed = axis.time(self.tau + probe, x.dtype), (axis.sign * probe).to(x.dtype)
         first = estimated_first_step(self.splitting, x, n1, time, signed, self.tol).to(torch.float64)
         # a solve with a step of 0 or NaN would never end
-        return torch.fmax(first, axis.shortest_first).clamp_(min=torch.finfo(x.dtype).tiny)
+        return torch.fmax(first, axis.shortest_step(self.tau)).clamp_(min=torch.finfo(x.dtype).tiny)
+
+    def restart(self, restart: Restart) -> None:
+        """Change the states of some samples. Each of them has then no step before."""
+        if self.keep_steps:
+            self._steps.append(restart)
+        x = restart.change(self._state.x)
+        samples, t = restart.samples.reshape(self.tau.shape), self.axis.time(self.tau, x.dtype)
+        self.splitting = self.splitting.at(t, x)
+        fresh = initial_state(x, self.splitting.nonlinear(t, x), self.tau)
+        self._state = SampleState(
+            *(torch.where(samples, new, old) for new, old in zip(fresh, self._state, strict=True))
+        )
+        self._count_running()
+
+    def _count_running(self) -> None:
+        """Note which samples run, of those that are before their stops."""
+        self._n_failed = int((self.failed & (self.tau < self.axis.stop)).sum())
+        self._running = bool(self.active.any())
 
     def advance(self, h: Tensor) -> Tensor:
         """Try one step of length ``h`` for every active sample. Returns the lengths to try next."""
         self.calls.active = self.active.reshape(-1)
         tried = accepted = self._try_step(self.splitting, self._state, h, self.axis, self.tol)
         n_ok, n_finite, n_stuck, n_running = tried.counts.tolist()  # the only value that a step reads
-        self.attempted, self.accepted = self.attempted + self.active, self.accepted + (tried.ok & self.active)
+        ok = tried.ok
+        if self.events is not None:
+            with torch.no_grad():
+                ok = self.hold_before_events(self._inside(tried), tried.state.x, tried.state.tau, ok)
+                n_ok = int(ok.sum())
+        self.attempted, self.accepted = self.attempted + self.active, self.accepted + (ok & self.active)
         self.stiff_steps = self.stiff_steps + (tried.stiff & self.active)
         if n_ok and n_finite < len(h) and torch.is_grad_enabled():
             # A value that is not finite gives NaN gradients even where `where` drops it. Repeat the step without it.
             self.calls.active = (self.active & ~tried.finite).reshape(-1)
-            accepted = self._try_step(self.splitting, self._state, torch.where(tried.ok, h, 0.0), self.axis, self.tol)
+            accepted = self._try_step(self.splitting, self._state, torch.where(ok, h, 0.0), self.axis, self.tol)
         if n_ok:
-            self._accept(accepted, tried.ok, n_ok == len(h))
+            self._accept(accepted, ok, n_ok == len(h))
         next_h = self.give_up.limited(tried.next_h, h)
         if n_stuck or n_finite < len(h):
             next_h = self._fail(tried, next_h)
         self.active = self.active & tried.running
         self._running = n_running > self._n_failed
+        if self.events is not None:  # a step that is held back did not bring its sample to a stop
+            self.active = (self.tau < self.axis.stop) & ~self.failed
+            self._count_running()
         return next_h
+
+    def _inside(self, tried: TriedStep) -> Interpolant:
+        """The states inside a step."""
+        before, step = self._state, tried.krogstad
+        change = change_of_curve(step.curve, tried.state.last_h, before.last_curve, before.last_h)
+        cubic = third_difference(change)
+        return Interpolant(before.x, before.n1, step.slope, step.curve, cubic, self.splitting.lam, tried.h)
 
     def states(self) -> Tensor:
         """The states at the output times, (T, N, *S)."""
         failed, x = self.failed, self._state.x
         last = torch.where(failed, torch.nan, x) if bool(failed.any()) else x
-        return torch.cat((self.x0[None], self._dense.states(), last[None]))
+        return with_ends(self.x0, self._dense.states(), last, self._inner_tau, self.axis.span)
 
     def replay(self, splitting: Splitting, n1: Tensor) -> Tensor:
         """The states with gradients, from the accepted steps in segments."""
-        inner_tau = self.axis.tau(self.times[1:-1])
-        return replay(self._func, self.x0, n1, inner_tau, self.axis, self._steps, self._segments, self.calls)
+        steps, tau = self._steps, self._inner_tau
+        inner, last = replay(self._func, self.x0, n1, tau, self.axis, steps, self._segments, self.calls)
+        return with_ends(self.x0, inner, last, tau, self.axis.span)
 
     def _accept(self, tried: TriedStep, ok: Tensor, all_ok: bool) -> None:
         """Move the samples whose step is accepted."""
         before, new = self._state, tried.state
         if self.keep_steps:
-            self._steps.append(AcceptedStep(before.tau, new.tau, before.last_h))
-        if self._dense.needed:
-            step, lam, tau = tried.krogstad, self.splitting.lam, new.tau.reshape(-1)
-            cubic = third_difference(change_of_curve(step.curve, new.last_h, before.last_curve, before.last_h))
-            self._dense.add(Interpolant(before.x, before.n1, step.slope, step.curve, cubic, lam, tried.h, tau))
+            self._steps.append(AcceptedStep(before.tau, torch.where(ok, new.tau, before.tau), before.last_h, self.axis))
+        if self._dense.needed or self.keep_pieces:
+            inside, end = self._inside(tried), torch.where(ok, new.tau, before.tau).reshape(-1)
+            self._dense.add(inside, end)
+            if self.keep_pieces:
+                self.pieces.append((inside, end))
         if all_ok:
             self.splitting, self._state = tried.splitting, new
         else:
             self._state = SampleState(*(torch.where(ok, now, then) for now, then in zip(new, before, strict=True)))
-            self.splitting = self.splitting.at(self._state.x)
+            x = self._state.x
+            self.splitting = self.splitting.at(self.axis.time(self._state.tau, x.dtype), x)
         self.tau = self._state.tau
 
     @torch.no_grad()

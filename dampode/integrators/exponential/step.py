@@ -57,7 +57,7 @@ class TriedStep(NamedTuple):
     stiff: Tensor
     """Whether the step is accepted, and stability and not accuracy bounded its length."""
     running: Tensor
-    """Whether the last time is not reached yet."""
+    """Whether the next stop, or the last time, is not reached yet."""
     counts: Tensor
     """How many samples are ok, finite, stuck, running, (4,) int64."""
 
@@ -76,7 +76,7 @@ def initial_state(x: Tensor, n1: Tensor, tau: Tensor) -> SampleState:
 
 
 def try_step(splitting: Splitting, state: SampleState, h: Tensor, axis: TimeAxis, tol: Tolerance) -> TriedStep:
-    """A step of length h for every sample, with its error and the length to try next. It never passes the last time.
+    """A step of length h for every sample, with its error and the length to try next. It never passes a stop.
 
     Args:
         splitting: the splitting at the state.
@@ -90,13 +90,13 @@ def try_step(splitting: Splitting, state: SampleState, h: Tensor, axis: TimeAxis
     """
     dtype = state.x.dtype
     with torch.no_grad():
-        end = torch.minimum(state.tau + h, axis.span)
+        end = torch.minimum(state.tau + h, axis.stop)
         h = end - state.tau
         times = axis.time(torch.add(state.tau, h, alpha=0.5), dtype), axis.time(end, dtype)
         length = h.to(dtype)
         signed = length * axis.sign
     step = krogstad_step(splitting, state.x, state.n1, times, signed)
-    after = splitting.at(step.x)
+    after = splitting.at(times[1], step.x)
     n1 = after.nonlinear(times[1], step.x)
     with torch.no_grad():
         n5 = n1 if after is splitting else torch.addcmul(n1, splitting.lam - after.lam, step.x)
@@ -112,7 +112,7 @@ def try_step(splitting: Splitting, state: SampleState, h: Tensor, axis: TimeAxis
         if after is not splitting:
             stuck = stuck | (ok & after.has_negative_damping(step.x))
         tau = torch.where(ok, end, state.tau)
-        running = tau < axis.span
+        running = tau < axis.stop
         counts = torch.stack((ok, finite, stuck, running)).flatten(1).sum(1)
         last_h, last_log_ratio = length.clamp(min=torch.finfo(dtype).tiny), log_ratio.clamp_(min=MIN_LOG_RATIO)
     moved = SampleState(step.x, n1, tau, step.curve, last_h, last_log_ratio)

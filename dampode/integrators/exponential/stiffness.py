@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
+from dampode.integrators.sample_times import first_times
 from dampode.integrators.solution import Solution
 from dampode.integrators.stiff_steps import StiffnessWarning
 
@@ -43,13 +44,14 @@ def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> None:
     x = solution.x.detach()
     last = torch.isfinite(x).reshape(*x.shape[:2], -1).all(2).long().cumprod(0).sum(0).sub(1).clamp(min=0)
     x = x[last, torch.arange(x.shape[1], device=x.device)]
+    t = solution.reached.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
     with torch.no_grad():
-        lam = func.damping(x).expand_as(x).reshape(len(x), -1).amax(1)
-    damped = lam * (solution.reached - solution.t[0].item()).abs()  # λ |t1 − t0| of every sample
+        lam = func.lam(t, x).expand_as(x).reshape(len(x), -1).amax(1)
+    span = (solution.reached - first_times(solution.t).detach().to(solution.reached)).abs()
+    damped = lam * span  # λ |t1 − t0| of every sample
     short = (damped >= 100) & (solution.accepted >= damped / 200)
     if not bool(short.any()):
         return
-    t = solution.reached.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
     ratio = torch.where(short, field_to_damping_ratio(func, x, t), 0.0)
     worst = int(ratio.argmax())
     if ratio[worst] > 0.1:
@@ -57,15 +59,15 @@ def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> None:
             "the stiffness of f, not λ, keeps explicit steps short: the measured ρ|J|/λ of sample "
             f"{worst} is {ratio[worst].item():.2g}, so ρ f is about as stiff as the damping; "
             f"{int(solution.accepted[worst])} steps were taken over λ|t1 − t0| = {damped[worst].item():.3g}, and their "
-            f"errors may add up beyond the tolerance; use KenCarp4{_other_remedies(func, x)}",
+            f"errors may add up beyond the tolerance; use KenCarp4{_other_remedies(func, t, x)}",
             StiffnessWarning,
             stacklevel=4,
         )
 
 
-def _other_remedies(func: DampedODEFunc, x: Tensor) -> str:
+def _other_remedies(func: DampedODEFunc, t: Tensor, x: Tensor) -> str:
     """What else helps if ρ grows with λ. With ρ = 1 f itself is stiff, whatever λ."""
-    return "" if func.weight(func.lam(x), x) == 1.0 else ", ρ = 1 or a smaller λ"
+    return "" if func.weight(func.lam(t, x), x) == 1.0 else ", ρ = 1 or a smaller λ"
 
 
 def _norm(x: Tensor) -> Tensor:

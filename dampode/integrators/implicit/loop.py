@@ -6,14 +6,18 @@ from torch import Tensor
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.adaptive_loop import AdaptiveLoop
 from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.dense_output import Interpolant, interpolant_between
 from dampode.integrators.implicit import tableau
 from dampode.integrators.implicit.iteration import Iteration
 from dampode.integrators.implicit.newton import finite_differences
 from dampode.integrators.implicit.replay import AcceptedStep, replay
 from dampode.integrators.implicit.stages import Stages
+from dampode.integrators.output_times import with_ends
 from dampode.integrators.solution import Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import MIN_LOG_RATIO, Tolerance, log_error_ratio, step_factor
+from dampode.integrators.stops import Restart
+from dampode.integrators.time_axis import TimeAxis
 
 __all__ = ["ImplicitLoop"]
 
@@ -24,7 +28,7 @@ class ImplicitLoop(AdaptiveLoop):
     Args:
         func: the damped vector field.
         x: initial state, (N, *S).
-        times: strictly monotonic, (T,).
+        times: (T,), or (N, T) without padding, monotonic in one direction.
         tol: tolerance of a step.
         calls: counts the calls of f.
         iterate: does one iteration of the stages.
@@ -45,9 +49,9 @@ class ImplicitLoop(AdaptiveLoop):
         self._last_log_ratio = torch.zeros_like(self._x[:, :1])
         finite = torch.isfinite(self._x + self._slope).all(1, keepdim=True)
         self.refuse(self._lam.amax(1, keepdim=True), self._has_negative_damping(), finite)
-        self._output_tau = self.axis.tau(times[1:])
-        self._outputs = x.new_full((len(self._output_tau), *self._x.shape), torch.nan)
-        self._steps: list[AcceptedStep] = []
+        self._inner_tau = self.axis.tau(times[..., 1:-1])
+        self._outputs = x.new_full((self._inner_tau.shape[-1], *self._x.shape), torch.nan)
+        self._steps: list[AcceptedStep | Restart] = []
 
     @property
     def running(self) -> bool:
@@ -66,16 +70,29 @@ class ImplicitLoop(AdaptiveLoop):
         h: Tensor = (far / speed.nan_to_num(1e8, 1e8)).clamp(max=0.01 * self.axis.span)
         h = h.clamp(max=0.1 / lam.clamp(min=0.1 / self.axis.span))
         trial = torch.addcmul(self._x, (self.axis.sign * h).to(self._x.dtype), self._slope)
-        change = self._nonlinear(h, trial, self.active) - self._lam * trial - self._slope
+        change = self._nonlinear(self.tau + h, trial, self.active) - self._lam * trial - self._slope
         bend = self.tol.ratio(change, size).to(torch.float64) / h
         return torch.minimum(h, (2 * far / bend).sqrt()).nan_to_num(0.0).clamp(min=self._shortest())
+
+    def restart(self, restart: Restart) -> None:
+        """Change the states of some samples. Each of them has then no step before."""
+        if self.keep_steps:
+            self._steps.append(restart)
+        samples = restart.samples[:, None]
+        x = restart.change(self._x.reshape(self.x0.shape))
+        self.splitting = self.splitting.at(self._shaped(self.axis.time(self.tau, x.dtype)), x)
+        self._x, self._lam = x.reshape(self._x.shape), _flat_damping(self.splitting.lam, x)
+        slope = self._nonlinear(self.tau, self._x, samples) - self._lam * self._x
+        self._slope = torch.where(samples, slope, self._slope)
+        self._stages.restart(self._x, self.tau, samples)
+        self._last_log_ratio = self._last_log_ratio.masked_fill(samples, 0.0)
 
     def advance(self, h: Tensor) -> Tensor:
         """Try one step of length ``h``, (N, 1), for every active sample. Returns the lengths to try next."""
         active, stages = self.active, self._stages
-        left = self.axis.span - self.tau
+        left = self.axis.stop - self.tau
         last = h >= left - self.axis.shortest  # the way left after the step would be too short for another one
-        end = torch.where(active, torch.where(last, self.axis.span, self.tau + h), self.tau)
+        end = torch.where(active, torch.where(last, self.axis.stop, self.tau + h), self.tau)
         h = torch.where(active, torch.where(last, left, h), 0.0)
         signed = (self.axis.sign * h).to(self._x.dtype)
         ends = torch.cat((self.tau, end), 1)
@@ -84,6 +101,9 @@ class ImplicitLoop(AdaptiveLoop):
         error, h_slope = stages.error_and_slope()
         ratio = self.tol.ratio(error, torch.maximum(self._x.abs(), stages.end_state.abs()))
         ok, log_ratio = converged & (ratio <= 1), log_error_ratio(ratio)
+        if self.events is not None:
+            inside, after = self._inside(end, signed, h_slope), stages.end_state.reshape(self.x0.shape)
+            ok = self.hold_before_events(inside, after, end, ok)
         factor = step_factor(log_ratio, ok, self._last_log_ratio)
         next_h = h * torch.where(converged, factor, torch.where(again, 1.0, 0.25))
         self._last_log_ratio = torch.where(ok, log_ratio.clamp(min=MIN_LOG_RATIO), self._last_log_ratio)
@@ -94,6 +114,8 @@ class ImplicitLoop(AdaptiveLoop):
             self._reject(rejected, next_h <= self._shortest(), converged, rejected & ~finite)
         end = torch.where(ok, end, self.tau)
         self._write_output(end, h, h_slope)
+        if self.keep_pieces and any_ok:
+            self.pieces.append((self._inside(end, signed, h_slope), end[:, 0]))
         if self.keep_steps and any_ok:
             self._keep(torch.where(ok, h, 0.0), end)
         self._accept(ok, end, h_slope / torch.where(ok, signed, 1.0))
@@ -101,18 +123,27 @@ class ImplicitLoop(AdaptiveLoop):
 
     def states(self) -> Tensor:
         """The states at the output times, (T, N, *S)."""
-        return torch.cat((self.x0[None], self._outputs.reshape(-1, *self.x0.shape)))
+        last = torch.where(self.failed, torch.nan, self._x).reshape(self.x0.shape)
+        inner = self._outputs.reshape(-1, *self.x0.shape)
+        return with_ends(self.x0, inner, last, self._inner_tau, self.axis.span)
 
     def replay(self, splitting: Splitting, n1: Tensor) -> Tensor:
         """The states with gradients, by implicit differentiation of the converged stages."""
         slope = n1 - splitting.lam * self.x0
-        return replay(
-            splitting, self.x0, slope, self._output_tau, self.axis, self._steps, self._linear_rtol, self.calls
-        )
+        tau, axis = self._inner_tau, self._shaped_axis()
+        pieces = self.pieces if self.keep_pieces else None
+        if pieces is not None:
+            pieces.clear()
+        inner, last = replay(splitting, self.x0, slope, tau, axis, self._steps, self._linear_rtol, self.calls, pieces)
+        return with_ends(self.x0, inner, last, tau, axis.span)
 
     def _shaped(self, per_sample: Tensor) -> Tensor:
         """(N, 1) as (N, 1, ..., 1), which broadcasts to the state."""
         return per_sample.reshape(-1, *[1] * (self.x0.ndim - 1))
+
+    def _shaped_axis(self) -> TimeAxis:
+        """The time axis with values per sample in the shape (N, 1, ..., 1)."""
+        return self.axis.shaped((len(self.x0), *[1] * (self.x0.ndim - 1)))
 
     def _nonlinear(self, tau: Tensor, x: Tensor, solving: Tensor) -> Tensor:
         """N of flat states, (N, d). The call counts for the samples that are ``solving``."""
@@ -143,11 +174,12 @@ class ImplicitLoop(AdaptiveLoop):
         self._stages.end(ok)
         self.tau, self._x = end, self._stages.start_state
         self._slope = torch.where(ok, slope, self._slope)
-        splitting = self.splitting.at(self._x.reshape(self.x0.shape))
+        time = self._shaped(self.axis.time(end, self._x.dtype))
+        splitting = self.splitting.at(time, self._x.reshape(self.x0.shape))
         if splitting is not self.splitting:
             self.splitting, self._lam = splitting, _flat_damping(splitting.lam, self.x0)
             self.fail(ok & self._has_negative_damping(), Status.NEGATIVE_DAMPING)
-        self.active = (self.tau < self.axis.span) & ~self.failed
+        self.active = (self.tau < self.axis.stop) & ~self.failed
 
     def _reject(self, rejected: Tensor, too_short: Tensor, converged: Tensor, nonfinite: Tensor) -> None:
         """Give a status to the samples that cannot go on; ``nonfinite`` are those whose f was not finite."""
@@ -158,16 +190,32 @@ class ImplicitLoop(AdaptiveLoop):
 
     def _write_output(self, end: Tensor, h: Tensor, h_slope: Tensor) -> None:
         """Write the states at the output times inside the steps, at whose ends h F is ``h_slope``."""
-        sample, output = ((self.tau < self._output_tau) & (self._output_tau <= end)).nonzero(as_tuple=True)
-        theta = ((self._output_tau[output, None] - self.tau[sample]) / h[sample]).to(self._x.dtype)
+        tau = self._inner_tau.expand(len(self.tau), -1)
+        sample, output = ((self.tau <= tau) & (tau < end)).nonzero(as_tuple=True)
+        theta = ((tau[sample, output, None] - self.tau[sample]) / h[sample]).to(self._x.dtype)
         stages = self._stages
         ends = (stages.start_state, stages.start_slope, stages.end_state, h_slope)
         self._outputs[output, sample] = tableau.hermite(theta, *(value[sample] for value in ends))
 
+    def _inside(self, end: Tensor, h: Tensor, h_slope: Tensor) -> Interpolant:
+        """The states inside a step to τ = ``end`` of the signed length ``h``, at whose end h F is ``h_slope``.
+
+        A sample whose τ does not change has a step of length 0.
+        """
+        moved, x = end > self.tau, self._x
+        after = torch.where(moved, self._stages.end_state, x)
+        end_slope = torch.where(moved, h_slope / torch.where(moved, h, 1.0), self._slope)
+        h = torch.where(moved, h, 0.0)
+        inside = interpolant_between(x, self._slope, after, end_slope, torch.zeros_like(h), h)
+        return Interpolant(
+            *(value.reshape(self.x0.shape) if value.shape == x.shape else self._shaped(value) for value in inside)
+        )
+
     def _keep(self, h: Tensor, end: Tensor) -> None:
         """Keep a step for `replay`."""
         stages = [stage.reshape(self.x0.shape) for stage in self._stages.converged_stages()]
-        self._steps.append(AcceptedStep(self._shaped(h), self._shaped(self.tau), self._shaped(end), stages))
+        begin, end, axis = self._shaped(self.tau), self._shaped(end), self._shaped_axis()
+        self._steps.append(AcceptedStep(self._shaped(h), begin, end, stages, axis))
 
 
 def _flat_damping(lam: Tensor, x: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class Stages:
 
     Args:
         x: initial states, (N, d).
-        span: length of the solve.
+        span: length of the solve, () or (N, 1).
         tol: tolerance of a step.
         iterate: does one iteration.
     """
@@ -65,7 +65,9 @@ class Stages:
         # stages 3 and 4 of the last step, the start of this one, its five stages, and h F at its start
         self._rows = x.new_zeros(len(x), 9, x.shape[1])
         self._rows[:, :3] = x[:, None]
-        self._times = span * span.new_tensor([-2 * _LONG_AGO, -_LONG_AGO, *[0.0] * 6]).repeat(len(x), 1)
+        self._history = span * span.new_tensor([-2 * _LONG_AGO, -_LONG_AGO, 0.0]).repeat(len(x), 1)
+        """τ of a first step's start and of the two stages before it, less τ of its start, (N, 3)."""
+        self._times = torch.cat((self._history, self._history.new_zeros(len(x), 5)), 1)
         self._rate = x.new_full((len(x), 1), _UNKNOWN_RATE)
         self._sample = torch.arange(len(x), device=x.device)
         self._secants: SecantPairs | None = SecantPairs.empty(x)
@@ -89,6 +91,12 @@ class Stages:
     def converged_stages(self) -> tuple[Tensor, ...]:
         """A copy of the step's stages, five of (N, d)."""
         return self._rows[:, 3:8].clone().unbind(1)
+
+    def restart(self, x: Tensor, tau: Tensor, samples: Tensor) -> None:
+        """Let some samples, (N, 1), start anew from the states x, (N, d), at τ, (N, 1)."""
+        self._rows[:, :3] = torch.where(samples[:, :, None], x[:, None], self._rows[:, :3])
+        self._times[:, :3] = torch.where(samples, tau + self._history, self._times[:, :3])
+        self._forget(samples)
 
     def needs_jacobian(self, active: Tensor) -> Tensor:
         """The samples among the ``active`` ones, (N, 1), that need ∂F/∂x before their next step."""

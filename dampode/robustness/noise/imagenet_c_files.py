@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dampode._checks import require_labels
+from dampode._files import user_path
 from dampode._identity import fingerprint
 from dampode.robustness.noise.corruptions import (
     CORRUPTIONS,
@@ -45,12 +46,12 @@ class ImageNetCFiles(NoiseSource):
     def __init__(
         self, folder: str | Path, y: Tensor, device: torch.device | str = "cpu", images: Tensor | None = None
     ) -> None:
-        self.title, self.folder, self.device = "ImageNet-C, files", Path(folder), torch.device(device)
+        self.title, self.folder, self.device = "ImageNet-C, files", user_path(folder), torch.device(device)
         self.names = tuple(n for n in CORRUPTIONS + EXTRA_CORRUPTIONS if (self.folder / n).is_dir())
         if not self.names:
             raise FileNotFoundError(
-                f"{folder} must hold a folder per corruption, such as {CORRUPTIONS[0]}/1/<class>/<image>; name the "
-                "folder into which the archives of ImageNet-C were unpacked"
+                f"{self.folder} must hold a folder per corruption, such as {CORRUPTIONS[0]}/1/<class>/<image>; name "
+                "the folder into which the archives of ImageNet-C were unpacked"
             )
         require_labels(y, len(y))
         files, labels = _listed(self.folder / self.names[0])
