@@ -10,6 +10,7 @@ from dampode.integrators.dense_output import DenseOutput, Interpolant
 from dampode.integrators.exponential.error_estimate import change_of_curve, third_difference
 from dampode.integrators.exponential.replay import AcceptedStep, replay
 from dampode.integrators.exponential.step import SampleState, StepFunction, TriedStep, initial_state
+from dampode.integrators.exponential.stiffness import LARGEST_CREPT_ERROR
 from dampode.integrators.output_times import with_ends
 from dampode.integrators.solution import Status
 from dampode.integrators.splitting import Splitting
@@ -162,6 +163,7 @@ class ExponentialLoop(AdaptiveLoop):
         self.fail(failing & tried.finite, Status.STEP_UNDERFLOW)
         self.fail(failing & ~tried.finite, Status.NOT_FINITE)
         self.fail(failing & tried.ok, Status.NEGATIVE_DAMPING)
+        self.fail(failing & (tried.state.crept_error > LARGEST_CREPT_ERROR), Status.ERRORS_ADD_UP)
         self.active = self.active & ~self.failed
         self._n_failed = int((self.failed & tried.running).sum())
         return torch.where(self.failed, 0.0, next_h)
