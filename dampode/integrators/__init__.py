@@ -2,6 +2,7 @@
 
 from dampode.integrators.base import FixedStep, IntegrationError, Integrator
 from dampode.integrators.euler import ExponentialEuler, LinearizedEuler
+from dampode.integrators.event_solution import EventSolution
 from dampode.integrators.exponential.adaptive import AdaptiveExponential
 from dampode.integrators.exponential_rk import ETD2RK, HochbruckOstermann3, HochbruckOstermann4, Krogstad4
 from dampode.integrators.implicit.kencarp4 import KenCarp4
@@ -12,6 +13,7 @@ from dampode.integrators.torchdiffeq_methods import TorchDiffEq
 __all__ = [
     "ETD2RK",
     "AdaptiveExponential",
+    "EventSolution",
     "ExponentialEuler",
     "FixedStep",
     "HochbruckOstermann3",

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.dense_output import Interpolant
+from dampode.integrators.dense_solution import Piece
+from dampode.integrators.event_search import EventSearch
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import GiveUp, Tolerance
@@ -57,6 +60,10 @@ class AdaptiveLoop(ABC):
         self.give_up = GiveUp(self.tau, self.axis.span)
         self.keep_steps = False
         """Whether to keep what `replay` needs of the accepted steps."""
+        self.keep_pieces = False
+        """Whether to keep the states inside the accepted steps in ``pieces``."""
+        self.pieces: list[Piece] = []
+        self.events: EventSearch | None = None
 
     @abstractmethod
     def first_step(self) -> Tensor:
@@ -68,8 +75,34 @@ class AdaptiveLoop(ABC):
 
     def stop_at(self, stops: Stops) -> None:
         """Let no step pass the next stop of its sample."""
-        stop = torch.minimum(self.axis.span, stops.next().reshape(self.tau.shape))
-        self.axis = self.axis._replace(stop=stop, stops=True)
+        self.events = stops.events
+        if self.events is not None:
+            span = torch.minimum(self.axis.span, self.events.ended.reshape(self.tau.shape))
+            self.axis = self.axis._replace(span=span)
+        self.axis = self.axis.until(stops.next().reshape(self.tau.shape))
+
+    def begin_at(self, stops: Stops) -> None:
+        """Let the first part of the solve begin: inside it, where the field at its latest time belongs to the next."""
+        self.stop_at(stops)
+        if self.axis.sign < 0:
+            self.restart(Restart(self.active.reshape(-1), self.tau.reshape(-1), self.axis, lambda x: x))
+
+    def hold_before_events(self, inside: Interpolant, after: Tensor, end: Tensor, ok: Tensor) -> Tensor:
+        """The samples among the ``ok`` ones whose step has no event in it. The others will step to the event.
+
+        Args:
+            inside: the states inside the step.
+            after: the states at its end, (N, *S).
+            end: τ there.
+            ok: the samples that would accept the step.
+        """
+        if self.events is None:
+            return ok
+        flat = (value.reshape(-1) for value in (self.tau, end, ok & self.active))
+        held = self.events.look(inside, after, *flat).reshape(ok.shape)
+        stop = torch.minimum(self.axis.stop, self.events.stop.reshape(ok.shape))
+        self.axis = self.axis._replace(stop=stop)
+        return ok & ~held
 
     def pass_stops(self, stops: Stops, h: Tensor, first_step: Callable[[], Tensor]) -> Tensor:
         """Restart the samples that have reached a stop.
@@ -88,7 +121,7 @@ class AdaptiveLoop(ABC):
         self.stop_at(stops)
         self.active = (self.tau < self.axis.span) & ~self.failed
         self.calls.active = restart.samples
-        self.restart(restart)
+        self.restart(restart._replace(axis=self.axis))
         samples = restart.samples.reshape(self.tau.shape) & self.active
         return torch.where(samples, first_step(), h) if bool(samples.any()) else h
 

@@ -19,6 +19,9 @@ PROBES = (
     "repeated logits",
     "zero radius",
     "gradient",
+    "finite differences",
+    "cross entropy",
+    "logits ratio",
     "twice the steps",
     "more restarts",
     "shorter steps",
@@ -37,7 +40,7 @@ class Column:
         name: name of the noise or attack, such as "gaussian_noise" or "PGD"; "clean" for clean images.
         strength: severity of a noise, radius ε of an attack, 0 for clean images.
         correct: whether each image was classified correctly, (m,) bool, on the CPU. In the probes "repeated logits",
-            "zero radius" and "gradient", whether the image passed the probe.
+            "zero radius", "gradient" and "finite differences", whether the image passed the probe.
         overshoot: largest distance by which a perturbed pixel left the attack's ball or [0, 1]. It is at most rounding
             if the attack is implemented correctly.
         settings: the attack with its settings, as it prints; "" without an attack.

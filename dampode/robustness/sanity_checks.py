@@ -20,6 +20,10 @@ ALLOWED_CHANGE = 0.005
 """Accuracy that twice the steps, more restarts or shorter steps may take away."""
 ALLOWED_SHARE = 0.01
 """Accuracy that may remain at a large radius, and share of images that may have no gradient or other logits."""
+ALLOWED_DISAGREEMENT = 0.1
+"""Share of images whose gradient may disagree with finite differences: a network of relu has kinks."""
+ALLOWED_GAIN = 0.05
+"""Accuracy that a loss may take away by ignoring the logits' scale: it is another loss, so a small gain is no sign."""
 
 STRENGTH_ORDER: dict[str, Callable[[AttackTraits], bool]] = {
     "random noise": lambda t: not t.gradient_based and not t.iterated,
@@ -67,6 +71,19 @@ def check(columns: Sequence[Column]) -> tuple[SanityCheck, ...]:
             "zero on {:.1f} % of clean images",
             required,
         ),
+        _share_at_most(
+            "the gradient agrees with finite differences",
+            [(c, 1 - c.accuracy) for c in probes["finite differences"]],
+            "another change of the logits than the gradient tells on {:.1f} % of images",
+            required,
+            ALLOWED_DISAGREEMENT,
+        ),
+        _not_weaker(
+            "a loss that ignores the logits' scale is at most 5 points stronger",
+            probes["cross entropy"],
+            probes["logits ratio"],
+            ALLOWED_GAIN,
+        ),
         *_order(own),
         _falls_with_eps(iterated),
         _share_at_most(
@@ -80,7 +97,7 @@ def check(columns: Sequence[Column]) -> tuple[SanityCheck, ...]:
         _work_suffices("more restarts change less than 0.5 points", iterated, probes["more restarts"], False),
         _not_weaker(
             "a search without gradients is not stronger",
-            strongest,
+            [*strongest, *probes["cross entropy"]],
             [*searches, *probes["search without gradients"]],
             required=required,
         ),
@@ -163,14 +180,20 @@ def _falls_with_eps(columns: Sequence[Column]) -> SanityCheck:
     return _result("under an iterated attack accuracy falls as ε grows", cases)
 
 
-def _share_at_most(name: str, shares: Sequence[tuple[Column, float]], words: str, required: bool) -> SanityCheck:
-    """A share of images is at most ``ALLOWED_SHARE``, up to two standard errors."""
+def _share_at_most(
+    name: str,
+    shares: Sequence[tuple[Column, float]],
+    words: str,
+    required: bool,
+    allowed: float = ALLOWED_SHARE,
+) -> SanityCheck:
+    """A share of images is at most the allowed one, up to two standard errors."""
     cases = []
     for c, share in shares:
         m = len(c.correct)
         numbers = words.format(100 * share, format_eps(c.strength))
-        detail = f"{numbers} ({100 * ALLOWED_SHARE:g} % allowed), {m} images"
-        cases.append(_Case(share - ALLOWED_SHARE - 2 * (share * (1 - share) / m) ** 0.5, detail))
+        detail = f"{numbers} ({100 * allowed:g} % allowed), {m} images"
+        cases.append(_Case(share - allowed - 2 * (share * (1 - share) / m) ** 0.5, detail))
     return _result(name, cases, required)
 
 
