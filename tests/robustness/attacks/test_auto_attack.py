@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from dampode.robustness.attacks.image_draws import ImageDraws
 from scipy.optimize import linprog, minimize
 from torch import nn
 
@@ -24,7 +25,6 @@ from dampode.robustness import (
 )
 from dampode.robustness.attacks.apgd import checkpoints
 from dampode.robustness.attacks.fab import to_hyperplane
-from dampode.robustness.attacks.image_draws import ImageDraws
 from dampode.robustness.attacks.losses import dlr, targeted_dlr
 from dampode.robustness.attacks.square import bump, side
 from dampode.robustness.classifier import correct
