@@ -96,7 +96,10 @@ class TolerantIntegrator(Integrator):
         start = with_start_time_gradient(func, x, first_times(times), calls) if times.requires_grad else x
         differentiable = _start_with_graph(func, start, times, calls) if self._replays else None
         with torch.no_grad() if self._replays else nullcontext():
-            loop = self._loop(func, start, times.detach(), calls)
+            # f may cut a part from the state and differentiate by it: where gradients are off, torch's part of a state
+            # that wants a gradient wants one too, but without a graph
+            begin = start if differentiable is None else start.detach()
+            loop = self._loop(func, begin, times.detach(), calls)
             loop.keep_steps = differentiable is not None
             probe = IndependenceProbe(func, calls, Tolerance(self.rtol, self.atol), loop.axis.span)
             h = loop.first_step() if self.first_step is None else torch.full_like(loop.tau, self.first_step)
@@ -113,7 +116,7 @@ class TolerantIntegrator(Integrator):
             loop.fail(loop.active, Status.MAX_STEPS)
             xs = loop.states()
         if differentiable is not None and bool(loop.accepted.any()):
-            xs = torch.where(torch.isnan(xs), torch.nan, loop.replay(*differentiable))
+            xs = torch.where(torch.isnan(xs), torch.nan, loop.replay(start, *differentiable))
         if times.requires_grad:
             calls.active = torch.ones_like(calls.active)
             xs = torch.cat((x[None], with_output_time_gradients(func, xs[1:], times[..., 1:], calls)))

@@ -50,8 +50,8 @@ class ImageNetCFiles(NoiseSource):
         self.names = tuple(n for n in CORRUPTIONS + EXTRA_CORRUPTIONS if (self.folder / n).is_dir())
         if not self.names:
             raise FileNotFoundError(
-                f"{self.folder} must hold a folder per corruption, such as {CORRUPTIONS[0]}/1/<class>/<image>; name the "
-                "folder into which the archives of ImageNet-C were unpacked"
+                f"{self.folder} must hold a folder per corruption, such as {CORRUPTIONS[0]}/1/<class>/<image>; name "
+                "the folder into which the archives of ImageNet-C were unpacked"
             )
         require_labels(y, len(y))
         files, labels = _listed(self.folder / self.names[0])
