@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 import torch
-from dampode.robustness.attacks.image_draws import ImageDraws
 from scipy.optimize import linprog, minimize
 from torch import nn
 
