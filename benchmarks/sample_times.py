@@ -22,12 +22,11 @@ from torch import Tensor
 from benchmarks.common.problems import Problem, counted, mlp
 from benchmarks.common.record import clock, command, provenance, write
 from dampode import odeint
-from dampode.integrators import AdaptiveExponential, Integrator, KenCarp4, Krogstad4
+from dampode.integrators import AdaptiveExponential, Integrator, Krogstad4
 
 T_END, N_TIMES, LAM, D = 10.0, 10, 1.0, 16
 INTEGRATORS: dict[str, Integrator] = {
     "AdaptiveExponential": AdaptiveExponential(1e-5, 1e-7),
-    "KenCarp4": KenCarp4(1e-5, 1e-7),
     "Krogstad4": Krogstad4(4),
 }
 

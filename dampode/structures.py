@@ -1,6 +1,6 @@
 """States of several tensors, real or complex: laid out as one real tensor (N, D) for a solve, and put back after it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any, NamedTuple, TypeVar
 
@@ -89,6 +89,14 @@ class Layout:
         """The parts of (..., N, D), each (..., N, *S_i)."""
         split = x.split([part.size for part in self.parts], -1)
         return [_shaped(value, part) for value, part in zip(split, self.parts, strict=True)]
+
+    def flat_event(self, event: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+        """An event function of time and structure as one of time and (N, D)."""
+        return lambda t, x: event(_time(t, self), self.unflatten(x))
+
+    def flat_map(self, change: Callable[..., Any]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """A map of number, time and structure to a structure as one of (N, D)."""
+        return lambda k, t, x: self.flatten(change(k, _time(t, self), self.unflatten(x)), "the state after an event")
 
     def flat_damping(self, lams: list[Tensor], x: list[Tensor]) -> Tensor:
         """λ of every part as one λ of (N, D), (1, D) or (N, D).

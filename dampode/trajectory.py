@@ -117,8 +117,9 @@ def solve(
     """
     if not isinstance(x0, Tensor) or x0.is_complex():
         flat = flattened(func, x0)
-        solution = solve(flat.func, flat.x, t, integrator, jumps=_flat_jumps(jumps, flat.layout))
-        return replace(solution, x=flat.layout.unflatten(solution.x))
+        put_back = flat.layout.unflatten
+        solution = solve(flat.func, flat.x, t, integrator, jumps=_flat_jumps(jumps, flat.layout), dense=dense)
+        return replace(solution, x=put_back(solution.x), unflatten=put_back)
     _require(func, x0, t, integrator)
     times = without_padding(t)
     require_jumps(jumps, times, x0)
@@ -127,7 +128,7 @@ def solve(
 
 def odeint_event(
     func: DampedODEFunc,
-    x0: Tensor,
+    x0: Structure,
     t_span: tuple[float, float] | Tensor,
     event: Event,
     integrator: TolerantIntegrator = AdaptiveExponential(),
@@ -150,7 +151,7 @@ def odeint_event(
 
     Args:
         func: the damped vector field.
-        x0: state at t_span[0], (N, *S).
+        x0: state at t_span[0], (N, *S), or a structure as in `odeint`; event and map then get the structure.
         t_span: first and last time: two numbers, (2,), or (N, 2) for each sample.
         event: called as event(t, x) with times (N, 1, ..., 1) and states (N, *S). It returns (N,), or (N, K) for K
             event functions, of which the first to cross counts. It must act on each sample by itself.
@@ -173,6 +174,22 @@ def odeint_event(
 
     Source: Chen, Amos & Nickel 2021, Learning neural event functions for ordinary differential equations (gradients).
     """
+    if not isinstance(x0, Tensor) or x0.is_complex():
+        flat = flattened(func, x0)
+        layout, jumps = flat.layout, _flat_jumps(jumps, flat.layout)
+        flat_event, flat_map = layout.flat_event(event), None if map is None else layout.flat_map(map)
+        solution = odeint_event(
+            flat.func,
+            flat.x,
+            t_span,
+            flat_event,
+            integrator,
+            direction=direction,
+            count=count,
+            map=flat_map,
+            jumps=jumps,
+        )
+        return replace(solution, x=layout.unflatten(solution.x), states=layout.unflatten(solution.states))
     require_instance(
         integrator,
         TolerantIntegrator,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dampode import DampedBlock, DampedODEFunc, odeint, solve
+from dampode import DampedBlock, DampedODEFunc, odeint, odeint_event, solve
 from dampode.damping import Constant, Gated, Learned, PerPart
 from dampode.fields import TimeDependent
 from dampode.integrators import ETD2RK, AdaptiveExponential, Jumps, KenCarp4, TorchDiffEq
@@ -136,6 +136,36 @@ def test_jumps_get_the_structure():
     xs = odeint(func, (a, b), T, jumps=jumps)
     torch.testing.assert_close(xs[0][-1], a + 1)
     torch.testing.assert_close(xs[1][-1], 2 * b)
+
+
+def test_dense_output_has_the_structure():
+    a, b = pair()
+    func = DampedODEFunc(lambda x: (x[1][:, :2, None] + 0 * x[0], 0 * x[1]), Constant(0.0))
+    s = solve(func, (a, b), T, dense=True)
+    at = s.at(0.7)
+    torch.testing.assert_close(at[0], a + 0.7 * b[:, :2, None].expand(-1, -1, 2))
+    assert at[1].shape == (3, 3)
+    assert s.at(T)[0].shape == (3, 3, 2, 2)
+
+
+def test_events_get_the_structure():
+    """A ball as height and speed bounces once."""
+    height, speed = torch.tensor([[1.0], [2.0]]).double(), torch.zeros(2, 1).double()
+    func = DampedODEFunc(lambda x: {"y": x["v"], "v": -2 + 0 * x["v"]}, Constant(0.0))
+    s = odeint_event(
+        func,
+        {"y": height, "v": speed},
+        (0.0, 9.0),
+        lambda t, x: x["y"][:, 0],
+        AdaptiveExponential(1e-8, 1e-10),
+        direction=-1,
+        count=2,
+        map=lambda k, t, x: {"y": 0 * x["y"], "v": -x["v"]},
+    )
+    torch.testing.assert_close(s.times[0], height[:, 0].sqrt())
+    torch.testing.assert_close(s.times[1], 3 * height[:, 0].sqrt())
+    torch.testing.assert_close(s.x["v"], -2 * height.sqrt())
+    assert s.states["y"].shape == (2, 2, 1)
 
 
 @pytest.mark.parametrize(

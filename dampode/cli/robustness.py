@@ -149,15 +149,16 @@ def measure(args: Args) -> None:
 
 
 def draw(report: robustness.Report, path: Path) -> None:
-    """Write a figure of the accuracy against severity and against ε, side by side."""
+    """Write a figure of the accuracy against severity and against ε in each norm, side by side."""
     import matplotlib.pyplot as plt
 
     from dampode import plots
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
-    plots.accuracy_by_severity(left, report)
-    plots.accuracy_by_radius(right, report)
-    right.set_ylabel("")
+    panels = 1 + len(report.norms)
+    figure, axes = plt.subplots(1, panels, figsize=(5 * panels, 4), layout="constrained", sharey=True, squeeze=False)
+    plots.accuracy_by_severity(axes[0, 0], report)
+    for ax, norm in zip(axes[0, 1:], report.norms, strict=True):
+        plots.accuracy_by_radius(ax, report, norm).set_ylabel("")
     write_atomically(path, lambda file: figure.savefig(file, dpi=150, format="png"))
     plt.close(figure)
 

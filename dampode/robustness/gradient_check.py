@@ -41,10 +41,11 @@ def agrees_with_differences(model: nn.Module, x: Tensor, y: Tensor, draws: Image
     other = predict(model, x, batch_size).scatter(1, y[:, None], -torch.inf).argmax(1)
     classes = torch.stack([y, other], 1)
     _, gradient = predict_and_differentiate(model, x, classes, batch_size, difference)
-    error, total = x.new_zeros(2, len(x))
+    error, total = x.new_zeros(len(x)), x.new_zeros(len(x))
     for k in range(DIRECTIONS):
         d = draws.stream(k).signs(*x.shape[1:], dtype=x.dtype)
         ahead, behind = (difference(predict(model, x + h * d, batch_size), classes) for h in (STEP, -STEP))
         found = (ahead - behind) / (2 * STEP)
         error, total = error + (found - (gradient * d).flatten(1).sum(1)).square(), total + found.square()
-    return error <= LARGEST_ERROR * total
+    agrees: Tensor = error <= LARGEST_ERROR * total
+    return agrees

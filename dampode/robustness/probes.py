@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dampode.robustness.attacks.apgd import APGD
 from dampode.robustness.attacks.square import Square
 from dampode.robustness.attacks.traits import Attack
-from dampode.robustness.classifier import predict
 from dampode.robustness.results import Column
 from dampode.robustness.tasks import Setup, Task
 
@@ -52,7 +51,7 @@ def probe_tasks(setup: Setup, columns: Sequence[Column], attacks: Mapping[str, A
         setup.attacked("square search", Square(QUERIES, norm=norm), eps, "search without gradients", PROBED_IMAGES)
         for eps in found
     ]
-    if predict(setup.model, setup.x[:1], 1).shape[1] >= CLASSES_OF_RATIO:
+    if setup.classes >= CLASSES_OF_RATIO:
         losses = {"cross entropy": APGD("ce", STEPS, norm=norm), "logits ratio": APGD("dlr", STEPS, norm=norm)}
         tasks += [setup.attacked("APGD", a, e, group, PROBED_IMAGES) for group, a in losses.items() for e in found]
     return tasks

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from dampode.robustness.attacks.traits import AttackTraits
-from dampode.robustness.results import PROBES, Column, SanityCheck, format_eps
+from dampode.robustness.results import PROBES, Column, SanityCheck
 
 __all__ = ["check", "paired_difference"]
 
@@ -161,7 +161,7 @@ def _comparison(strong: Column, weak: Column, slack: float) -> _Case:
     accuracies = [100 * c.correct[:m].double().mean().item() for c in (strong, weak)]
     detail = (
         f"accuracy {accuracies[0]:.1f} % under {strong.label}, {accuracies[1]:.1f} % under {weak.label} at "
-        f"ε = {format_eps(strong.strength)}, margin {100 * margin:.1f} points, {m} images"
+        f"ε = {strong.radius}, margin {100 * margin:.1f} points, {m} images"
     )
     return _Case(difference - slack - margin, detail)
 
@@ -173,8 +173,8 @@ def _falls_with_eps(columns: Sequence[Column]) -> SanityCheck:
         for near, far in pairwise(curve):
             rise, margin = paired_difference(far, near)
             detail = (
-                f"{name}: {100 * near.accuracy:.1f} % at ε = {format_eps(near.strength)}, {100 * far.accuracy:.1f} % "
-                f"at {format_eps(far.strength)}, margin {100 * margin:.1f} points"
+                f"{name}: {100 * near.accuracy:.1f} % at ε = {near.radius}, {100 * far.accuracy:.1f} % "
+                f"at {far.radius}, margin {100 * margin:.1f} points"
             )
             cases.append(_Case(rise - margin, detail))
     return _result("under an iterated attack accuracy falls as ε grows", cases)
@@ -191,7 +191,7 @@ def _share_at_most(
     cases = []
     for c, share in shares:
         m = len(c.correct)
-        numbers = words.format(100 * share, format_eps(c.strength))
+        numbers = words.format(100 * share, c.radius)
         detail = f"{numbers} ({100 * allowed:g} % allowed), {m} images"
         cases.append(_Case(share - allowed - 2 * (share * (1 - share) / m) ** 0.5, detail))
     return _result(name, cases, required)
@@ -203,8 +203,5 @@ def _unchanged_at_zero(columns: Sequence[Column], required: bool) -> SanityCheck
 
 
 def _inside_ball(columns: Sequence[Column], required: bool) -> SanityCheck:
-    cases = [
-        _Case(c.overshoot - ROUNDING, f"{c.label} at ε = {format_eps(c.strength)}: {c.overshoot:.1e} outside")
-        for c in columns
-    ]
+    cases = [_Case(c.overshoot - ROUNDING, f"{c.label} at ε = {c.radius}: {c.overshoot:.1e} outside") for c in columns]
     return _result("perturbed images stay in their ball and in [0, 1]", cases, required)

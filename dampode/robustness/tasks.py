@@ -40,6 +40,7 @@ class Setup:
         model: classifier of pixels, in eval mode.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
+        classes: number of classes of the model.
         seed: seed of the attacks' draws.
         batch_size: images per forward pass.
         progress_file: keeps the finished blocks.
@@ -49,6 +50,7 @@ class Setup:
     model: nn.Module
     x: Tensor
     y: Tensor
+    classes: int
     seed: int
     batch_size: int
     progress_file: ProgressFile

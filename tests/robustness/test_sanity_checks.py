@@ -264,8 +264,8 @@ def test_recentered_pgd_may_go_twice_as_far():
     x, y = few_digits()
     report = evaluate(classifier(), x[:50], y[:50], eps=[0.05], noises=(), attacks={"authors": RecenteredPGD()})
     assert report.column("authors", 0.05).overshoot < 1e-6
-    assert report.radii == []
-    with pytest.raises(KeyError, match=r"no attack within ε = 12\.75/255; the radii are \[\]"):
+    assert report.radii() == []
+    with pytest.raises(KeyError, match=r"no attack within ε = 12\.75/255 in linf; the radii are \[\]"):
         report.robust_accuracy(0.05)
     assert "worst case" not in report.markdown()
     figure, ax = plt.subplots()

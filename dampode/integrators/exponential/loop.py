@@ -131,11 +131,11 @@ class ExponentialLoop(AdaptiveLoop):
         last = torch.where(failed, torch.nan, x) if bool(failed.any()) else x
         return with_ends(self.x0, self._dense.states(), last, self._inner_tau, self.axis.span)
 
-    def replay(self, splitting: Splitting, n1: Tensor) -> Tensor:
+    def replay(self, x: Tensor, splitting: Splitting, n1: Tensor) -> Tensor:
         """The states with gradients, from the accepted steps in segments."""
         steps, tau = self._steps, self._inner_tau
-        inner, last = replay(self._func, self.x0, n1, tau, steps, self._segments, self.calls)
-        return with_ends(self.x0, inner, last, tau, self.axis.span)
+        inner, last = replay(self._func, x, n1, tau, steps, self._segments, self.calls)
+        return with_ends(x, inner, last, tau, self.axis.span)
 
     def _accept(self, tried: TriedStep, ok: Tensor, all_ok: bool) -> None:
         """Move the samples whose step is accepted."""

@@ -15,7 +15,7 @@ from dampode.integrators.stiff_steps import StiffnessWarning
 __all__ = ["LARGEST_CREPT_ERROR", "field_to_damping_ratio", "is_creeping", "warn_if_stiff"]
 
 LARGEST_CREPT_ERROR = 10.0
-"""In tolerances, what the estimated errors of creeping steps may add up to. The true error can be five times as large."""
+"""The largest sum of the estimated errors of creeping steps, in tolerances. The true error may be five times larger."""
 
 _FEEDBACK, _DAMPED, _MOVED = 0.3, 0.1, 0.05
 """The bounds of `is_creeping`."""
