@@ -1,7 +1,7 @@
 """Measure any classifier of pixels: a small ConvNeXt of timm, trained on the digits, under AutoAttack and PGD.
 
-timm's models expect normalized images. The normalization becomes the first layer, so that the classifier takes pixels in
-[0, 1], as every function of dampode.robustness does. Nothing is downloaded.
+timm's models expect normalized images. The normalization becomes the first layer, so that the classifier takes pixels
+in [0, 1], as every function of dampode.robustness does. Nothing is downloaded.
 
 Claims, each asserted below:
 
