@@ -164,6 +164,30 @@ def test_a_weak_attack_is_caught():
     assert "twice the steps change less than 0.5 points" in failed
 
 
+class Valley(nn.Module):
+    """Class 1 only where the mean pixel is about ε/2 above 1/2, which is inside the ball and not on its faces."""
+
+    def forward(self, x):
+        away = (x.mean((1, 2, 3)) - 0.5) / 0.1 - 0.5
+        return torch.stack([torch.zeros_like(away), 1 - 4 * away.abs()], 1)
+
+
+def test_a_step_that_is_too_long_is_caught():
+    """With α = 2 ε the iteration jumps between the faces of the ball, and twice the steps do not help it."""
+    x, y, eps = torch.full((50, 1, 1, 1), 0.5), torch.zeros(50, dtype=torch.int64), 0.1
+    for attack, left, passed in ((PGD(2 * eps, keep="last"), 1.0, False), (PGD(keep="first"), 0.0, True)):
+        report = evaluate(Valley().eval(), x, y, eps=[eps], noises=(), attacks={"PGD": attack})
+        assert report.column("PGD", eps).accuracy == left
+        assert outcomes(report)["shorter steps change less than 0.5 points"] is passed
+        assert outcomes(report)["twice the steps change less than 0.5 points"] is True
+
+
+def test_norms_are_not_compared():
+    columns = [column("PGD", 0.1, 500), replace(column("FGSM", 0.1, 300), traits=FGSM("l2").traits)]
+    assert all(check.passed is not False for check in sanity_checks.check(columns))
+    assert any(c.passed is False for c in sanity_checks.check([columns[0], column("FGSM", 0.1, 300)]))
+
+
 def test_a_transfer_that_is_stronger_is_caught():
     """The plain twin's examples break a network that hides its gradients."""
     x, y = few_digits()
