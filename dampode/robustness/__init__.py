@@ -1,5 +1,6 @@
 """Robustness of any classifier of pixels in [0, 1]: noise, attacks and their measurement. Independent of damping."""
 
+from dampode.robustness.arguments import Radii
 from dampode.robustness.attacks import (
     APGD,
     FAB,
@@ -67,6 +68,7 @@ __all__ = [
     "Landscape",
     "NoiseSource",
     "NormalizedPerFile",
+    "Radii",
     "RecenteredPGD",
     "Report",
     "Square",
