@@ -19,7 +19,7 @@ from dampode.damping import Constant
 from dampode.fields import VectorField
 from dampode.integrators import AdaptiveExponential, Integrator, Krogstad4
 
-ROUNDS, BATCH, HIDDEN = 500, 256, 64
+ROUNDS, BATCH, HIDDEN = 250, 256, 64
 
 
 class Flow(VectorField):
