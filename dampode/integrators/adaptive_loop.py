@@ -139,10 +139,11 @@ class AdaptiveLoop(ABC):
         """The states at the output times, (T, N, *S); NaN after a sample failed."""
 
     @abstractmethod
-    def replay(self, splitting: Splitting, n1: Tensor) -> Tensor:
+    def replay(self, x: Tensor, splitting: Splitting, n1: Tensor) -> Tensor:
         """`states` with gradients, from the accepted steps, which ``keep_steps`` has kept.
 
         Args:
+            x: the initial state, with its graph, (N, *S).
             splitting: the splitting at the initial state, with its graph.
             n1: the nonlinear part there, with its graph, (N, *S).
         """

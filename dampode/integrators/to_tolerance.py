@@ -104,16 +104,19 @@ class TolerantIntegrator(Integrator):
         return self._solution(func, x, times, jumps, dense)
 
     def solve_events(
-        self, func: DampedODEFunc, x: Tensor, times: Tensor, settings: EventSettings, jumps: Jumps | None
+        self, func: DampedODEFunc, x: Tensor, span: Tensor, settings: EventSettings, jumps: Jumps | None
     ) -> EventSolution:
         """The events of each sample between two times, (2,) or (N, 2), and where its solve ended."""
-        solution, events = self._course(func, x, times, jumps, False, settings)
+        solution, events = self._course(func, x, span, jumps, False, settings)
         if events is None:
             raise AssertionError("a solve with settings for events searches for them")
         ended, found, last = events.ended < torch.inf, events.found, solution.x[-1]
         times, states, which = collected(events.records, found, last)
-        place = (found - 1).clamp(min=0)[None]
-        t1 = solution.reached if not len(times) else torch.where(ended, times.gather(0, place)[0], solution.reached)
+        # a sample without its last event was solved to the last time, with its gradient, or as far as it came
+        solved = torch.tensor([status is Status.SUCCESS for status in solution.status], device=last.device)
+        t1 = torch.where(solved, span[..., -1].to(solution.reached), solution.reached)
+        if len(times):
+            t1 = torch.where(ended, times.gather(0, (found - 1).clamp(min=0)[None])[0], t1)
         return EventSolution(t1, last, ended, found, times, states, which, solution.nfe, solution.status)
 
     def _solution(
@@ -139,7 +142,10 @@ class TolerantIntegrator(Integrator):
         start = with_start_time_gradient(func, x, first_times(times), calls) if times.requires_grad else x
         differentiable = _start_with_graph(func, start, times, calls) if self._replays else None
         with torch.no_grad() if self._replays else nullcontext():
-            loop = self._loop(func, start, times.detach(), calls)
+            # f may cut a part from the state and differentiate by it: where gradients are off, torch's part of a state
+            # that wants a gradient wants one too, but without a graph
+            begin = start if differentiable is None else start.detach()
+            loop = self._loop(func, begin, times.detach(), calls)
             loop.keep_steps, loop.keep_pieces = differentiable is not None, dense
             probe = IndependenceProbe(func, calls, Tolerance(self.rtol, self.atol), loop.axis.span)
             if settings is not None:
@@ -170,7 +176,7 @@ class TolerantIntegrator(Integrator):
         if differentiable is not None and bool(loop.accepted.any()):
             if events is not None:
                 events.records.clear()
-            xs = torch.where(torch.isnan(xs), torch.nan, loop.replay(*differentiable))
+            xs = torch.where(torch.isnan(xs), torch.nan, loop.replay(start, *differentiable))
         whole = dense_solution(loop.pieces, times, xs, self._dense_error) if dense else None
         if times.requires_grad:
             calls.active = torch.ones_like(calls.active)
