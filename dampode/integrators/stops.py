@@ -58,10 +58,12 @@ class Stops:
     @property
     def any(self) -> bool:
         """Whether there is or may be any stop."""
-        return self.events is not None or bool((self._left < torch.inf).any())
+        return self.events is not None or (self._left.shape[1] > 0 and bool((self._left < torch.inf).any()))
 
     def at_start(self, x: Tensor) -> Tensor:
         """The initial state after the jumps at the first time, (N, *S)."""
+        if not self._left.shape[1]:
+            return x
         restart = self.reached(x.new_zeros(len(x), dtype=torch.float64), x.new_ones(len(x), dtype=torch.bool))
         return x if restart is None else restart.change(x)
 
