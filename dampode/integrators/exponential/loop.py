@@ -87,6 +87,7 @@ class ExponentialLoop(AdaptiveLoop):
     def _count_running(self) -> None:
         """Note which samples run, of those that are before their stops."""
         waiting = self.failed & (self.tau < self.axis.stop)
+        n_active: int
         self._n_failed, n_active = torch.stack((waiting.sum(), self.active.sum())).tolist()
         self._running = n_active > 0
 
