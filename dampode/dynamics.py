@@ -18,7 +18,7 @@ from dampode._checks import (
 from dampode.damping import Damping, Learned
 from dampode.fields import VectorField, as_field
 from dampode.functional import Scalar, damped_rhs
-from dampode.paths import breaks_in
+from dampode.paths import breaks_in, merged_breaks
 from dampode.weighting import Weighting, unit
 
 __all__ = ["DampedODEFunc"]
@@ -146,8 +146,8 @@ class DampedODEFunc(nn.Module):
         return damped_rhs(x, lam, weight, fx)
 
     def breaks(self) -> Tensor | None:
-        """The times at which the paths in f and λ jump or have a kink, (J,) or (N, J) padded with NaN; None without."""
-        return breaks_in(self)
+        """The times at which f, or a path in λ, jumps or has a kink, (J,) or (N, J) padded with NaN; None without."""
+        return merged_breaks(self.f.breaks(), breaks_in(self.damping))
 
     def extra_repr(self) -> str:
         """The name of the weight function."""

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,19 +19,20 @@ from dampode.integrators.sample_times import require_times, without_padding
 from dampode.integrators.solution import solution_of_batch
 from dampode.integrators.to_tolerance import TolerantIntegrator
 from dampode.paths import require_cover
+from dampode.structures import Layout, State, Structure, flattened
 
 __all__ = ["odeint", "odeint_event", "solve"]
 
 
 def odeint(
     func: DampedODEFunc,
-    x0: Tensor,
+    x0: State,
     t: Tensor,
     integrator: Integrator = AdaptiveExponential(),
     *,
     jumps: Jumps | None = None,
     **torchdiffeq_settings: object,
-) -> Tensor:
+) -> State:
     """The states of dx/dt = −λ x + ρ(λ) f(x, t), Eq. 4, at the times t.
 
     With a fixed-step integrator it compiles to one graph. Under ``torch.compile`` it does not check the values of t and
@@ -38,7 +40,9 @@ def odeint(
 
     Args:
         func: the damped vector field. With a step size per sample, f gets its time as (N, 1, ..., 1).
-        x0: state at t[0], (N, *S), N samples; one system of D numbers is (1, D).
+        x0: state at t[0], (N, *S), N samples; one system of D numbers is (1, D). Or a tuple, list or dict of such
+            tensors, real or complex, with the same N: f then gets and returns the same structure, `PerPart` gives each
+            part its λ, and a step's error is the root mean square over all numbers of a sample.
         t: times, (T,), at least two, strictly increasing or strictly decreasing. Or (N, T): each sample's own times,
             all in one direction. A row with fewer times ends with NaN. The states there are the sample's last one.
         integrator: takes the state from one time to the next. A fixed-step integrator takes ``steps`` steps in every
@@ -48,7 +52,7 @@ def odeint(
         torchdiffeq_settings: none may be given. The error for ``method``, ``rtol`` and others shows how to write them.
 
     Returns:
-        The states, (T, N, *S), x0 first.
+        The states, (T, N, *S), x0 first, in the structure of x0.
 
     Raises:
         ValueError: t is not as above, the state is empty, or f changes the state's shape.
@@ -63,18 +67,22 @@ def odeint(
     Source: Yang et al. 2020, Eq. 4; the argument order is torchdiffeq's.
     """
     _require_no_settings(torchdiffeq_settings)
+    if not isinstance(x0, Tensor) or x0.is_complex():
+        flat = flattened(func, x0)
+        xs = odeint(flat.func, flat.x, t, integrator, jumps=_flat_jumps(jumps, flat.layout))
+        return cast(State, flat.layout.unflatten(xs))
     _require(func, x0, t, integrator)
     times = without_padding(t)
     require_jumps(jumps, times, x0)
     xs = integrator.trajectory(func, x0, times, jumps)
     if not torch.compiler.is_compiling() and not bool(torch.isfinite(xs).all()):
         raise IntegrationError(str(solution_of_batch(times, xs, 0, 0).failure()))
-    return xs
+    return cast(State, xs)
 
 
 def solve(
     func: DampedODEFunc,
-    x0: Tensor,
+    x0: Structure,
     t: Tensor,
     integrator: Integrator = AdaptiveExponential(),
     *,
@@ -85,8 +93,8 @@ def solve(
 
     Args:
         func: the damped vector field.
-        x0: state at t[0], (N, *S), N samples; one system of D numbers is (1, D). A sample that is not finite makes the
-            gradients of shared parameters NaN, even if the loss ignores that sample: leave it out of the batch.
+        x0: state at t[0], as in `odeint`. A sample that is not finite makes the gradients of shared parameters NaN,
+            even if the loss ignores that sample: leave it out of the batch.
         t: times, (T,) or (N, T), as in `odeint`.
         integrator: takes the state from one time to the next.
         jumps: as in `odeint`.
@@ -107,6 +115,11 @@ def solve(
 
     Source: Yang et al. 2020, Eq. 4.
     """
+    if not isinstance(x0, Tensor) or x0.is_complex():
+        flat = flattened(func, x0)
+        put_back = flat.layout.unflatten
+        solution = solve(flat.func, flat.x, t, integrator, jumps=_flat_jumps(jumps, flat.layout), dense=dense)
+        return replace(solution, x=put_back(solution.x), unflatten=put_back)
     _require(func, x0, t, integrator)
     times = without_padding(t)
     require_jumps(jumps, times, x0)
@@ -115,7 +128,7 @@ def solve(
 
 def odeint_event(
     func: DampedODEFunc,
-    x0: Tensor,
+    x0: Structure,
     t_span: tuple[float, float] | Tensor,
     event: Event,
     integrator: TolerantIntegrator = AdaptiveExponential(),
@@ -138,7 +151,7 @@ def odeint_event(
 
     Args:
         func: the damped vector field.
-        x0: state at t_span[0], (N, *S).
+        x0: state at t_span[0], (N, *S), or a structure as in `odeint`; event and map then get the structure.
         t_span: first and last time: two numbers, (2,), or (N, 2) for each sample.
         event: called as event(t, x) with times (N, 1, ..., 1) and states (N, *S). It returns (N,), or (N, K) for K
             event functions, of which the first to cross counts. It must act on each sample by itself.
@@ -161,6 +174,22 @@ def odeint_event(
 
     Source: Chen, Amos & Nickel 2021, Learning neural event functions for ordinary differential equations (gradients).
     """
+    if not isinstance(x0, Tensor) or x0.is_complex():
+        flat = flattened(func, x0)
+        layout, jumps = flat.layout, _flat_jumps(jumps, flat.layout)
+        flat_event, flat_map = layout.flat_event(event), None if map is None else layout.flat_map(map)
+        solution = odeint_event(
+            flat.func,
+            flat.x,
+            t_span,
+            flat_event,
+            integrator,
+            direction=direction,
+            count=count,
+            map=flat_map,
+            jumps=jumps,
+        )
+        return replace(solution, x=layout.unflatten(solution.x), states=layout.unflatten(solution.states))
     require_instance(
         integrator,
         TolerantIntegrator,
@@ -224,6 +253,14 @@ def _require(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator)
             f"of {length:.3g}: let times begin near 0, or use a float64 state",
             stacklevel=3,
         )
+
+
+def _flat_jumps(jumps: Jumps | None, layout: Layout) -> Jumps | None:
+    """The jumps of a structure as jumps of its flat form."""
+    if not isinstance(jumps, Jumps) or jumps.map is None:
+        return jumps
+    change = jumps.map
+    return replace(jumps, map=lambda j, x: layout.flatten(change(j, layout.unflatten(x)), "the state after a jump"))
 
 
 def _depends_on_time(func: DampedODEFunc) -> bool:

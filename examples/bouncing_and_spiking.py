@@ -90,7 +90,7 @@ def main() -> None:
     guess = DampedODEFunc(Fall(7.0), Constant(0.0))
     for _ in range(8):  # Gauss-Newton on one number
         times = bounces(guess, heights).t
-        (slope,) = torch.autograd.grad(times.sum(), list(guess.f.parameters()))
+        (slope,) = torch.autograd.grad(times.sum(), tuple(guess.f.parameters()))
         with torch.no_grad():
             next(guess.f.parameters()).add_((balls.t - times).sum() / slope)
     gravity = next(guess.f.parameters()).item()
@@ -100,7 +100,7 @@ def main() -> None:
     start = DampedODEFunc(Current(torch.full_like(currents, 2.0)), Constant(LAM))
     for _ in range(12):  # Newton on each neuron's own number, in the logarithm of its time
         times = spikes(start, len(currents)).t
-        (slopes,) = torch.autograd.grad(times.log().sum(), list(start.f.parameters()))
+        (slopes,) = torch.autograd.grad(times.log().sum(), tuple(start.f.parameters()))
         with torch.no_grad():
             step = (neurons.t.log() - times.log())[:, None] / slopes
             next(start.f.parameters()).add_(step).clamp_(min=1.05)

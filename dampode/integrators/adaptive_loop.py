@@ -75,11 +75,17 @@ class AdaptiveLoop(ABC):
 
     def stop_at(self, stops: Stops) -> None:
         """Let no step pass the next stop of its sample."""
-        self.events, span = stops.events, self.axis.span
+        self.events = stops.events
         if self.events is not None:
-            span = torch.minimum(span, self.events.ended.reshape(self.tau.shape))
-        stop = torch.minimum(span, stops.next().reshape(self.tau.shape))
-        self.axis = self.axis._replace(span=span, stop=stop, stops=True)
+            span = torch.minimum(self.axis.span, self.events.ended.reshape(self.tau.shape))
+            self.axis = self.axis._replace(span=span)
+        self.axis = self.axis.until(stops.next().reshape(self.tau.shape))
+
+    def begin_at(self, stops: Stops) -> None:
+        """Let the first part of the solve begin: inside it, where the field at its latest time belongs to the next."""
+        self.stop_at(stops)
+        if self.axis.sign < 0:
+            self.restart(Restart(self.active.reshape(-1), self.tau.reshape(-1), self.axis, lambda x: x))
 
     def hold_before_events(self, inside: Interpolant, after: Tensor, end: Tensor, ok: Tensor) -> Tensor:
         """The samples among the ``ok`` ones whose step has no event in it. The others will step to the event.
@@ -115,7 +121,7 @@ class AdaptiveLoop(ABC):
         self.stop_at(stops)
         self.active = (self.tau < self.axis.span) & ~self.failed
         self.calls.active = restart.samples
-        self.restart(restart)
+        self.restart(restart._replace(axis=self.axis))
         samples = restart.samples.reshape(self.tau.shape) & self.active
         return torch.where(samples, first_step(), h) if bool(samples.any()) else h
 
@@ -133,10 +139,11 @@ class AdaptiveLoop(ABC):
         """The states at the output times, (T, N, *S); NaN after a sample failed."""
 
     @abstractmethod
-    def replay(self, splitting: Splitting, n1: Tensor) -> Tensor:
+    def replay(self, x: Tensor, splitting: Splitting, n1: Tensor) -> Tensor:
         """`states` with gradients, from the accepted steps, which ``keep_steps`` has kept.
 
         Args:
+            x: the initial state, with its graph, (N, *S).
             splitting: the splitting at the initial state, with its graph.
             n1: the nonlinear part there, with its graph, (N, *S).
         """

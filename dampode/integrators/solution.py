@@ -1,7 +1,9 @@
 """The result of a solve: the trajectory, its statistics, and a status per sample."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +21,10 @@ class Status(Enum):
     STIFF = (
         "max_steps were spent before the last time, because f is stiff: stability and not accuracy keeps the steps of "
         "an explicit method short; use KenCarp4"
+    )
+    ERRORS_ADD_UP = (
+        "ρ f undoes the damping while the state hardly moves, so the errors of many steps add up beyond the tolerance: "
+        "use KenCarp4"
     )
     NOT_FINITE = (
         "the state or f is NaN or infinite however short the step: check the initial state, and f after this time"
@@ -61,8 +67,10 @@ class Solution:
     """The time each sample reached, (N,) float64."""
     dense: DenseSolution | None = None
     """The solution as a function of time, from ``solve(..., dense=True)``."""
+    unflatten: Callable[[Tensor], Any] | None = None
+    """Puts a flat state back into its structure. Then ``x``, `at` and `error_at` give the structure of such tensors."""
 
-    def at(self, t: float | Tensor) -> Tensor:
+    def at(self, t: float | Tensor) -> Any:
         """The states at any time of the solve, without calls of f.
 
         It is continuous, except at jumps, where it is the state after the jump. Its uniform order is 3 for
@@ -79,9 +87,9 @@ class Solution:
         Raises:
             ValueError: t lies outside the solve, or the solution was made without ``dense=True``.
         """
-        return self._as_function().at(t)
+        return self._structured(self._as_function().at(t))
 
-    def error_at(self, t: float | Tensor) -> Tensor:
+    def error_at(self, t: float | Tensor) -> Any:
         """An estimate of the error that interpolation adds to `at`, for `AdaptiveExponential`: its last term.
 
         Without this term the dense output has order 2. So the estimate is on the safe side.
@@ -95,7 +103,11 @@ class Solution:
         Raises:
             ValueError: as in `at`; or the integrator has no such estimate.
         """
-        return self._as_function().error_at(t)
+        return self._structured(self._as_function().error_at(t))
+
+    def _structured(self, states: Tensor) -> Any:
+        """The states in the structure of the initial state."""
+        return states if self.unflatten is None else self.unflatten(states)
 
     def _as_function(self) -> DenseSolution:
         """The solution as a function of time, or a ValueError."""

@@ -23,6 +23,8 @@ class Restart(NamedTuple):
     """Which samples these are, (N,)."""
     tau: Tensor
     """τ of all samples, (N,) float64."""
+    axis: TimeAxis
+    """The time axis from there to their next stops."""
     change: Callable[[Tensor], Tensor]
     """From the states before, (N, *S), to the states after. Other samples keep theirs."""
 
@@ -45,7 +47,8 @@ class Stops:
         self._func, self._calls = func, calls
         self._jumps = Jumps(times.new_empty(0)) if jumps is None else jumps
         self._axis = TimeAxis.of(times, (len(x), *[1] * (x.ndim - 1)), x.device)
-        breaks = func.f.breaks()
+        breaks = func.breaks()
+        self._given = breaks is not None or jumps is not None
         inner = self._tau(self._jumps.times, len(x))
         outer = inner[:, :0] if breaks is None else self._tau(breaks, len(x))
         span = self._axis.span.reshape(-1, 1)
@@ -57,8 +60,8 @@ class Stops:
 
     @property
     def any(self) -> bool:
-        """Whether there is or may be any stop."""
-        return self.events is not None or (self._left.shape[1] > 0 and bool((self._left < torch.inf).any()))
+        """Whether there may be stops."""
+        return self._given or self.events is not None
 
     def at_start(self, x: Tensor) -> Tensor:
         """The initial state after the jumps at the first time, (N, *S)."""
@@ -89,7 +92,7 @@ class Stops:
         self._left = self._left.masked_fill(due, torch.inf)
         jump = self._jump(due[:, : self._n_jumps])
         if events is None:
-            return Restart(samples, tau, jump)
+            return Restart(samples, tau, self._axis, jump)
         _, event = events.reached(tau, sound)
 
         def change(x: Tensor) -> Tensor:
@@ -97,7 +100,7 @@ class Stops:
             events.note_signs(x.detach(), tau, samples)
             return x
 
-        return Restart(samples, tau, change)
+        return Restart(samples, tau, self._axis, change)
 
     def _jump(self, due: Tensor) -> Callable[[Tensor], Tensor]:
         """The change of state by the jumps that are due, (N, J)."""

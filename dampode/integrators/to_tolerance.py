@@ -142,14 +142,17 @@ class TolerantIntegrator(Integrator):
         start = with_start_time_gradient(func, x, first_times(times), calls) if times.requires_grad else x
         differentiable = _start_with_graph(func, start, times, calls) if self._replays else None
         with torch.no_grad() if self._replays else nullcontext():
-            loop = self._loop(func, start, times.detach(), calls)
+            # f may cut a part from the state and differentiate by it: where gradients are off, torch's part of a state
+            # that wants a gradient wants one too, but without a graph
+            begin = start if differentiable is None else start.detach()
+            loop = self._loop(func, begin, times.detach(), calls)
             loop.keep_steps, loop.keep_pieces = differentiable is not None, dense
             probe = IndependenceProbe(func, calls, Tolerance(self.rtol, self.atol), loop.axis.span)
             if settings is not None:
                 stops.events = EventSearch(settings, func, start, loop.axis, calls)
             stopping = stops.any
             if stopping:
-                loop.stop_at(stops)
+                loop.begin_at(stops)
             first_step = loop.first_step
             if self.first_step is not None:
                 first_step = partial(torch.full_like, loop.tau, self.first_step)
@@ -173,7 +176,7 @@ class TolerantIntegrator(Integrator):
         if differentiable is not None and bool(loop.accepted.any()):
             if events is not None:
                 events.records.clear()
-            xs = torch.where(torch.isnan(xs), torch.nan, loop.replay(*differentiable))
+            xs = torch.where(torch.isnan(xs), torch.nan, loop.replay(start, *differentiable))
         whole = dense_solution(loop.pieces, times, xs, self._dense_error) if dense else None
         if times.requires_grad:
             calls.active = torch.ones_like(calls.active)

@@ -24,6 +24,7 @@ from dampode.robustness.attacks import (
     uniform_noise,
 )
 from dampode.robustness.classifier import accuracy
+from dampode.robustness.comparison import Comparison, ComparisonRow, compare
 from dampode.robustness.ensemble import Ensemble
 from dampode.robustness.ensemble_gains import EnsembleGain, ensemble_gain
 from dampode.robustness.evaluation import ATTACKS, evaluate
@@ -57,6 +58,8 @@ __all__ = [
     "AttackTraits",
     "AutoAttack",
     "CifarCFiles",
+    "Comparison",
+    "ComparisonRow",
     "DrawnNoise",
     "Ensemble",
     "EnsembleGain",
@@ -72,6 +75,7 @@ __all__ = [
     "Transfer",
     "UniformNoise",
     "accuracy",
+    "compare",
     "corrupt",
     "ensemble_gain",
     "evaluate",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dampode.robustness.attacks.traits import Attack
 from dampode.robustness.classifier import predict, predict_and_differentiate, same_logits
 from dampode.robustness.draws import ImageDraws
+from dampode.robustness.gradient_check import agrees_with_differences
 from dampode.robustness.noise.sources import NoiseSource
 from dampode.robustness.norms import length
 from dampode.robustness.processes import Processes
@@ -39,6 +40,7 @@ class Setup:
         model: classifier of pixels, in eval mode.
         x: pixels in [0, 1], (N, C, H, W).
         y: labels, (N,).
+        classes: number of classes of the model.
         seed: seed of the attacks' draws.
         batch_size: images per forward pass.
         progress_file: keeps the finished blocks.
@@ -48,6 +50,7 @@ class Setup:
     model: nn.Module
     x: Tensor
     y: Tensor
+    classes: int
     seed: int
     batch_size: int
     progress_file: ProgressFile
@@ -124,6 +127,15 @@ class Setup:
             return (gradient != 0).flatten(1).any(1), 0.0
 
         return self._task("gradient", "model", 0.0, measure, images)
+
+    def has_agreeing_gradient(self, images: int) -> Task:
+        """Whether the gradient at each image agrees with finite differences."""
+
+        def measure(indices: Tensor) -> tuple[Tensor, float]:
+            draws = ImageDraws.by_key(indices.to(self.x.device), self.seed, "finite differences")
+            return agrees_with_differences(self.model, self.x[indices], self.y[indices], draws, self.batch_size), 0.0
+
+        return self._task("finite differences", "model", 0.0, measure, images)
 
     def has_repeated_logits(self, images: int) -> Task:
         """Whether each image has the same logits in a second evaluation, and in batches of half the size."""

@@ -37,6 +37,8 @@ class AdaptiveExponential(TolerantIntegrator):
     disagree. The second term measures the change of f with t, which cannot make the stages disagree because they share
     their times. The factor u >= 1 grows where ρJ, with J = ∂f/∂x, opposes the damping. The root mean square of the
     estimate over a sample is kept below atol + rtol |x|. This bounds the error of each step, not the sum of the errors.
+    Where ρ f undoes the damping and the state hardly moves (`is_creeping`), this sum is watched: the status is
+    `ERRORS_ADD_UP` if the estimates of such steps add up to more than ten tolerances.
 
     N(x⁺, t+h) is N_1 of the next step, so an accepted step costs four calls of f. At λ = 0 the method is the classical
     Runge-Kutta method. Samples of a batch do not influence one another if f acts on each sample by itself. Samples that

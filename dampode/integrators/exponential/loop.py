@@ -10,6 +10,7 @@ from dampode.integrators.dense_output import DenseOutput, Interpolant
 from dampode.integrators.exponential.error_estimate import change_of_curve, third_difference
 from dampode.integrators.exponential.replay import AcceptedStep, replay
 from dampode.integrators.exponential.step import SampleState, StepFunction, TriedStep, initial_state
+from dampode.integrators.exponential.stiffness import LARGEST_CREPT_ERROR
 from dampode.integrators.output_times import with_ends
 from dampode.integrators.solution import Status
 from dampode.integrators.splitting import Splitting
@@ -132,11 +133,11 @@ class ExponentialLoop(AdaptiveLoop):
         last = torch.where(failed, torch.nan, x) if bool(failed.any()) else x
         return with_ends(self.x0, self._dense.states(), last, self._inner_tau, self.axis.span)
 
-    def replay(self, splitting: Splitting, n1: Tensor) -> Tensor:
+    def replay(self, x: Tensor, splitting: Splitting, n1: Tensor) -> Tensor:
         """The states with gradients, from the accepted steps in segments."""
         steps, tau = self._steps, self._inner_tau
-        inner, last = replay(self._func, self.x0, n1, tau, self.axis, steps, self._segments, self.calls)
-        return with_ends(self.x0, inner, last, tau, self.axis.span)
+        inner, last = replay(self._func, x, n1, tau, steps, self._segments, self.calls)
+        return with_ends(x, inner, last, tau, self.axis.span)
 
     def _accept(self, tried: TriedStep, ok: Tensor, all_ok: bool) -> None:
         """Move the samples whose step is accepted."""
@@ -164,6 +165,7 @@ class ExponentialLoop(AdaptiveLoop):
         self.fail(failing & tried.finite, Status.STEP_UNDERFLOW)
         self.fail(failing & ~tried.finite, Status.NOT_FINITE)
         self.fail(failing & tried.ok, Status.NEGATIVE_DAMPING)
+        self.fail(failing & (tried.state.crept_error > LARGEST_CREPT_ERROR), Status.ERRORS_ADD_UP)
         self.active = self.active & ~self.failed
         self._n_failed = int((self.failed & tried.running).sum())
         return torch.where(self.failed, 0.0, next_h)

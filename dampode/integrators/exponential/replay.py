@@ -42,7 +42,6 @@ def replay(
     x: Tensor,
     n1: Tensor,
     inner_tau: Tensor,
-    axis: TimeAxis,
     steps: list[AcceptedStep | Restart],
     count: int,
     calls: CallCounter,
@@ -54,7 +53,6 @@ def replay(
         x: initial state, (N, *S).
         n1: N there, (N, *S).
         inner_tau: τ of the output times between the first and the last one, (T − 2,) or (N, T − 2) float64.
-        axis: the time axis.
         steps: the steps, at least one, and the restarts between them.
         count: number of segments; there is at most one per step, and at least one between two restarts.
         calls: counts the calls of f.
@@ -87,7 +85,7 @@ def replay(
     for part in _parts(steps, count):
         if isinstance(part, Restart):
             calls.active = part.samples
-            x, t = part.change(x), axis.time(per_sample(part.tau, x), x.dtype)
+            x, t = part.change(x), part.axis.time(per_sample(part.tau, x), x.dtype)
             n1 = torch.where(per_sample(part.samples, x), Splitting(func, t, x, calls).nonlinear(t, x), n1)
         else:
             x, n1, last_curve, index, state = recomputed(partial(run, part), func, x, n1, last_curve)

@@ -127,15 +127,15 @@ class ImplicitLoop(AdaptiveLoop):
         inner = self._outputs.reshape(-1, *self.x0.shape)
         return with_ends(self.x0, inner, last, self._inner_tau, self.axis.span)
 
-    def replay(self, splitting: Splitting, n1: Tensor) -> Tensor:
+    def replay(self, x: Tensor, splitting: Splitting, n1: Tensor) -> Tensor:
         """The states with gradients, by implicit differentiation of the converged stages."""
-        slope = n1 - splitting.lam * self.x0
+        slope = n1 - splitting.lam * x
         tau, axis = self._inner_tau, self._shaped_axis()
         pieces = self.pieces if self.keep_pieces else None
         if pieces is not None:
             pieces.clear()
-        inner, last = replay(splitting, self.x0, slope, tau, axis, self._steps, self._linear_rtol, self.calls, pieces)
-        return with_ends(self.x0, inner, last, tau, axis.span)
+        inner, last = replay(splitting, x, slope, tau, self._steps, self._linear_rtol, self.calls, pieces)
+        return with_ends(x, inner, last, tau, axis.span)
 
     def _shaped(self, per_sample: Tensor) -> Tensor:
         """(N, 1) as (N, 1, ..., 1), which broadcasts to the state."""

@@ -40,7 +40,6 @@ def replay(
     x: Tensor,
     slope: Tensor,
     inner_tau: Tensor,
-    axis: TimeAxis,
     steps: list[AcceptedStep | Restart],
     rtol: float,
     calls: CallCounter,
@@ -53,7 +52,6 @@ def replay(
         x: initial state, (N, *S).
         slope: F(x, t) there, with its graph, (N, *S).
         inner_tau: τ of the output times between the first and the last one, (T − 2,) or (N, T − 2) float64.
-        axis: the time axis, whose values per sample are (N, 1, ..., 1).
         steps: the accepted steps, and the restarts between them.
         rtol: relative tolerance of the linear solves of the backward pass.
         calls: counts the calls of f.
@@ -67,7 +65,8 @@ def replay(
     for step in steps:
         if isinstance(step, Restart):
             calls.active = step.samples
-            x, t, samples = step.change(x), axis.time(per_sample(step.tau, x), x.dtype), per_sample(step.samples, x)
+            x, samples, tau_now = step.change(x), per_sample(step.samples, x), per_sample(step.tau, x)
+            t = step.axis.shaped(tuple(tau_now.shape)).time(tau_now, x.dtype)
             splitting = splitting.at(t, x)
             slope = torch.where(samples, splitting.nonlinear(t, x) - splitting.lam * x, slope)
             continue

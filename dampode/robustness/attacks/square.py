@@ -70,7 +70,7 @@ class Square(AttackOfRuns):
         return [partial(_search, queries=self.queries, schedule=self.schedule or self.queries)]
 
     def perturb(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator | None, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """The search on a model in eval mode and on pixels that were checked."""
         if x.ndim != 4:

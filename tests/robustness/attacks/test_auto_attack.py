@@ -24,10 +24,10 @@ from dampode.robustness import (
 )
 from dampode.robustness.attacks.apgd import checkpoints
 from dampode.robustness.attacks.fab import to_hyperplane
-from dampode.robustness.attacks.image_draws import ImageDraws
 from dampode.robustness.attacks.losses import dlr, targeted_dlr
 from dampode.robustness.attacks.square import bump, side
 from dampode.robustness.classifier import correct
+from dampode.robustness.draws import ImageDraws
 from dampode.robustness.norms import dual_length, into_ball, length, steepest
 from tests.helpers.trained import classifier, few_digits
 
