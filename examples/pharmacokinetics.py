@@ -12,7 +12,7 @@ wins.
 """
 
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -86,7 +86,8 @@ class Networks(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(fits, N, inputs) -> (fits, N)."""
         hidden = torch.tanh((x[..., None, :] @ self.inner).squeeze(-2) + self.bias)
-        return (hidden * self.outer).sum(-1)
+        out: Tensor = (hidden * self.outer).sum(-1)
+        return out
 
 
 class Correction(VectorField):
@@ -100,14 +101,15 @@ class Correction(VectorField):
     def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
         """f(x, t), zero where nothing is left of the drug."""
         c = x.reshape(*self.covariates.shape[:2], 1) / 25
-        return (0.01 * x) * self.net(torch.cat((c, self.covariates), 2)).reshape(x.shape)
+        change: Tensor = 0.01 * x * self.net(torch.cat((c, self.covariates), 2)).reshape(x.shape)
+        return change
 
 
 class Elimination(Damping):
     """λ of each newborn in each fit, exp(base + a network of the covariates), (fits · N, 1)."""
 
-    depends_on_state: ClassVar[bool] = False
-    depends_on_time: ClassVar[bool] = False
+    depends_on_state = False
+    depends_on_time = False
 
     def __init__(self, fits: int, covariates: Tensor) -> None:
         super().__init__()
@@ -155,7 +157,8 @@ def neural(patients: Patients) -> Tensor:
         (len(patients.weight) * loss).backward()
         optimizer.step()
     with torch.no_grad():
-        return model().diagonal().T
+        left_out: Tensor = model().diagonal().T
+        return left_out
 
 
 def one_compartment(patients: Patients) -> Tensor:

@@ -202,7 +202,7 @@ class EventSearch:
         for node in _NODES:
             high = torch.full_like(low, node)
             g = at_end if node == 1.0 else values(high)
-            crossed = (sign * g <= 0) & self._allowed(sign)
+            crossed = (sign * g <= 0) & (sign != 0) & self._allowed(sign)  # no sign: the last event left it at 0
             new = ok & crossed.any(1) & ~bracket.hit
             bracket = _Bracket(
                 bracket.hit | new,

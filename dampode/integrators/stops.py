@@ -65,6 +65,8 @@ class Stops:
 
     def at_start(self, x: Tensor) -> Tensor:
         """The initial state after the jumps at the first time, (N, *S)."""
+        if not self._left.shape[1]:
+            return x
         restart = self.reached(x.new_zeros(len(x), dtype=torch.float64), x.new_ones(len(x), dtype=torch.bool))
         return x if restart is None else restart.change(x)
 

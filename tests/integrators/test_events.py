@@ -259,3 +259,16 @@ def test_events_leave_the_flow_as_it_is():
     s = odeint_event(func, x, (0.0, 3.0), lambda t, x: torch.sin(5 * t[:, 0]) + 1e-3, ALL[0], count=100)
     assert s.found.tolist() == [5, 5] or s.found.tolist() == [4, 4]
     torch.testing.assert_close(s.x, odeint(func, x, t, ALL[0])[-1], rtol=1e-5, atol=1e-6)
+
+
+@by_name
+def test_a_state_that_stays_at_the_event_has_one_event(integrator):
+    func = DampedODEFunc(lambda x: torch.ones_like(x), Constant(0.0))
+    stop = torch.zeros(2, 1, dtype=torch.float64)
+
+    def event(t, x):
+        return torch.clamp(x[:, 0], max=1.0) - 1.0
+
+    s = odeint_event(func, stop, (0.0, 3.0), event, integrator, count=5)
+    assert s.found.tolist() == [1, 1]
+    assert s.t.tolist() == pytest.approx([3.0, 3.0])

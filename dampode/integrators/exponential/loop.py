@@ -87,8 +87,10 @@ class ExponentialLoop(AdaptiveLoop):
 
     def _count_running(self) -> None:
         """Note which samples run, of those that are before their stops."""
-        self._n_failed = int((self.failed & (self.tau < self.axis.stop)).sum())
-        self._running = bool(self.active.any())
+        waiting = self.failed & (self.tau < self.axis.stop)
+        n_active: int
+        self._n_failed, n_active = torch.stack((waiting.sum(), self.active.sum())).tolist()
+        self._running = n_active > 0
 
     def advance(self, h: Tensor) -> Tensor:
         """Try one step of length ``h`` for every active sample. Returns the lengths to try next."""
