@@ -29,6 +29,11 @@ _DIFFERENTIATES = (
     "not allow it, no_grad does"
 )
 """The note to torch's error where f differentiates inside and gradients are off."""
+_SHARDED = (
+    "fully_shard gathers the weights when the module that it was given is called; integrators call the f of a "
+    "DampedODEFunc, so call fully_shard(func.f) or fully_shard(block)"
+)
+"""The note to torch's error where the weights of f are sharded and were not gathered."""
 
 
 class DampedODEFunc(nn.Module):
@@ -117,6 +122,8 @@ class DampedODEFunc(nn.Module):
             except RuntimeError as error:
                 if "does not require grad" in str(error):
                     error.add_note(_DIFFERENTIATES)
+                if "mixed torch.Tensor and DTensor" in str(error):
+                    error.add_note(_SHARDED)
                 raise
         require_field_value(x, fx)
         require_unchanged(x, before)

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.autograd import grad
+from torch.distributed.fsdp import fully_shard
 
 from dampode import DampedBlock, DampedODEFunc, odeint
 from dampode.damping import Constant
@@ -153,6 +155,33 @@ def test_a_field_that_differentiates_where_gradients_are_off_is_told_so():
         with pytest.raises(RuntimeError) as info, torch.no_grad():
             odeint(func, torch.ones(2, 3), torch.tensor([0.0, 1.0]), integrator)
         assert "must do so `with torch.enable_grad():`" in info.value.__notes__[0]
+
+
+@pytest.fixture
+def alone():
+    """A group of one process."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield dist.device_mesh.init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+def test_sharded_weights(alone):
+    x, found = torch.randn(2, 3, dtype=torch.float64), []
+    for integrator in (Krogstad4(4), AdaptiveExponential(), AdaptiveExponential(recompute=2), KenCarp4()):
+        for sharded in (False, True):
+            torch.manual_seed(0)
+            func = DampedODEFunc(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), Constant(1.0)).double()
+            if sharded:
+                fully_shard(func.f, mesh=alone)
+            integrator(func, x, 0.0, 1.0).square().sum().backward()
+            found.append([p.grad.full_tensor() if sharded else p.grad for p in func.parameters()])
+        for got, want in zip(*found[-2:], strict=True):
+            torch.testing.assert_close(got, want)
+    func = DampedODEFunc(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), Constant(1.0)).double()
+    fully_shard(func, mesh=alone)
+    with pytest.raises(RuntimeError) as info:
+        AdaptiveExponential()(func, x, 0.0, 1.0)
+    assert "call fully_shard(func.f) or fully_shard(block)" in info.value.__notes__[0]
 
 
 @pytest.mark.parametrize("wrap", [torch.optim.swa_utils.AveragedModel, nn.DataParallel, torch.compile])
