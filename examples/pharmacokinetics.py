@@ -12,7 +12,7 @@ wins.
 """
 
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -106,8 +106,8 @@ class Correction(VectorField):
 class Elimination(Damping):
     """λ of each newborn in each fit, exp(base + a network of the covariates), (fits · N, 1)."""
 
-    depends_on_state: ClassVar[bool] = False
-    depends_on_time: ClassVar[bool] = False
+    depends_on_state = False
+    depends_on_time = False
 
     def __init__(self, fits: int, covariates: Tensor) -> None:
         super().__init__()
