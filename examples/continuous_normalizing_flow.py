@@ -51,7 +51,8 @@ def log_density(func: DampedODEFunc, points: Tensor, integrator: Integrator) -> 
     start = points, points.new_zeros(len(points), 1)
     z, change = odeint(func, start, torch.tensor([1.0, 0.0]), integrator)
     normal = torch.distributions.Normal(0.0, 1.0)
-    return normal.log_prob(z[-1]).sum(1) - change[-1, :, 0]
+    density: Tensor = normal.log_prob(z[-1]).sum(1) - change[-1, :, 0]
+    return density
 
 
 def main() -> None:
