@@ -60,9 +60,8 @@ class AdaptiveExponential(TolerantIntegrator):
         compile: whether to compile a whole step, f included, by torch.compile. A step's own cost then falls several
             times over. The first solve takes seconds to compile, and so does the first one with a new field, shape or
             dtype, and the first with and without gradients. A CPU needs a C++ compiler, a GPU needs Triton.
-            torch.compile gives up on the ninth f of different code in a process; that f runs uncompiled. An f that
-            changes an attribute in every call, such as a counter of its calls, counts as different code each time:
-            take the count from ``Solution.nfe``.
+            torch.compile gives up on the ninth f of different code in a process; that f runs uncompiled. A
+            counter of f's calls in an int attribute of a module is no different code.
         recompute: number of segments of accepted steps that the backward pass recomputes, at most one per step; None
             keeps what every step computed. With a number, the solve runs without a graph, and its accepted steps are
             then taken again in segments. This costs two more passes of f and gives the same gradients. About √N
@@ -111,5 +110,7 @@ class AdaptiveExponential(TolerantIntegrator):
 @functools.cache
 def _compiled_step() -> StepFunction:
     """`try_step` under torch.compile. All solves share it, and with it the forms that are already compiled."""
-    compiled: StepFunction = torch.compile(try_step)
+    # else an attribute that f changes in every call, such as a counter, would be new code in every call
+    counting = torch._dynamo.config.patch(allow_unspec_int_on_nn_module=True)
+    compiled: StepFunction = counting(torch.compile(try_step))
     return compiled
