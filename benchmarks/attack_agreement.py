@@ -8,6 +8,7 @@ usual, and one trained on attacked images. With --quick, few images are attacked
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,16 +81,13 @@ def of_official_code(model: nn.Module, eps: float, args: Args) -> Mapping[str, P
     """The same attacks of the official code, where it is installed."""
     if find_spec("autoattack") is None:
         return {}
-    from autoattack.autopgd_base import APGDAttack, APGDAttack_targeted
-    from autoattack.fab_pt import FABAttack_PT
-    from autoattack.square import SquareAttack
-
+    pgd, fab, square = (import_module(f"autoattack.{name}") for name in ("autopgd_base", "fab_pt", "square"))
     settings: dict[str, Any] = {"norm": {"linf": "Linf", "l2": "L2"}[args.norm], "eps": eps, "device": "cpu", "seed": 0}
     return {
-        "APGD-CE": APGDAttack(model, n_iter=args.steps, loss="ce", **settings).perturb,
-        "APGD-T": APGDAttack_targeted(model, n_iter=args.steps, **settings).perturb,
-        "FAB-T": FABAttack_PT(model, n_iter=args.steps, targeted=True, **settings).perturb,
-        "Square": SquareAttack(model, n_queries=args.queries, resc_schedule=False, **settings).perturb,
+        "APGD-CE": pgd.APGDAttack(model, n_iter=args.steps, loss="ce", **settings).perturb,
+        "APGD-T": pgd.APGDAttack_targeted(model, n_iter=args.steps, **settings).perturb,
+        "FAB-T": fab.FABAttack_PT(model, n_iter=args.steps, targeted=True, **settings).perturb,
+        "Square": square.SquareAttack(model, n_queries=args.queries, resc_schedule=False, **settings).perturb,
     }
 
 

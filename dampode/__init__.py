@@ -9,8 +9,8 @@ from dampode import damping, data, fields, functional, integrators, models, path
 from dampode.block import DampedBlock, Transition
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import VectorField
-from dampode.integrators import Jumps, Solution
-from dampode.trajectory import odeint, solve
+from dampode.integrators import EventSolution, Jumps, Solution
+from dampode.trajectory import odeint, odeint_event, solve
 
 if TYPE_CHECKING:
     from dampode import plots, training
@@ -20,6 +20,7 @@ __version__ = version("dampode")
 __all__ = [
     "DampedBlock",
     "DampedODEFunc",
+    "EventSolution",
     "Jumps",
     "Solution",
     "Transition",
@@ -32,6 +33,7 @@ __all__ = [
     "integrators",
     "models",
     "odeint",
+    "odeint_event",
     "paths",
     "plots",
     "robustness",

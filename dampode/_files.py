@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 __all__ = ["is_there", "only_writer", "require_writable", "user_path", "write_atomically"]
 
 
-def user_path(path: str | Path) -> Path:
+def user_path(path: str | os.PathLike[str]) -> Path:
     """The path, in which "~" means the home folder.
 
     Raises:

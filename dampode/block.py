@@ -1,7 +1,7 @@
 """Layers: `DampedBlock`, a flow that keeps the state's shape, and `Transition`, which changes it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -10,6 +10,7 @@ from dampode.damping import Damping
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import VectorField
 from dampode.integrators import Integrator, LinearizedEuler
+from dampode.structures import State, flattened
 from dampode.weighting import Weighting, unit
 
 __all__ = ["DampedBlock", "Transition"]
@@ -68,10 +69,13 @@ class DampedBlock(nn.Module):
         else:
             super().__setattr__(name, value)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The state at t_span[1], (N, *S)."""
+    def forward(self, x: State) -> State:
+        """The state at t_span[1], (N, *S), in the structure of x."""
+        if not isinstance(x, Tensor) or x.is_complex():
+            flat = flattened(self.func, x)
+            return cast(State, flat.layout.unflatten(self.integrator(flat.func, flat.x, *self.t_span)))
         require_state(x)
-        return self.integrator(self.func, x, *self.t_span)
+        return cast(State, self.integrator(self.func, x, *self.t_span))
 
     def extra_repr(self) -> str:
         """Integrator and time span."""

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from dampode._checks import (
     require_real,
 )
 
-__all__ = ["Activation", "Constant", "Damping", "Gated", "Learned"]
+__all__ = ["Activation", "Constant", "Damping", "Gated", "Learned", "PerPart"]
 
 Activation = Callable[[Tensor], Tensor]
 """Maps to λ >= 0, elementwise."""
@@ -29,9 +29,9 @@ class Damping(nn.Module, ABC):
     once for a whole solve.
     """
 
-    depends_on_state: ClassVar[bool]
+    depends_on_state: bool
     """Whether λ is a function of x."""
-    depends_on_time: ClassVar[bool]
+    depends_on_time: bool
     """Whether λ is a function of t, or of an input u(t)."""
 
     @abstractmethod
@@ -59,8 +59,8 @@ class Constant(Damping):
     Source: Yang et al. 2020, Eq. 4.
     """
 
-    depends_on_state: ClassVar[bool] = False
-    depends_on_time: ClassVar[bool] = False
+    depends_on_state: bool = False
+    depends_on_time: bool = False
     value: float | Tensor
 
     def __init__(self, value: float | Tensor) -> None:
@@ -111,8 +111,8 @@ class Learned(Damping):
     Source: Yang et al. 2020, Eqs. 13, 15, 21.
     """
 
-    depends_on_state: ClassVar[bool] = False
-    depends_on_time: ClassVar[bool] = False
+    depends_on_state: bool = False
+    depends_on_time: bool = False
 
     def __init__(
         self,
@@ -167,8 +167,8 @@ class Gated(Damping):
     Source: Yang et al. 2020, Eq. 21 and Sec. 4.4.
     """
 
-    depends_on_state: ClassVar[bool] = True
-    depends_on_time: ClassVar[bool] = False
+    depends_on_state: bool = True
+    depends_on_time: bool = False
 
     def __init__(
         self,
@@ -211,6 +211,43 @@ class Gated(Damping):
         """Activation, whether pooled, and the axis if it is not 1."""
         axis = "" if self.dim == 1 else f", dim={self.dim}"
         return f"act={name_of(self.act)}, pooled={self.pooled}{axis}"
+
+
+class PerPart(Damping):
+    """λ of a state of several tensors, part by part.
+
+    Args:
+        structure: dampings in the structure of the state: a tuple, list or dict of them.
+
+    Raises:
+        TypeError: the structure holds something else.
+        ValueError: in a solve, the state has another structure, or a λ does not fit its part.
+    """
+
+    def __init__(self, structure: tuple[Any, ...] | list[Any] | dict[str, Any]) -> None:
+        super().__init__()
+        require_instance(structure, (tuple, list, dict), "structure", "one damping for all parts needs no PerPart")
+        self.structure = structure
+        self.dampings = nn.ModuleList(_dampings(structure))
+        self.depends_on_state = any(damping.depends_on_state for damping in _dampings(structure))
+        self.depends_on_time = any(damping.depends_on_time for damping in _dampings(structure))
+
+    def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
+        """Refuse a state of one tensor."""
+        raise TypeError(
+            f"PerPart is for a state that is a tuple, list or dict, got a tensor of shape {tuple(x.shape)}; take the "
+            "damping alone"
+        )
+
+
+def _dampings(structure: Any) -> list[Damping]:
+    """The dampings in a structure."""
+    if isinstance(structure, tuple | list):
+        return [damping for part in structure for damping in _dampings(part)]
+    if isinstance(structure, dict):
+        return _dampings(list(structure.values()))
+    require_instance(structure, Damping, "a part of PerPart", "wrap a number in Constant(value)")
+    return [structure]
 
 
 def _require_activation(act: Activation) -> None:

@@ -18,7 +18,7 @@ from dampode._checks import (
 from dampode.damping import Damping, Learned
 from dampode.fields import VectorField, as_field
 from dampode.functional import Scalar, damped_rhs
-from dampode.paths import breaks_in
+from dampode.paths import breaks_in, merged_breaks
 from dampode.weighting import Weighting, unit
 
 __all__ = ["DampedODEFunc"]
@@ -29,6 +29,11 @@ _DIFFERENTIATES = (
     "not allow it, no_grad does"
 )
 """The note to torch's error where f differentiates inside and gradients are off."""
+_SHARDED = (
+    "fully_shard gathers the weights when the module that it was given is called; integrators call the f of a "
+    "DampedODEFunc, so call fully_shard(func.f) or fully_shard(block)"
+)
+"""The note to torch's error where the weights of f are sharded and were not gathered."""
 
 
 class DampedODEFunc(nn.Module):
@@ -117,6 +122,8 @@ class DampedODEFunc(nn.Module):
             except RuntimeError as error:
                 if "does not require grad" in str(error):
                     error.add_note(_DIFFERENTIATES)
+                if "mixed torch.Tensor and DTensor" in str(error):
+                    error.add_note(_SHARDED)
                 raise
         require_field_value(x, fx)
         require_unchanged(x, before)
@@ -146,8 +153,8 @@ class DampedODEFunc(nn.Module):
         return damped_rhs(x, lam, weight, fx)
 
     def breaks(self) -> Tensor | None:
-        """The times at which the paths in f and λ jump or have a kink, (J,) or (N, J) padded with NaN; None without."""
-        return breaks_in(self)
+        """The times at which f, or a path in λ, jumps or has a kink, (J,) or (N, J) padded with NaN; None without."""
+        return merged_breaks(self.f.breaks(), breaks_in(self.damping))
 
     def extra_repr(self) -> str:
         """The name of the weight function."""

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from dampode._checks import name_of, require_instance, require_positive_int
@@ -16,6 +17,7 @@ __all__ = [
     "PreActBasic",
     "PreActBottleneck",
     "ResNeXtBranch",
+    "TimeDependent",
     "VectorField",
     "as_field",
 ]
@@ -63,11 +65,48 @@ class Autonomous(VectorField):
             return self.f(x)
         except TypeError as error:
             remedy = (
-                _wrapper_remedy(self.f) or "for f(t, x) subclass dampode.fields.VectorField and write forward(t, x)"
+                _wrapper_remedy(self.f) or "for f(t, x) write dampode.fields.TimeDependent(f), or subclass VectorField"
             )
             raise TypeError(
                 f"f must be a callable of the state alone, got an f that raises in f(x): {error}; {remedy}"
             ) from error
+
+    def extra_repr(self) -> str:
+        """The name of f if it is not a module."""
+        return "" if isinstance(self.f, nn.Module) else name_of(self.f)
+
+
+class TimeDependent(VectorField):
+    """f from a callable f(t, x), such as a module that was written for torchdiffeq.
+
+    f gets t as a tensor: 0-dim, or (N, 1, ..., 1) with a step size per sample.
+
+    Args:
+        f: any callable of time and state; a module is registered with its parameters.
+
+    Raises:
+        TypeError: f is not callable.
+    """
+
+    def __init__(self, f: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        if not callable(f):
+            raise TypeError(f"f must be callable as f(t, x), got {type(f).__name__}")
+        self.f = f
+
+    def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
+        """f(t, x). An error of f with a time per sample gets a note that says what t is."""
+        if not isinstance(t, Tensor):
+            t = torch.full((), t, dtype=x.dtype, device=x.device)
+        try:
+            return self.f(t, x)
+        except (RuntimeError, ValueError) as error:
+            if t.ndim > 0:
+                error.add_note(
+                    f"f got t of shape {tuple(t.shape)}, a time per sample, as an integrator with a step size per "
+                    "sample gives it; let f broadcast t to x, or take TorchDiffEq or a fixed step, which give t as ()"
+                )
+            raise
 
     def extra_repr(self) -> str:
         """The name of f if it is not a module."""

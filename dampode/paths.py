@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dampode._observations import Observations, require_observations
 
-__all__ = ["Held", "Hermite", "Linear", "Path", "breaks_in", "require_cover"]
+__all__ = ["Held", "Hermite", "Linear", "Path", "breaks_in", "merged_breaks", "require_cover"]
 
 _ROUNDING = 16.0
 """In units of the dtype's eps: how far a time may lie outside of the span of a path, by rounding."""
@@ -173,15 +173,23 @@ class Hermite(Path):
 
 
 def breaks_in(module: nn.Module) -> Tensor | None:
-    """The breaks of all paths in a module; None if it has no path.
+    """The breaks of all paths in a module, as `merged_breaks` gives them; None if it has no path."""
+    return merged_breaks(*(path.breaks for path in _paths(module)))
+
+
+def merged_breaks(*breaks: Tensor | None) -> Tensor | None:
+    """Breaks of several parts of a vector field in one order; None if there are none.
+
+    Args:
+        breaks: (J,) or (N, J) padded with NaN, or None.
 
     Returns:
         (J,) increasing, or (N, J), where NaN at its end pads a row. float64.
 
     Raises:
-        ValueError: two paths have different numbers of samples.
+        ValueError: two parts have different numbers of samples.
     """
-    rows = [path.breaks.detach().to(torch.float64) for path in _paths(module)]
+    rows = [row.detach().to(torch.float64) for row in breaks if row is not None]
     rows = [row[0, ~torch.isnan(row[0])] if row.ndim == 2 and len(row) == 1 else row for row in rows]
     if not rows:
         return None
@@ -190,12 +198,12 @@ def breaks_in(module: nn.Module) -> Tensor | None:
         return shared
     numbers = {len(row) for row in rows if row.ndim == 2}
     if len(numbers) > 1:
-        raise ValueError(f"the paths of a field must have the same samples, got {sorted(numbers)} samples")
+        raise ValueError(f"the breaks of a field must have the same samples, got {sorted(numbers)} samples")
     (n,) = numbers
     merged = torch.cat([(row if row.ndim == 2 else row[None]).expand(n, -1) for row in rows], 1).sort(1).values
     repeated = torch.nn.functional.pad(merged.diff(dim=1) == 0, (1, 0))
-    breaks: Tensor = torch.where(repeated, torch.nan, merged).sort(1).values
-    return breaks
+    distinct: Tensor = torch.where(repeated, torch.nan, merged).sort(1).values
+    return distinct
 
 
 def require_cover(module: nn.Module, begin: Tensor, end: Tensor) -> None:

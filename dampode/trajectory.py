@@ -1,34 +1,38 @@
-"""`odeint` and `solve`: a trajectory of the damped ODE at given times, by any integrator."""
+"""`odeint`, `solve` and `odeint_event`: a trajectory of the damped ODE at given times, or up to events."""
 
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from dampode._checks import require_instance
+from dampode._checks import require_instance, require_positive_int
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import Autonomous
-from dampode.integrators import AdaptiveExponential, IntegrationError, Integrator, Solution
+from dampode.integrators import AdaptiveExponential, EventSolution, IntegrationError, Integrator, Solution, Status
 from dampode.integrators.base import require_field_and_state
+from dampode.integrators.event_search import Event, EventMap, EventSettings
 from dampode.integrators.jumps import Jumps, require_jumps
 from dampode.integrators.sample_times import require_times, without_padding
 from dampode.integrators.solution import solution_of_batch
+from dampode.integrators.to_tolerance import TolerantIntegrator
 from dampode.paths import require_cover
+from dampode.structures import Layout, State, Structure, flattened
 
-__all__ = ["odeint", "solve"]
+__all__ = ["odeint", "odeint_event", "solve"]
 
 
 def odeint(
     func: DampedODEFunc,
-    x0: Tensor,
+    x0: State,
     t: Tensor,
     integrator: Integrator = AdaptiveExponential(),
     *,
     jumps: Jumps | None = None,
     **torchdiffeq_settings: object,
-) -> Tensor:
+) -> State:
     """The states of dx/dt = −λ x + ρ(λ) f(x, t), Eq. 4, at the times t.
 
     With a fixed-step integrator it compiles to one graph. Under ``torch.compile`` it does not check the values of t and
@@ -36,7 +40,9 @@ def odeint(
 
     Args:
         func: the damped vector field. With a step size per sample, f gets its time as (N, 1, ..., 1).
-        x0: state at t[0], (N, *S), N samples; one system of D numbers is (1, D).
+        x0: state at t[0], (N, *S), N samples; one system of D numbers is (1, D). Or a tuple, list or dict of such
+            tensors, real or complex, with the same N: f then gets and returns the same structure, `PerPart` gives each
+            part its λ, and a step's error is the root mean square over all numbers of a sample.
         t: times, (T,), at least two, strictly increasing or strictly decreasing. Or (N, T): each sample's own times,
             all in one direction. A row with fewer times ends with NaN. The states there are the sample's last one.
         integrator: takes the state from one time to the next. A fixed-step integrator takes ``steps`` steps in every
@@ -46,7 +52,7 @@ def odeint(
         torchdiffeq_settings: none may be given. The error for ``method``, ``rtol`` and others shows how to write them.
 
     Returns:
-        The states, (T, N, *S), x0 first.
+        The states, (T, N, *S), x0 first, in the structure of x0.
 
     Raises:
         ValueError: t is not as above, the state is empty, or f changes the state's shape.
@@ -61,32 +67,38 @@ def odeint(
     Source: Yang et al. 2020, Eq. 4; the argument order is torchdiffeq's.
     """
     _require_no_settings(torchdiffeq_settings)
+    if not isinstance(x0, Tensor) or x0.is_complex():
+        flat = flattened(func, x0)
+        xs = odeint(flat.func, flat.x, t, integrator, jumps=_flat_jumps(jumps, flat.layout))
+        return cast(State, flat.layout.unflatten(xs))
     _require(func, x0, t, integrator)
     times = without_padding(t)
     require_jumps(jumps, times, x0)
     xs = integrator.trajectory(func, x0, times, jumps)
     if not torch.compiler.is_compiling() and not bool(torch.isfinite(xs).all()):
         raise IntegrationError(str(solution_of_batch(times, xs, 0, 0).failure()))
-    return xs
+    return cast(State, xs)
 
 
 def solve(
     func: DampedODEFunc,
-    x0: Tensor,
+    x0: Structure,
     t: Tensor,
     integrator: Integrator = AdaptiveExponential(),
     *,
     jumps: Jumps | None = None,
+    dense: bool = False,
 ) -> Solution:
     """`odeint` with statistics, and with a status per sample instead of an error.
 
     Args:
         func: the damped vector field.
-        x0: state at t[0], (N, *S), N samples; one system of D numbers is (1, D). A sample that is not finite makes the
-            gradients of shared parameters NaN, even if the loss ignores that sample: leave it out of the batch.
+        x0: state at t[0], as in `odeint`. A sample that is not finite makes the gradients of shared parameters NaN,
+            even if the loss ignores that sample: leave it out of the batch.
         t: times, (T,) or (N, T), as in `odeint`.
         integrator: takes the state from one time to the next.
         jumps: as in `odeint`.
+        dense: whether to keep the solution between the times as well, for `Solution.at`. This keeps every step.
 
     Returns:
         The states, the calls of f, the steps and the status of every sample. An integrator that steps the whole batch
@@ -103,10 +115,104 @@ def solve(
 
     Source: Yang et al. 2020, Eq. 4.
     """
+    if not isinstance(x0, Tensor) or x0.is_complex():
+        flat = flattened(func, x0)
+        put_back = flat.layout.unflatten
+        solution = solve(flat.func, flat.x, t, integrator, jumps=_flat_jumps(jumps, flat.layout), dense=dense)
+        return replace(solution, x=put_back(solution.x), unflatten=put_back)
     _require(func, x0, t, integrator)
     times = without_padding(t)
     require_jumps(jumps, times, x0)
-    return replace(integrator.solve(func, x0, times, jumps), t=t)
+    return replace(integrator.solve(func, x0, times, jumps, dense), t=t)
+
+
+def odeint_event(
+    func: DampedODEFunc,
+    x0: Structure,
+    t_span: tuple[float, float] | Tensor,
+    event: Event,
+    integrator: TolerantIntegrator = AdaptiveExponential(),
+    *,
+    direction: int = 0,
+    count: int = 1,
+    map: EventMap | None = None,
+    jumps: Jumps | None = None,
+) -> EventSolution:
+    """Where event(t, x) crosses 0 along dx/dt = −λ x + ρ(λ) f(x, t), Eq. 4, for each sample by itself.
+
+    A sample ends at its event with the number ``count``, or at t_span[1] if it has fewer. All samples are solved at
+    once. An event is located on the dense output of a step. The step is then taken up to there, and a step of Newton's
+    method along the flow removes what is left of the event function. The dense output is looked at in four places per
+    step: two crossings of one function between two places are missed, unless ``max_step`` is set.
+
+    Gradients of the event's time and state are those of the implicit function theorem. They also pass through the map
+    to the events after it. They reach x0, the parameters of f, λ, event and map, and t_span. Second derivatives with
+    respect to an event are not right.
+
+    Args:
+        func: the damped vector field.
+        x0: state at t_span[0], (N, *S), or a structure as in `odeint`; event and map then get the structure.
+        t_span: first and last time: two numbers, (2,), or (N, 2) for each sample.
+        event: called as event(t, x) with times (N, 1, ..., 1) and states (N, *S). It returns (N,), or (N, K) for K
+            event functions, of which the first to cross counts. It must act on each sample by itself.
+        integrator: one to a tolerance, `AdaptiveExponential` or `KenCarp4`.
+        direction: 1 if only crossings from negative to positive count, −1 if only those from positive to negative, 0
+            if both do.
+        count: the number of events after which a sample ends.
+        map: x ← map(k, t, x) at every event but the last: the numbers k (N,) int64 of the event functions, the times
+            (N, 1, ..., 1) and the states. It sees the whole batch; its values count for the samples that are at an
+            event. None changes no state. A crossing of 0 by the map itself, or by a jump, is no event.
+        jumps: as in `odeint`.
+
+    Returns:
+        Where each sample ended, whether with an event, and all events on its way.
+
+    Raises:
+        ValueError: an event is 0 at the start, couples samples, or has a wrong shape; otherwise as in `odeint`.
+        TypeError: as in `odeint`, or the integrator is none to a tolerance.
+        IntegrationError: as in `odeint`.
+
+    Source: Chen, Amos & Nickel 2021, Learning neural event functions for ordinary differential equations (gradients).
+    """
+    if not isinstance(x0, Tensor) or x0.is_complex():
+        flat = flattened(func, x0)
+        layout, jumps = flat.layout, _flat_jumps(jumps, flat.layout)
+        flat_event, flat_map = layout.flat_event(event), None if map is None else layout.flat_map(map)
+        solution = odeint_event(
+            flat.func,
+            flat.x,
+            t_span,
+            flat_event,
+            integrator,
+            direction=direction,
+            count=count,
+            map=flat_map,
+            jumps=jumps,
+        )
+        return replace(solution, x=layout.unflatten(solution.x), states=layout.unflatten(solution.states))
+    require_instance(
+        integrator,
+        TolerantIntegrator,
+        "integrator",
+        "events need AdaptiveExponential or KenCarp4, which have a tolerance",
+    )
+    require_positive_int(count, "count")
+    if direction not in (-1, 0, 1):
+        raise ValueError(f"direction must be 1 (upward), -1 (downward) or 0 (both), got {direction!r}")
+    t = t_span if isinstance(t_span, Tensor) else torch.tensor(t_span, dtype=torch.float64)
+    _require(func, x0, t, integrator)
+    if t.shape[-1] != 2 or bool(torch.isnan(t).any()):
+        raise ValueError(f"t_span must be (t0, t1), (2,) or (N, 2), got shape {tuple(t.shape)} or NaN")
+    require_jumps(jumps, t, x0)
+    solution = integrator.solve_events(func, x0, t, EventSettings(event, direction, count, map), jumps)
+    failed = [n for n, status in enumerate(solution.status) if status is not Status.SUCCESS]
+    if failed:
+        n = failed[0]
+        raise IntegrationError(
+            f"{len(failed)} of {len(x0)} samples failed, the first at index {n}, at t = {solution.t[n].item():g}: "
+            f"{solution.status[n].value}"
+        )
+    return solution
 
 
 def _require_no_settings(settings: Mapping[str, object]) -> None:
@@ -115,7 +221,7 @@ def _require_no_settings(settings: Mapping[str, object]) -> None:
         return
     names = {name: repr(value) for name, value in settings.items() if name in ("method", "rtol", "atol", "options")}
     method, given = names.pop("method", "'dopri5'"), "".join(f", {name}={value}" for name, value in names.items())
-    events = "; events: torchdiffeq.odeint_event(func, x0, t0, event_fn=...) takes func as it is"
+    events = "; events: odeint_event(func, x0, (t0, t1), event)"
     raise TypeError(
         f"odeint takes its settings from an integrator, got {', '.join(settings)}; write "
         f"odeint(DampedODEFunc(f, Constant(0.0)), x0, t, TorchDiffEq({method}{given}))"
@@ -147,6 +253,14 @@ def _require(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator)
             f"of {length:.3g}: let times begin near 0, or use a float64 state",
             stacklevel=3,
         )
+
+
+def _flat_jumps(jumps: Jumps | None, layout: Layout) -> Jumps | None:
+    """The jumps of a structure as jumps of its flat form."""
+    if not isinstance(jumps, Jumps) or jumps.map is None:
+        return jumps
+    change = jumps.map
+    return replace(jumps, map=lambda j, x: layout.flatten(change(j, layout.unflatten(x)), "the state after a jump"))
 
 
 def _depends_on_time(func: DampedODEFunc) -> bool:

@@ -15,7 +15,7 @@ The script makes no claim about which network is more robust: the networks are s
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -110,6 +110,7 @@ def landscapes(networks: dict[str, list[nn.Module]], x: Tensor, y: Tensor, out: 
 
 
 def main(args: Args) -> None:
+    args = replace(args, out=args.out.expanduser())
     digits = data.load("digits")
     networks = train(digits, args.epochs)
     x, y = data.pixels(digits.x_test), digits.y_test

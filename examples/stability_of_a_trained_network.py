@@ -15,7 +15,7 @@ Claims, each asserted below:
   differs. So ‖δx‖ alone says nothing about networks with batch norm.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -59,6 +59,7 @@ def last_stage_flow(model: PreResNet, x: Tensor) -> tuple[DampedBlock, Tensor]:
 
 
 def main(args: Args) -> None:
+    args = replace(args, out=args.out.expanduser())
     args.out.mkdir(parents=True, exist_ok=True)
 
     digits = data.load("digits")

@@ -110,5 +110,5 @@ def test_an_f_of_time_and_state_is_told_how_to_be_one():
     for call in (lambda t, y: y, nn.Bilinear(3, 3, 3)):
         with pytest.raises(TypeError, match="missing 1 required positional argument") as raised:
             DampedBlock(call)(torch.ones(2, 3))
-        assert "for f(t, x) subclass dampode.fields.VectorField and write forward(t, x)" in str(raised.value)
+        assert "for f(t, x) write dampode.fields.TimeDependent(f)" in str(raised.value)
         assert isinstance(raised.value.__cause__, TypeError)

@@ -6,7 +6,7 @@ folder --out. If it is interrupted, the same command resumes the measurement.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from dampode import data, models, robustness
 from dampode._checks import require_positive_int
-from dampode._files import only_writer, write_atomically
+from dampode._files import only_writer, user_path, write_atomically
 from dampode.models.weights_file import require_architecture
 
 __all__ = ["Args", "main"]
@@ -70,10 +70,16 @@ def parse(command: Sequence[str] | None) -> Args:
     return tyro.cli(Args, prog="dampode-robustness", description=__doc__, args=command)
 
 
-def load_network(args: Args, images: data.ImageData) -> nn.Module:
+def _with_home(args: Args) -> Args:
+    """The arguments, in whose paths "~" means the home folder."""
+    cifar_c = None if args.cifar_c is None else user_path(args.cifar_c)
+    return replace(args, model=user_path(args.model), out=user_path(args.out), cifar_c=cifar_c)
+
+
+def load_network(args: Args, images: data.ImageData) -> models.PreResNet:
     """The network with the tensors of its file, in eval mode, on the images' device."""
     mean, std = images.statistics()
-    build: Callable[..., nn.Module] = getattr(models, args.network)
+    build: Callable[..., models.PreResNet] = getattr(models, args.network)
     model = build(args.depth, images.num_classes, width=args.width, in_channels=images.channels, mean=mean, std=std)
     if args.model.suffix == ".pt":
         from dampode.training import load_checkpoint
@@ -87,6 +93,14 @@ def load_network(args: Args, images: data.ImageData) -> nn.Module:
     else:
         models.load(model, args.model)
     return model.to(images.x_test.device).eval()
+
+
+def without_damping(model: models.PreResNet) -> tuple[nn.Module, str]:
+    """The network to measure, `models.fold` of the model where it can be folded, and what it is in words."""
+    try:
+        return models.fold(model), "damping folded by models.fold, the same function up to rounding"
+    except ValueError as error:
+        return model, f"as saved: {error}"
 
 
 def choose(n: int, images: int | None) -> torch.Tensor:
@@ -103,7 +117,7 @@ def measure(args: Args) -> None:
 
     device = local_device(args.device)
     images = data.load(args.data, root=args.root, layout=args.layout).to(device)
-    model = load_network(args, images)
+    model, form = without_damping(load_network(args, images))
     chosen = choose(len(images.x_test), args.images)
     x, y = data.pixels(images.x_test[chosen.to(device)]), images.y_test[chosen.to(device)]
     alpha = None if args.alpha is None else args.alpha / 255
@@ -126,6 +140,7 @@ def measure(args: Args) -> None:
         partial=partial,
         progress=True,
     )
+    report = replace(report, settings={"network": f"{args.network}-{args.depth}, {form}", **report.settings})
     report.save(args.out)
     draw(report, args.out / "robustness.png")
     partial.unlink()
@@ -134,15 +149,16 @@ def measure(args: Args) -> None:
 
 
 def draw(report: robustness.Report, path: Path) -> None:
-    """Write a figure of the accuracy against severity and against ε, side by side."""
+    """Write a figure of the accuracy against severity and against ε in each norm, side by side."""
     import matplotlib.pyplot as plt
 
     from dampode import plots
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
-    plots.accuracy_by_severity(left, report)
-    plots.accuracy_by_radius(right, report)
-    right.set_ylabel("")
+    panels = 1 + len(report.norms)
+    figure, axes = plt.subplots(1, panels, figsize=(5 * panels, 4), layout="constrained", sharey=True, squeeze=False)
+    plots.accuracy_by_severity(axes[0, 0], report)
+    for ax, norm in zip(axes[0, 1:], report.norms, strict=True):
+        plots.accuracy_by_radius(ax, report, norm).set_ylabel("")
     write_atomically(path, lambda file: figure.savefig(file, dpi=150, format="png"))
     plt.close(figure)
 
@@ -154,7 +170,7 @@ def main(command: Sequence[str] | None = None) -> None:
         command: flags; by default those of this process.
     """
     try:
-        args = parse(command)
+        args = _with_home(parse(command))
         with only_writer(args.out / "report.json"):
             measure(args)
     except KeyboardInterrupt:

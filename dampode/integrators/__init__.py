@@ -2,6 +2,7 @@
 
 from dampode.integrators.base import FixedStep, IntegrationError, Integrator
 from dampode.integrators.euler import ExponentialEuler, LinearizedEuler
+from dampode.integrators.event_solution import EventSolution
 from dampode.integrators.exponential.adams import ExponentialAdams
 from dampode.integrators.exponential.adaptive import AdaptiveExponential
 from dampode.integrators.exponential_rk import ETD2RK, HochbruckOstermann3, HochbruckOstermann4, Krogstad4
@@ -13,6 +14,7 @@ from dampode.integrators.torchdiffeq_methods import TorchDiffEq
 __all__ = [
     "ETD2RK",
     "AdaptiveExponential",
+    "EventSolution",
     "ExponentialAdams",
     "ExponentialEuler",
     "FixedStep",

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.dense_output import StatesInside
+from dampode.integrators.dense_solution import Piece
+from dampode.integrators.event_search import EventSearch
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import GiveUp, Tolerance
@@ -60,6 +63,10 @@ class AdaptiveLoop(ABC):
         self.give_up = GiveUp(self.tau, self.axis.span)
         self.keep_steps = False
         """Whether to keep what `replay` needs of the accepted steps."""
+        self.keep_pieces = False
+        """Whether to keep the states inside the accepted steps in ``pieces``."""
+        self.pieces: list[Piece] = []
+        self.events: EventSearch | None = None
 
     @abstractmethod
     def first_step(self) -> Tensor:
@@ -71,8 +78,34 @@ class AdaptiveLoop(ABC):
 
     def stop_at(self, stops: Stops) -> None:
         """Let no step pass the next stop of its sample."""
-        stop = torch.minimum(self.axis.span, stops.next().to(self.tau.device).reshape(self.tau.shape))
-        self.axis = self.axis._replace(stop=stop, stops=True)
+        self.events = stops.events
+        if self.events is not None:
+            span = torch.minimum(self.axis.span, self._kept(self.events.ended))
+            self.axis = self.axis._replace(span=span)
+        self.axis = self.axis.until(self._kept(stops.next()))
+
+    def begin_at(self, stops: Stops) -> None:
+        """Let the first part of the solve begin: inside it, where the field at its latest time belongs to the next."""
+        self.stop_at(stops)
+        if self.axis.sign < 0:
+            self.restart(Restart(self._flat(self.active), self._flat(self.tau), self.axis, lambda x: x))
+
+    def hold_before_events(self, inside: StatesInside, after: Tensor, end: Tensor, ok: Tensor) -> Tensor:
+        """The samples among the ``ok`` ones whose step has no event in it. The others will step to the event.
+
+        Args:
+            inside: the states inside the step.
+            after: the states at its end, (N, *S).
+            end: τ there.
+            ok: the samples that would accept the step.
+        """
+        if self.events is None:
+            return ok
+        flat = (self._flat(value) for value in (self.tau, end, ok & self.active))
+        held = self._kept(self.events.look(inside, after, *flat))
+        stop = torch.minimum(self.axis.stop, self._kept(self.events.stop))
+        self.axis = self.axis._replace(stop=stop)
+        return ok & ~held
 
     def pass_stops(self, stops: Stops, h: Tensor, first_step: Callable[[], Tensor]) -> Tensor:
         """Restart the samples that have reached a stop.
@@ -85,15 +118,23 @@ class AdaptiveLoop(ABC):
         Returns:
             The lengths to try next.
         """
-        restart = stops.reached(*(v.reshape(-1).to(self.x0.device) for v in (self.tau, ~self.failed)))
+        restart = stops.reached(self._flat(self.tau), self._flat(~self.failed))
         if restart is None:
             return h
         self.stop_at(stops)
         self.active = (self.tau < self.axis.span) & ~self.failed
         self.calls.active = restart.samples
-        self.restart(restart)
-        samples = restart.samples.to(self.tau.device).reshape(self.tau.shape) & self.active
+        self.restart(restart._replace(axis=self.axis))
+        samples = self._kept(restart.samples) & self.active
         return torch.where(samples, first_step(), h) if bool(samples.any()) else h
+
+    def _flat(self, values: Tensor) -> Tensor:
+        """Values per sample as (N,), on the device of the state."""
+        return values.reshape(-1).to(self.x0.device)
+
+    def _kept(self, values: Tensor) -> Tensor:
+        """Values (N,) in the shape and on the device of values per sample."""
+        return values.to(self.tau.device).reshape(self.tau.shape)
 
     @abstractmethod
     def advance(self, h: Tensor) -> Tensor:
@@ -109,10 +150,11 @@ class AdaptiveLoop(ABC):
         """The states at the output times, (T, N, *S); NaN after a sample failed."""
 
     @abstractmethod
-    def replay(self, splitting: Splitting, n1: Tensor) -> Tensor:
+    def replay(self, x: Tensor, splitting: Splitting, n1: Tensor) -> Tensor:
         """`states` with gradients, from the accepted steps, which ``keep_steps`` has kept.
 
         Args:
+            x: the initial state, with its graph, (N, *S).
             splitting: the splitting at the initial state, with its graph.
             n1: the nonlinear part there, with its graph, (N, *S).
         """
@@ -150,7 +192,7 @@ class AdaptiveLoop(ABC):
         stiff = are_stiff(self.stiff_steps, self.accepted)
         self.fail(stiff & (self._status == _STATUSES.index(Status.MAX_STEPS)), Status.STIFF)
         self._warn_of(stiff & ~self.failed, xs.requires_grad)
-        accepted, attempted = (v.reshape(-1).to(self.x0.device) for v in (self.accepted, self.attempted))
+        accepted, attempted = self._flat(self.accepted), self._flat(self.attempted)
         return Solution(
             t=self.times,
             x=xs,
@@ -158,7 +200,7 @@ class AdaptiveLoop(ABC):
             accepted=accepted,
             rejected=attempted - accepted,
             status=tuple(_STATUSES[s] for s in self._status.reshape(-1).tolist()),
-            reached=self.axis.time(self.tau, torch.float64).reshape(-1).to(self.x0.device),
+            reached=self._flat(self.axis.time(self.tau, torch.float64)),
         )
 
     def _warn_of(self, stiff: Tensor, has_gradient: bool) -> None:

@@ -1,7 +1,7 @@
 """The base classes: an integrator is a frozen dataclass that maps the state at t0 to the state at t1."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from typing import ClassVar
@@ -13,10 +13,13 @@ from dampode._checks import require_instance, require_positive_int, require_real
 from dampode.dynamics import DampedODEFunc
 from dampode.functional import Scalar
 from dampode.integrators.call_counter import CountedField
-from dampode.integrators.jumps import Grid, Jumps, grid_columns, grid_with_jumps, jumped, require_no_jumps, states_at
+from dampode.integrators.dense_output import Interpolant, interpolant_between
+from dampode.integrators.dense_solution import Piece, dense_solution, require_no_dense
+from dampode.integrators.jumps import Jumps, grid_columns, grid_with_jumps, jumped, require_no_jumps, states_at
 from dampode.integrators.recompute import recomputed, require_segments, segments
 from dampode.integrators.sample_times import columns, require_shared
 from dampode.integrators.solution import Solution, solution_of_batch
+from dampode.integrators.splitting import Splitting
 from dampode.paths import require_cover
 
 __all__ = [
@@ -37,7 +40,7 @@ def require_field_and_state(func: DampedODEFunc, x: Tensor) -> None:
     """Raise unless func is a damped vector field and x is a state. Reads no values."""
     remedy = (
         "wrap f in DampedODEFunc(f, damping); dx/dt = f(x) alone is DampedODEFunc(f, Constant(0.0)), and an f(t, x) is "
-        "a subclass of dampode.fields.VectorField"
+        "dampode.fields.TimeDependent(f)"
     )
     require_instance(func, DampedODEFunc, "func", remedy)
     require_state(x)
@@ -87,16 +90,14 @@ class Integrator(ABC):
             states.append(self(func, states[-1], t0, t1))
         return torch.stack(states)
 
-    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None) -> Solution:
+    def solve(
+        self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None, dense: bool = False
+    ) -> Solution:
         """`trajectory` with statistics and a status per sample. All samples have the same counts."""
+        require_no_dense(dense, type(self).__name__, "take AdaptiveExponential, KenCarp4 or a fixed step")
         field = CountedField(func.f)
         xs = self.trajectory(DampedODEFunc(field, func.damping, func.rho), x, times, jumps)
-        intervals = times.shape[-1] - 1 + (0 if jumps is None else jumps.times.shape[-1])
-        return solution_of_batch(times, xs, field.calls, self._steps(intervals))
-
-    def _steps(self, intervals: int) -> int:
-        """The number of steps of a solve of so many intervals; -1 if only the integrator's library knows it."""
-        return -1
+        return solution_of_batch(times, xs, field.calls, -1)
 
 
 @dataclass(frozen=True)
@@ -138,34 +139,62 @@ class FixedStep(Integrator):
 
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None) -> Tensor:
         """The states at all ``times``, with ``steps`` steps from each time or jump to the next. Reads no values."""
-        if jumps is not None:
-            return self._trajectory_with_jumps(func, x, grid_with_jumps(times, jumps, x), jumps)
-        states = [x]
+        return self._states(func, x, times, jumps, None)
+
+    def solve(
+        self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None, dense: bool = False
+    ) -> Solution:
+        """`trajectory` with statistics and a status per sample. With ``dense``, each step calls f twice more."""
+        if self.recompute is not None:
+            require_no_dense(dense, "recompute=", "it keeps every step, which recompute= avoids: leave one of them out")
+        field = CountedField(func.f)
+        pieces: list[Piece] | None = [] if dense else None
+        xs = self._states(DampedODEFunc(field, func.damping, func.rho), x, times, jumps, pieces)
+        intervals = times.shape[-1] - 1 + (0 if jumps is None else jumps.times.shape[-1])
+        solution = solution_of_batch(times, xs, field.calls, self.steps * intervals)
+        return solution if pieces is None else replace(solution, dense=dense_solution(pieces, times, xs, False))
+
+    def _states(
+        self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None, pieces: list[Piece] | None
+    ) -> Tensor:
+        """The states at all ``times``. The states inside the steps are added to ``pieces``."""
+        grid = None if jumps is None else grid_with_jumps(times, jumps, x)
+        grid_times = times if grid is None else grid.times
         # subtract before rounding to the state's dtype, which may not resolve a short step at a late time
-        lengths = times.diff() / self.steps
-        for t0, h in zip(columns(times[..., :-1], x), columns(lengths, x), strict=True):
-            x = self._march(func, x, t0, h)
+        lengths = grid_times.diff() / self.steps
+        intervals = (*zip(columns(grid_times[..., :-1], x), columns(lengths, x), strict=True), None)
+        numbers = [None] * len(intervals) if grid is None else grid_columns(grid, x)
+        states = []
+        for j, interval in zip(numbers, intervals, strict=True):
+            if jumps is not None and j is not None:
+                x = jumped(jumps, j.clamp(min=0), j >= 0, x)
             states.append(x)
-        return torch.stack(states)
+            if interval is not None:
+                steps = None if pieces is None else list[Interpolant]()
+                x = self._march(func, x, *interval, steps)
+                if pieces is not None and steps is not None:
+                    k = len(states) - 1
+                    pieces.extend(zip(steps, self._ends(grid_times, k, len(x)), strict=True))
+        return torch.stack(states) if grid is None else states_at(grid, states)
 
-    def _trajectory_with_jumps(self, func: DampedODEFunc, x: Tensor, grid: Grid, jumps: Jumps) -> Tensor:
-        """`trajectory` over a grid in which the jumps are."""
-        states, lengths = [], grid.times.diff() / self.steps
-        steps = (*zip(columns(grid.times[..., :-1], x), columns(lengths, x), strict=True), None)
-        for j, step in zip(grid_columns(grid, x), steps, strict=True):
-            x = jumped(jumps, j.clamp(min=0), j >= 0, x)
-            states.append(x)
-            if step is not None:
-                x = self._march(func, x, *step)
-        return states_at(grid, states)
+    def _ends(self, times: Tensor, k: int, n: int) -> list[Tensor]:
+        """τ after each step of the interval with the number k, (N,)."""
+        tau = (times.detach().double() - times.detach().double()[..., :1]).abs()
+        begin, end = (tau[..., m].expand(n) for m in (k, k + 1))
+        return [torch.lerp(begin, end, m / self.steps) for m in range(1, self.steps + 1)]
 
-    def _march(self, func: DampedODEFunc, x: Tensor, t0: Scalar, h: Scalar) -> Tensor:
-        """The state after ``steps`` equal steps h from t0."""
+    def _march(
+        self, func: DampedODEFunc, x: Tensor, t0: Scalar, h: Scalar, inside: list[Interpolant] | None = None
+    ) -> Tensor:
+        """The state after ``steps`` equal steps h from t0. The states inside the steps are added to ``inside``."""
 
         def run(numbers: range, x: Tensor, *times: Tensor) -> tuple[Tensor]:
             start, length = times or (t0, h)
             for n in numbers:
-                x = self.step(func, x, start + n * length, length)
+                before, t = x, start + n * length
+                x = self.step(func, x, t, length)
+                if inside is not None:
+                    inside.append(_inside_of(func, before, x, t, torch.as_tensor(length)))
             return (x,)
 
         if self.recompute is None:
@@ -175,6 +204,8 @@ class FixedStep(Integrator):
             (x,) = recomputed(partial(run, numbers), func, x, *times)
         return x
 
-    def _steps(self, intervals: int) -> int:
-        """``steps`` per interval."""
-        return self.steps * intervals
+
+def _inside_of(func: DampedODEFunc, x: Tensor, end: Tensor, t: Scalar, h: Tensor) -> Interpolant:
+    """The states inside a step from x at t to ``end`` at t + h. It calls f twice."""
+    splitting = Splitting(func, t, x)
+    return interpolant_between(x, splitting.nonlinear(t, x), end, splitting.nonlinear(t + h, end), splitting.lam, h)

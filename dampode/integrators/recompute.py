@@ -116,7 +116,8 @@ class _Recomputed(torch.autograd.Function):
     def forward(ctx: Any, run: Callable[..., States], count: int, *tensors: Tensor) -> States:
         ctx.run, ctx.count = run, count
         ctx.conditions = _Conditions(tensors[0].device)
-        outputs = run(tensors[count:], *tensors[:count])
+        # detached, because a part of a state that wants a gradient would want one too, but without a graph
+        outputs = run(tensors[count:], *(state.detach() for state in tensors[:count]))
         # keeping the outputs costs nothing: the next segment begins with them and keeps them too
         ctx.save_for_backward(*tensors, *outputs)
         return outputs

@@ -82,9 +82,10 @@ def require_times(t: Tensor, x: Tensor) -> None:
 
 def _require_values(t: Tensor) -> None:
     """Raise unless the values of the times are valid."""
-    if t.ndim == 1 and not bool(torch.isfinite(t).all()):
+    if t.ndim == 2:
+        require_rows(t.detach(), "t")
+    elif not bool(torch.isfinite(t).all()):
         raise ValueError(f"t must be finite, got {t.tolist()}")
-    require_rows(t.detach(), "t")
     _require_monotonic(t, t.detach().reshape(-1, t.shape[-1]))
 
 
@@ -129,6 +130,8 @@ def _require_monotonic(t: Tensor, rows: Tensor) -> None:
             f"t must increase strictly or decrease strictly, got t[{place}{column}] = {rows[row, column].item():g} and "
             f"t[{place}{column + 1}] = {rows[row, column + 1].item():g}; sort it and drop repeated times"
         )
+    if t.ndim == 1:
+        return
     moving = ~torch.isnan(step[:, 0])
     if bool((forward & moving).any()) and bool((~forward).any()):
         up, down = (int(torch.nonzero(samples)[0]) for samples in (forward & moving, ~forward))

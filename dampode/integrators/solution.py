@@ -1,10 +1,14 @@
 """The result of a solve: the trajectory, its statistics, and a status per sample."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from dampode.integrators.dense_solution import DenseSolution
 
 __all__ = ["Solution", "Status", "solution_of_batch"]
 
@@ -17,6 +21,10 @@ class Status(Enum):
     STIFF = (
         "max_steps were spent before the last time, because f is stiff: stability and not accuracy keeps the steps of "
         "an explicit method short; use KenCarp4"
+    )
+    ERRORS_ADD_UP = (
+        "ρ f undoes the damping while the state hardly moves, so the errors of many steps add up beyond the tolerance: "
+        "use KenCarp4"
     )
     NOT_FINITE = (
         "the state or f is NaN or infinite however short the step: check the initial state, and f after this time"
@@ -57,6 +65,56 @@ class Solution:
     """How the solve of each sample ended, N statuses."""
     reached: Tensor
     """The time each sample reached, (N,) float64."""
+    dense: DenseSolution | None = None
+    """The solution as a function of time, from ``solve(..., dense=True)``."""
+    unflatten: Callable[[Tensor], Any] | None = None
+    """Puts a flat state back into its structure. Then ``x``, `at` and `error_at` give the structure of such tensors."""
+
+    def at(self, t: float | Tensor) -> Any:
+        """The states at any time of the solve, without calls of f.
+
+        It is continuous, except at jumps, where it is the state after the jump. Its uniform order is 3 for
+        `AdaptiveExponential` and `KenCarp4`, that of the step for `ExponentialAdams`, and for a fixed step that of the
+        method, but at most 4 at fixed λ. It is differentiable in t and in all that the states are differentiable in.
+
+        Args:
+            t: a number, (M,) for all samples or (N, M) for each sample, inside the solve, in any order. NaN at a row's
+                end pads it.
+
+        Returns:
+            The states, (M, N, *S), or (N, *S) for a number. They are NaN after the time that a failed sample reached.
+
+        Raises:
+            ValueError: t lies outside the solve, or the solution was made without ``dense=True``.
+        """
+        return self._structured(self._as_function().at(t))
+
+    def error_at(self, t: float | Tensor) -> Any:
+        """An estimate of the error that interpolation adds to `at`: its last term.
+
+        `AdaptiveExponential` and `ExponentialAdams` have it. Without this term the dense output has one order less. So
+        the estimate is on the safe side.
+
+        Args:
+            t: as in `at`.
+
+        Returns:
+            The absolute errors, in the shape of `at`.
+
+        Raises:
+            ValueError: as in `at`; or the integrator has no such estimate.
+        """
+        return self._structured(self._as_function().error_at(t))
+
+    def _structured(self, states: Tensor) -> Any:
+        """The states in the structure of the initial state."""
+        return states if self.unflatten is None else self.unflatten(states)
+
+    def _as_function(self) -> DenseSolution:
+        """The solution as a function of time, or a ValueError."""
+        if self.dense is None:
+            raise ValueError("the solution between its times is kept only on request: call solve(..., dense=True)")
+        return self.dense
 
     def failure(self) -> str | None:
         """A message with the first failed sample, its time and the remedy; None if all samples succeeded."""

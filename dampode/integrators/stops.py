@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
-from dampode.functional import Scalar
 from dampode.integrators.call_counter import CallCounter
-from dampode.integrators.exponential_rk import etd2rk_step
+from dampode.integrators.event_search import EventSearch
 from dampode.integrators.jumps import Jumps, jumped
-from dampode.integrators.splitting import Splitting
+from dampode.integrators.shifts import per_sample, shifted
 from dampode.integrators.time_axis import TimeAxis
 
-__all__ = ["Restart", "Stops", "per_sample", "shifted"]
+__all__ = ["Restart", "Stops"]
 
 
 class Restart(NamedTuple):
@@ -24,18 +23,10 @@ class Restart(NamedTuple):
     """Which samples these are, (N,)."""
     tau: Tensor
     """τ of all samples, (N,) float64."""
+    axis: TimeAxis
+    """The time axis from there to their next stops."""
     change: Callable[[Tensor], Tensor]
     """From the states before, (N, *S), to the states after. Other samples keep theirs."""
-
-
-def per_sample(values: Tensor, x: Tensor) -> Tensor:
-    """N values in the shape (N, 1, ..., 1), which broadcasts to the state."""
-    return values.reshape(-1, *[1] * (x.ndim - 1))
-
-
-def shifted(func: DampedODEFunc, x: Tensor, t: Scalar, to: Scalar, calls: CallCounter) -> Tensor:
-    """The state after a step of `ETD2RK` from t to the very near time ``to``, which carries the gradients of both."""
-    return etd2rk_step(Splitting(func, t, x, calls), x, t, to - t)
 
 
 class Stops:
@@ -55,28 +46,35 @@ class Stops:
     def __init__(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None, calls: CallCounter) -> None:
         self._func, self._calls = func, calls
         self._jumps = Jumps(times.new_empty(0)) if jumps is None else jumps
-        self._axis = TimeAxis.of(times, (len(x), *[1] * (x.ndim - 1)), x.device)
-        breaks = func.f.breaks()
+        self.axis = TimeAxis.of(times, (len(x), *[1] * (x.ndim - 1)), x.device)
+        breaks = func.breaks()
+        self._given = breaks is not None or jumps is not None
         inner = self._tau(self._jumps.times, len(x))
         outer = inner[:, :0] if breaks is None else self._tau(breaks, len(x))
-        span = self._axis.span.reshape(-1, 1)
+        span = self.axis.span.reshape(-1, 1)
         outer = torch.where((outer > 0) & (outer < span), outer, torch.inf)
         self._n_jumps = inner.shape[1]
         self._left = torch.cat((inner, outer), 1)
+        self.events: EventSearch | None = None
+        """The search for events, whose samples stop there too."""
 
     @property
     def any(self) -> bool:
-        """Whether there is any stop."""
-        return bool((self._left < torch.inf).any())
+        """Whether there may be stops."""
+        return self._given or self.events is not None
 
     def at_start(self, x: Tensor) -> Tensor:
         """The initial state after the jumps at the first time, (N, *S)."""
+        if not self._left.shape[1]:
+            return x
         restart = self.reached(x.new_zeros(len(x), dtype=torch.float64), x.new_ones(len(x), dtype=torch.bool))
         return x if restart is None else restart.change(x)
 
     def next(self) -> Tensor:
         """τ of each sample's next stop, infinity if there is none, (N,)."""
-        return self._left.amin(1) if self._left.shape[1] else self._left.new_full((len(self._left),), torch.inf)
+        none = self._left.new_full((len(self._left), 1), torch.inf)
+        known = torch.cat((self._left, none), 1).amin(1)
+        return known if self.events is None else torch.minimum(known, self.events.stop)
 
     def reached(self, tau: Tensor, sound: Tensor) -> Restart | None:
         """What happens to the samples that are at their stops. None if none is.
@@ -86,13 +84,25 @@ class Stops:
             sound: the samples that have not failed, (N,).
         """
         due = (self._left <= tau[:, None]) & sound[:, None]
-        samples = due.any(1)
+        samples, events = due.any(1), self.events
+        if events is not None:
+            samples = samples | ((events.stop <= tau) & sound)
         if not bool(samples.any()):
             return None
         self._left = self._left.masked_fill(due, torch.inf)
-        return Restart(samples, tau, self._jump(due[:, : self._n_jumps], tau))
+        jump = self._jump(due[:, : self._n_jumps])
+        if events is None:
+            return Restart(samples, tau, self.axis, jump)
+        _, event = events.reached(tau, sound)
 
-    def _jump(self, due: Tensor, tau: Tensor) -> Callable[[Tensor], Tensor]:
+        def change(x: Tensor) -> Tensor:
+            x = jump(event(x))
+            events.note_signs(x.detach(), tau, samples)
+            return x
+
+        return Restart(samples, tau, self.axis, change)
+
+    def _jump(self, due: Tensor) -> Callable[[Tensor], Tensor]:
         """The change of state by the jumps that are due, (N, J)."""
         if not due.shape[1]:
             return lambda x: x
@@ -112,6 +122,6 @@ class Stops:
 
     def _tau(self, times: Tensor, n: int) -> Tensor:
         """Signed τ of times (K,) or (N, K), infinity at padding, (N, K)."""
-        t0 = self._axis.t0.reshape(-1, 1)
-        tau = self._axis.sign * (times.detach().to(t0) - t0)
+        t0 = self.axis.t0.reshape(-1, 1)
+        tau = self.axis.sign * (times.detach().to(t0) - t0)
         return torch.where(torch.isnan(tau), torch.inf, tau).expand(n, -1)

@@ -13,9 +13,13 @@ from dampode.dynamics import DampedODEFunc
 from dampode.integrators.adaptive_loop import AdaptiveLoop, ProgressBar
 from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
 from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.dense_solution import dense_solution
+from dampode.integrators.event_search import EventSearch, EventSettings
+from dampode.integrators.event_solution import EventSolution, collected
 from dampode.integrators.jumps import Jumps
 from dampode.integrators.sample_independence import IndependenceProbe
 from dampode.integrators.sample_times import columns, first_times
+from dampode.integrators.shifts import per_sample
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import Tolerance
@@ -69,6 +73,11 @@ class TolerantIntegrator(Integrator):
     def _replays(self) -> bool:
         """Whether a solve runs without a graph and then takes its accepted steps again, if gradients are wanted."""
 
+    @property
+    def _dense_error(self) -> bool:
+        """Whether the last term of the dense output estimates its error."""
+        return False
+
     @abstractmethod
     def _loop(self, func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter) -> AdaptiveLoop:
         """The loop of a solve, at its start, for times without gradient."""
@@ -88,11 +97,43 @@ class TolerantIntegrator(Integrator):
             raise IntegrationError(failure)
         return solution.x
 
-    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None) -> Solution:
+    def solve(
+        self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None, dense: bool = False
+    ) -> Solution:
         """The states with statistics and a status per sample."""
-        return self._solution(func, x, times, jumps)
+        return self._solution(func, x, times, jumps, dense)
 
-    def _solution(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None) -> Solution:
+    def solve_events(
+        self, func: DampedODEFunc, x: Tensor, span: Tensor, settings: EventSettings, jumps: Jumps | None
+    ) -> EventSolution:
+        """The events of each sample between two times, (2,) or (N, 2), and where its solve ended."""
+        solution, events = self._course(func, x, span, jumps, False, settings)
+        if events is None:
+            raise AssertionError("a solve with settings for events searches for them")
+        ended, found, last = events.ended < torch.inf, events.found, solution.x[-1]
+        times, states, which = collected(events.records, found, last)
+        # a sample without its last event was solved to the last time, with its gradient, or as far as it came
+        solved = torch.tensor([status is Status.SUCCESS for status in solution.status], device=last.device)
+        t1 = torch.where(solved, span[..., -1].to(solution.reached), solution.reached)
+        if len(times):
+            t1 = torch.where(ended, times.gather(0, (found - 1).clamp(min=0)[None])[0], t1)
+        return EventSolution(t1, last, ended, found, times, states, which, solution.nfe, solution.status)
+
+    def _solution(
+        self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None, dense: bool = False
+    ) -> Solution:
+        """The solution without events."""
+        return self._course(func, x, times, jumps, dense, None)[0]
+
+    def _course(
+        self,
+        func: DampedODEFunc,
+        x: Tensor,
+        times: Tensor,
+        jumps: Jumps | None,
+        dense: bool,
+        settings: EventSettings | None,
+    ) -> tuple[Solution, EventSearch | None]:
         """The whole course of a solve. The `while` loop is here, and not in a method of the loop, to save a frame."""
         require_single(x)
         calls = CallCounter(x)
@@ -101,12 +142,17 @@ class TolerantIntegrator(Integrator):
         start = with_start_time_gradient(func, x, first_times(times), calls) if times.requires_grad else x
         differentiable = _start_with_graph(func, start, times, calls) if self._replays else None
         with torch.no_grad() if self._replays else nullcontext():
-            loop = self._loop(func, start, times.detach(), calls)
-            loop.keep_steps = differentiable is not None
+            # f may cut a part from the state and differentiate by it: where gradients are off, torch's part of a state
+            # that wants a gradient wants one too, but without a graph
+            begin = start if differentiable is None else start.detach()
+            loop = self._loop(func, begin, times.detach(), calls)
+            loop.keep_steps, loop.keep_pieces = differentiable is not None, dense
             probe = IndependenceProbe(func, calls, Tolerance(self.rtol, self.atol), loop.axis.span)
+            if settings is not None:
+                stops.events = EventSearch(settings, func, start, stops.axis, calls)
             stopping = stops.any
             if stopping:
-                loop.stop_at(stops)
+                loop.begin_at(stops)
             first_step = loop.first_step
             if self.first_step is not None:
                 first_step = partial(torch.full_like, loop.tau, self.first_step)
@@ -124,12 +170,21 @@ class TolerantIntegrator(Integrator):
             probe.check(torch.ones_like(loop.active))
             loop.fail(loop.active, Status.MAX_STEPS)
             xs = loop.states()
+        events = stops.events
+        if events is not None:
+            events.require_separate(loop.x0, xs[-1], loop.tau.reshape(-1).to(x.device))
         if differentiable is not None and bool(loop.accepted.any()):
-            xs = torch.where(torch.isnan(xs), torch.nan, loop.replay(*differentiable))
+            if events is not None:
+                events.records.clear()
+            xs = torch.where(torch.isnan(xs), torch.nan, loop.replay(start, *differentiable))
+        whole = dense_solution(loop.pieces, times, xs, self._dense_error) if dense else None
         if times.requires_grad:
             calls.active = torch.ones_like(calls.active)
-            xs = torch.cat((x[None], with_output_time_gradients(func, xs[1:], times[..., 1:], calls)))
-        return replace(loop.solution(xs), t=times)
+            after = with_output_time_gradients(func, xs[1:], times[..., 1:], calls)
+            if events is not None:  # the time of an event does not depend on the last time
+                after = torch.where(per_sample(events.ended < torch.inf, x), xs[1:], after)
+            xs = torch.cat((x[None], after))
+        return replace(loop.solution(xs), t=times, dense=whole), events
 
 
 def _start_with_graph(

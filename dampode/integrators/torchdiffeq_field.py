@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
-from dampode.fields import Autonomous
+from dampode.fields import Autonomous, TimeDependent
 from dampode.integrators.base import IntegrationError
 from dampode.integrators.recompute import OutsideTensors
 from dampode.integrators.solution import Status
@@ -69,7 +69,7 @@ class WatchedField:
         if name not in _CALLBACKS:
             raise AttributeError(name)
         f = self.func.f
-        owners = (self.func, f, f.f) if isinstance(f, Autonomous) else (self.func, f)
+        owners = (self.func, f, f.f) if isinstance(f, Autonomous | TimeDependent) else (self.func, f)
         callback: Callable[..., None] | None = next(
             (found for owner in owners if (found := getattr(owner, name, None)) is not None), None
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 from dampode._checks import require_instance, require_positive
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
+from dampode.integrators.dense_solution import require_no_dense
 from dampode.integrators.jumps import Jumps, require_no_jumps
 from dampode.integrators.sample_times import require_shared
 from dampode.integrators.solution import Solution, solution_of_batch
@@ -108,9 +109,12 @@ class TorchDiffEq(Integrator):
             raise field.failure(self.method, "the state is not finite")
         return xs
 
-    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None) -> Solution:
+    def solve(
+        self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None, dense: bool = False
+    ) -> Solution:
         """The states with the calls of f and a status per sample. If torchdiffeq gives up, all samples fail at t[0]."""
         _require_shared(times, jumps)
+        require_no_dense(dense, "TorchDiffEq", "take AdaptiveExponential, KenCarp4 or a fixed step")
         field = self._watched(func)
         try:
             xs = self._integrated(field, x, times)

@@ -10,7 +10,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from dampode._checks import require_instance
-from dampode._files import write_atomically
+from dampode._files import user_path, write_atomically
 from dampode._identity import fingerprint
 
 __all__ = ["architecture", "load", "require_architecture", "save", "unwrapped"]
@@ -65,7 +65,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         OSError: the file cannot be written.
     """
     require_instance(model, nn.Module, "model")
-    model, target = unwrapped(model), Path(path)
+    model, target = unwrapped(model), user_path(path)
     # clones, because safetensors refuses a tensor that two keys share
     state = {
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -90,7 +90,7 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     require_instance(model, nn.Module, "model")
     model = unwrapped(model)
-    described, state = _read(Path(path))
+    described, state = _read(user_path(path))
     require_architecture(model, described, path)
     expected = {key: _form(value) for key, value in model.state_dict().items()}
     _require_same({key: _form(value) for key, value in state.items()}, expected, path)

@@ -1,6 +1,6 @@
 """Figures with matplotlib. Each function takes an Axes and data, draws, and returns the Axes."""
 
-from dampode.plots.accuracy import accuracy_by_radius, accuracy_by_severity, accuracy_curves
+from dampode.plots.accuracy import accuracy_by_radius, accuracy_by_severity, accuracy_curves, worst_cases
 from dampode.plots.ensembles import ensemble_gains
 from dampode.plots.files import save
 from dampode.plots.landscapes import loss_along_attack, predictions_around
@@ -19,4 +19,5 @@ __all__ = [
     "save",
     "spectrum_shift",
     "stability_region",
+    "worst_cases",
 ]

@@ -1,7 +1,9 @@
 """Figures of accuracy: against severity, radius, or any strength."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,8 +11,11 @@ from matplotlib.axes import Axes
 from dampode.plots.styles import DASHES, MARKERS
 from dampode.plots.tables import as_tables
 from dampode.robustness import Report
+from dampode.robustness.norms import Norm
 
-__all__ = ["accuracy_by_radius", "accuracy_by_severity", "accuracy_curves"]
+__all__ = ["accuracy_by_radius", "accuracy_by_severity", "accuracy_curves", "worst_cases"]
+
+_LABELS: Mapping[Norm, str] = {"linf": "ε in 1/255 (0: clean)", "l2": "ε in L2 (0: clean)"}
 
 
 def accuracy_curves(ax: Axes, x: Sequence[float], curves: Mapping[str, Sequence[Sequence[float]]], xlabel: str) -> Axes:
@@ -39,24 +44,46 @@ def accuracy_curves(ax: Axes, x: Sequence[float], curves: Mapping[str, Sequence[
     return ax
 
 
-def accuracy_by_radius(ax: Axes, report: Report) -> Axes:
+def accuracy_by_radius(ax: Axes, report: Report, norm: Norm = "linf") -> Axes:
     """Accuracy of one classifier against ε: one line per attack, and the worst case in black.
 
     Args:
         ax: where to draw.
         report: a report with attacks. Its clean accuracy is drawn at ε = 0.
+        norm: the attacks of this norm are drawn.
 
     Returns:
         The same Axes.
     """
-    _curves(ax, report, "attack", 255)
-    radii = [0.0, *(e for e in report.strengths("attack") if e > 0)]
-    ticks = [255 * e for e in radii]
-    if report.radii:
-        measured = [e for e in radii if e == 0 or e >= report.radii[0]]
-        worst = [100 * report.robust_accuracy(e) for e in measured]
-        ax.plot([255 * e for e in measured], worst, color="black", linewidth=1, linestyle=":", label="worst case")
-    ax.set(xlabel="ε in 1/255 (0: clean)", ylabel="accuracy (%)", xticks=ticks, ylim=(0, None))
+    unit = _unit(norm)
+    _curves(ax, report, report.names("attack", norm), unit)
+    radii = [0.0, *(e for e in report.strengths("attack", norm) if e > 0)]
+    if report.radii(norm):
+        e, accuracy = _worst_case(report, norm, radii)
+        ax.plot(unit * e, 100 * accuracy, color="black", linewidth=1, linestyle=":", label="worst case")
+    ax.set(xlabel=_LABELS[norm], ylabel="accuracy (%)", xticks=[unit * e for e in radii], ylim=(0, None))
+    ax.legend(frameon=False)
+    return ax
+
+
+def worst_cases(ax: Axes, reports: Mapping[str, Report], norm: Norm = "linf") -> Axes:
+    """The worst case of several classifiers against ε: one line per report.
+
+    Args:
+        ax: where to draw.
+        reports: name of a classifier -> its report with attacks in this norm.
+        norm: the norm of ε.
+
+    Returns:
+        The same Axes.
+    """
+    ticks, unit = {0.0}, _unit(norm)
+    for marker, dashes, (name, report) in zip(cycle(MARKERS), cycle(DASHES), reports.items(), strict=False):
+        e, accuracy = _worst_case(report, norm, [0.0, *report.radii(norm)])
+        ax.plot(unit * e, 100 * accuracy, marker=marker, markersize=5, linestyle=dashes, label=name)
+        ticks |= set(unit * e)
+    ax.set(xlabel=_LABELS[norm], ylabel="accuracy in the worst case (%)", xticks=sorted(ticks), ylim=(0, None))
+    ax.grid(alpha=0.3)
     ax.legend(frameon=False)
     return ax
 
@@ -71,16 +98,30 @@ def accuracy_by_severity(ax: Axes, report: Report) -> Axes:
     Returns:
         The same Axes.
     """
-    _curves(ax, report, "noise", 1)
+    _curves(ax, report, report.names("noise"), 1)
     ax.set(xlabel="severity (0: clean)", ylabel="accuracy (%)", xticks=[0, *report.strengths("noise")], ylim=(0, None))
     ax.legend(frameon=False)
     return ax
 
 
-def _curves(ax: Axes, report: Report, group: str, unit: float) -> None:
-    """A line for each name of a group, with its own marker and dashes."""
-    for marker, dashes, name in zip(cycle(MARKERS), cycle(DASHES), report.names(group), strict=False):
+def _curves(ax: Axes, report: Report, names: Sequence[str], unit: float) -> None:
+    """A line for each name, with its own marker and dashes."""
+    for marker, dashes, name in zip(cycle(MARKERS), cycle(DASHES), names, strict=False):
         strengths, accuracies = report.curve(name)
         x, y = unit * np.asarray(strengths), 100 * np.asarray(accuracies)
         ax.plot(x, y, marker=marker, markersize=5, linestyle=dashes, label=name)
     ax.grid(alpha=0.3)
+
+
+def _worst_case(
+    report: Report, norm: Norm, radii: Sequence[float]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The radii at which the worst case was measured, and the accuracy there."""
+    smallest = min(report.radii(norm), default=math.inf)
+    measured = [e for e in radii if e == 0 or e >= smallest]
+    return np.array(measured), np.array([report.robust_accuracy(e, norm) for e in measured])
+
+
+def _unit(norm: Norm) -> float:
+    """Units of the axis per unit of a pixel: 1/255 in L∞."""
+    return 255 if norm == "linf" else 1

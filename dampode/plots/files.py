@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dampode._files import write_atomically
+from dampode._files import user_path, write_atomically
 
 __all__ = ["save"]
 
@@ -34,7 +34,7 @@ def save(figure: Figure, data: Mapping[str, Any], path: str | os.PathLike[str], 
         ValueError: a number is not finite.
         OSError: a file cannot be written.
     """
-    path = Path(path)
+    path = user_path(path)
     text = json.dumps(data, default=_plain, allow_nan=False) + "\n"
     write_atomically(path, lambda file: figure.savefig(file, dpi=dpi, format=path.suffix.lstrip(".") or None))
     data_path = path.with_suffix(".json")

@@ -1,5 +1,6 @@
 """Robustness of any classifier of pixels in [0, 1]: noise, attacks and their measurement. Independent of damping."""
 
+from dampode.robustness.arguments import Radii
 from dampode.robustness.attacks import (
     APGD,
     FAB,
@@ -24,6 +25,7 @@ from dampode.robustness.attacks import (
     uniform_noise,
 )
 from dampode.robustness.classifier import accuracy
+from dampode.robustness.comparison import Comparison, ComparisonRow, compare
 from dampode.robustness.ensemble import Ensemble
 from dampode.robustness.ensemble_gains import EnsembleGain, ensemble_gain
 from dampode.robustness.evaluation import ATTACKS, evaluate
@@ -57,6 +59,8 @@ __all__ = [
     "AttackTraits",
     "AutoAttack",
     "CifarCFiles",
+    "Comparison",
+    "ComparisonRow",
     "DrawnNoise",
     "Ensemble",
     "EnsembleGain",
@@ -64,6 +68,7 @@ __all__ = [
     "Landscape",
     "NoiseSource",
     "NormalizedPerFile",
+    "Radii",
     "RecenteredPGD",
     "Report",
     "Square",
@@ -72,6 +77,7 @@ __all__ = [
     "Transfer",
     "UniformNoise",
     "accuracy",
+    "compare",
     "corrupt",
     "ensemble_gain",
     "evaluate",

@@ -17,7 +17,7 @@ from dampode._checks import (
 from dampode._precision import default_dtype, full_float32
 from dampode.robustness.ensemble import Ensemble
 from dampode.robustness.inputs import as_pixels
-from dampode.robustness.modes import eval_mode, require_model
+from dampode.robustness.modes import eval_mode, frozen, require_model
 
 __all__ = [
     "PROBABILITIES",
@@ -138,7 +138,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 500) -> f
 
 @contextmanager
 def attacked_in_eval_mode(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Tensor]:
-    """Put a model into `eval_mode` for an attack, and check that images and labels fit it.
+    """Put a model into `eval_mode` and `frozen` for an attack, and check that images and labels fit it.
 
     Yields:
         The pixels of `as_pixels`.
@@ -153,7 +153,7 @@ def attacked_in_eval_mode(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Te
     require_model(model)
     x = as_pixels(x)
     require_labels(y, len(x))
-    with eval_mode(model) as was_training:
+    with eval_mode(model) as was_training, frozen(model):
         if was_training:
             warnings.warn(
                 f"{was_training[0]} is in training mode; the model is attacked in eval mode, then its modes are "

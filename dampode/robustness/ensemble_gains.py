@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dampode.robustness.report import Report
 from dampode.robustness.report_format import OUTCOMES
-from dampode.robustness.results import all_passed, format_eps
+from dampode.robustness.results import all_passed
 
 __all__ = ["EnsembleGain", "GainRow", "ensemble_gain"]
 
@@ -105,7 +105,7 @@ def ensemble_gain(members: Sequence[Report], ensemble: Report) -> EnsembleGain:
             settings = {c.settings for c in (*of_members, column)}
             if len(settings) > 1:
                 raise ValueError(f"an attack must have the same settings, got {column.name!r} as {sorted(settings)}")
-            name = f"{column.name} {format_eps(column.strength)}"
+            name = f"{column.name} {column.radius}"
             rows.append(_row(name, [c.correct.double() for c in (*of_members, column)]))
     return EnsembleGain(ensemble.n, all_passed(report.passed for report in reports), tuple(rows))
 

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dampode._checks import require_instance
 
-__all__ = ["eval_mode", "is_training", "require_model"]
+__all__ = ["eval_mode", "frozen", "is_training", "require_model"]
 
 
 def require_model(model: nn.Module, name: str = "model") -> None:
@@ -38,6 +38,22 @@ def eval_mode(model: nn.Module) -> Iterator[list[str]]:
             for module, training in modes:
                 if is_training(module) != training:
                     _set_mode(module, training)
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Let no parameter of a model need a gradient for a block of code, then restore it.
+
+    A pass then keeps no input of a layer for the gradient of its weights, and costs less.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad and not p.is_inference()]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from dampode._checks import require_instance, require_nonnegative, require_positive_int
+from dampode._files import user_path
 from dampode.robustness import report_format
 from dampode.robustness.noise.corruptions import CORRUPTIONS
+from dampode.robustness.norms import Norm
 from dampode.robustness.results import MEASURED, Column, SanityCheck, all_passed, format_eps
 
 __all__ = ["Report"]
@@ -89,18 +91,22 @@ class Report:
                 return column
         raise KeyError(f"no {name!r} at {strength}; there are {sorted({(c.name, c.strength) for c in measured})}")
 
-    def names(self, group: str) -> list[str]:
-        """The names in a group, "noise" or "attack", in the order of measurement."""
-        return list(dict.fromkeys(c.name for c in self.columns if c.group == group))
+    def names(self, group: str, norm: Norm | None = None) -> list[str]:
+        """The names in a group, "noise" or "attack", in the order of measurement. A norm selects attacks."""
+        return list(dict.fromkeys(c.name for c in self.columns if c.group == group and norm in (None, c.norm)))
 
-    def strengths(self, group: str) -> list[float]:
-        """The severities of "noise" or the radii of "attack", ascending."""
-        return sorted({c.strength for c in self.columns if c.group == group})
+    def strengths(self, group: str, norm: Norm | None = None) -> list[float]:
+        """The severities of "noise" or the radii of "attack", ascending. A norm selects attacks."""
+        return sorted({c.strength for c in self.columns if c.group == group and norm in (None, c.norm)})
 
     @property
-    def radii(self) -> list[float]:
-        """The radii of the attacks that count in the worst case, ascending."""
-        return sorted({c.strength for c in self.columns if c.counts_in_worst_case})
+    def norms(self) -> list[Norm]:
+        """The norms of the attacks, in the order of measurement."""
+        return list(dict.fromkeys(c.norm for c in self.columns if c.group == "attack"))
+
+    def radii(self, norm: Norm = "linf") -> list[float]:
+        """The radii of the attacks in a norm that count in the worst case, ascending."""
+        return sorted({c.strength for c in self.columns if c.counts_in_worst_case and c.norm == norm})
 
     def curve(self, name: str) -> tuple[list[float], list[float]]:
         """Severities or radii, ascending, and the accuracy at each. The first point is the clean accuracy, at 0.
@@ -152,25 +158,27 @@ class Report:
             )
         return [1 - self.noise_score(name) for name in CORRUPTIONS]
 
-    def worst_case(self, eps: float) -> Tensor:
+    def worst_case(self, eps: float, norm: Norm = "linf") -> Tensor:
         """Which images are classified correctly both clean and under every attack within ε of them, (n,) bool.
 
-        An attack counts at its own radius and above. An attack that may go further than its ε does not count.
+        An attack counts at its own radius and above, and in its own norm. An attack that may go further than its ε does
+        not count.
 
         Raises:
             KeyError: ε is positive and below every measured radius; the message lists the radii.
             ValueError: ε is negative or not finite.
         """
         require_nonnegative(eps, "eps")
-        within = [c.correct for c in self.columns if c.counts_in_worst_case and c.strength <= eps]
+        counting = [c for c in self.columns if c.counts_in_worst_case and c.norm == norm]
+        within = [c.correct for c in counting if c.strength <= eps]
         if eps > 0 and not within:
-            radii = [format_eps(r) for r in self.radii]
-            raise KeyError(f"no attack within ε = {format_eps(eps)}; the radii are {radii}")
+            radii = [format_eps(r, norm) for r in self.radii(norm)]
+            raise KeyError(f"no attack within ε = {format_eps(eps, norm)} in {norm}; the radii are {radii}")
         return torch.stack([self.column("clean", 0.0).correct, *within]).all(0)
 
-    def robust_accuracy(self, eps: float) -> float:
+    def robust_accuracy(self, eps: float, norm: Norm = "linf") -> float:
         """Share of images that are classified correctly in the `worst_case`."""
-        return self.worst_case(eps).double().mean().item()
+        return self.worst_case(eps, norm).double().mean().item()
 
     def markdown(self) -> str:
         """The report as Markdown: noise, attacks, sanity checks, settings. Accuracies are in %."""
@@ -201,4 +209,4 @@ class Report:
 
     def save(self, folder: str | Path) -> None:
         """Write report.json and report.md into a folder. The folder is made if it does not exist."""
-        report_format.save(self, Path(folder))
+        report_format.save(self, user_path(folder))

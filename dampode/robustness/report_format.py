@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dampode._files import write_atomically
 from dampode.robustness.attacks.traits import AttackTraits
 from dampode.robustness.noise.corruptions import CORRUPTIONS
+from dampode.robustness.norms import Norm
 from dampode.robustness.results import MEASURED, Column, SanityCheck, format_eps, pack_flags, unpack_flags
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ def markdown(report: "Report") -> str:
     if WARNINGS[report.passed]:
         lines += [WARNINGS[report.passed], ""]
     measured = {(c.name, c.strength): _percent(c.accuracy) for c in report.columns if c.group in MEASURED}
-    lines += _noise_table(report, measured) + _attack_table(report, measured)
+    lines += _noise_table(report, measured)
+    for norm in report.norms:
+        lines += _attack_table(report, measured, norm)
     rows = [[check.name, _outcome(check), check.detail] for check in report.checks]
     lines += _table(["sanity check", "outcome", "numbers"], rows)
     return "\n".join([*lines, *(f"- {key}: {value}" for key, value in report.settings.items())]) + "\n"
@@ -126,16 +129,15 @@ def _mean_accuracy(report: "Report", names: list[str], severity: float) -> str:
     return _percent(sum(found) / len(found)) if len(found) == len(names) else ""
 
 
-def _attack_table(report: "Report", measured: Mapping[tuple[str, float], str]) -> list[str]:
-    names, radii = report.names("attack"), report.strengths("attack")
-    if not names:
-        return []
+def _attack_table(report: "Report", measured: Mapping[tuple[str, float], str], norm: Norm) -> list[str]:
+    names, radii = report.names("attack", norm), report.strengths("attack", norm)
     rows = [[name, *(measured.get((name, e), "") for e in radii)] for name in names]
-    if report.radii:
-        smallest = report.radii[0]
-        worst = [_percent(report.robust_accuracy(e)) if e >= smallest else "" for e in radii]
+    counting = report.radii(norm)
+    if counting:
+        worst = [_percent(report.robust_accuracy(e, norm)) if e >= counting[0] else "" for e in radii]
         rows.append(["worst case", *worst])
-    return _table(["attack", *(f"ε = {format_eps(e)}" for e in radii)], rows)
+    head = "attack" if norm == "linf" else "attack in L2"
+    return _table([head, *(f"ε = {format_eps(e, norm)}" for e in radii)], rows)
 
 
 def _outcome(check: SanityCheck) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dampode._checks import require_instance, require_nonnegative
 from dampode.robustness.attacks.traits import AttackTraits
+from dampode.robustness.norms import Norm
 
 __all__ = ["MEASURED", "PROBES", "Column", "SanityCheck", "all_passed", "format_eps", "pack_flags", "unpack_flags"]
 
@@ -19,6 +20,9 @@ PROBES = (
     "repeated logits",
     "zero radius",
     "gradient",
+    "finite differences",
+    "cross entropy",
+    "logits ratio",
     "twice the steps",
     "more restarts",
     "shorter steps",
@@ -37,7 +41,7 @@ class Column:
         name: name of the noise or attack, such as "gaussian_noise" or "PGD"; "clean" for clean images.
         strength: severity of a noise, radius ε of an attack, 0 for clean images.
         correct: whether each image was classified correctly, (m,) bool, on the CPU. In the probes "repeated logits",
-            "zero radius" and "gradient", whether the image passed the probe.
+            "zero radius", "gradient" and "finite differences", whether the image passed the probe.
         overshoot: largest distance by which a perturbed pixel left the attack's ball or [0, 1]. It is at most rounding
             if the attack is implemented correctly.
         settings: the attack with its settings, as it prints; "" without an attack.
@@ -83,6 +87,16 @@ class Column:
         return self.correct.double().mean().item()
 
     @property
+    def norm(self) -> Norm:
+        """The norm of an attack's radius; L∞ without an attack."""
+        return "linf" if self.traits is None else self.traits.norm
+
+    @property
+    def radius(self) -> str:
+        """The radius of an attack in words."""
+        return format_eps(self.strength, self.norm)
+
+    @property
     def counts_in_worst_case(self) -> bool:
         """Whether it is a measured attack that stays within ε of the image."""
         return self.group == "attack" and self.traits is not None and self.traits.within_eps
@@ -121,9 +135,9 @@ def all_passed(outcomes: Iterable[bool | None]) -> bool | None:
     return None if None in outcomes else True
 
 
-def format_eps(eps: float) -> str:
-    """A radius as a multiple of 1/255."""
-    return f"{255 * eps:.4g}/255"
+def format_eps(eps: float, norm: Norm = "linf") -> str:
+    """A radius: in L∞ as a multiple of 1/255, in L2 as a number."""
+    return f"{255 * eps:.4g}/255" if norm == "linf" else f"{eps:.4g}"
 
 
 def pack_flags(flags: Tensor) -> str:

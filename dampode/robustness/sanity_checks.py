@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from dampode.robustness.attacks.traits import AttackTraits
-from dampode.robustness.results import PROBES, Column, SanityCheck, format_eps
+from dampode.robustness.results import PROBES, Column, SanityCheck
 
 __all__ = ["check", "paired_difference"]
 
@@ -20,6 +20,10 @@ ALLOWED_CHANGE = 0.005
 """Accuracy that twice the steps, more restarts or shorter steps may take away."""
 ALLOWED_SHARE = 0.01
 """Accuracy that may remain at a large radius, and share of images that may have no gradient or other logits."""
+ALLOWED_DISAGREEMENT = 0.1
+"""Share of images whose gradient may disagree with finite differences: a network of relu has kinks."""
+ALLOWED_GAIN = 0.05
+"""Accuracy that a loss may take away by ignoring the logits' scale: it is another loss, so a small gain is no sign."""
 
 STRENGTH_ORDER: dict[str, Callable[[AttackTraits], bool]] = {
     "random noise": lambda t: not t.gradient_based and not t.iterated,
@@ -67,6 +71,19 @@ def check(columns: Sequence[Column]) -> tuple[SanityCheck, ...]:
             "zero on {:.1f} % of clean images",
             required,
         ),
+        _share_at_most(
+            "the gradient agrees with finite differences",
+            [(c, 1 - c.accuracy) for c in probes["finite differences"]],
+            "another change of the logits than the gradient tells on {:.1f} % of images",
+            required,
+            ALLOWED_DISAGREEMENT,
+        ),
+        _not_weaker(
+            "a loss that ignores the logits' scale is at most 5 points stronger",
+            probes["cross entropy"],
+            probes["logits ratio"],
+            ALLOWED_GAIN,
+        ),
         *_order(own),
         _falls_with_eps(iterated),
         _share_at_most(
@@ -80,7 +97,7 @@ def check(columns: Sequence[Column]) -> tuple[SanityCheck, ...]:
         _work_suffices("more restarts change less than 0.5 points", iterated, probes["more restarts"], False),
         _not_weaker(
             "a search without gradients is not stronger",
-            strongest,
+            [*strongest, *probes["cross entropy"]],
             [*searches, *probes["search without gradients"]],
             required=required,
         ),
@@ -144,7 +161,7 @@ def _comparison(strong: Column, weak: Column, slack: float) -> _Case:
     accuracies = [100 * c.correct[:m].double().mean().item() for c in (strong, weak)]
     detail = (
         f"accuracy {accuracies[0]:.1f} % under {strong.label}, {accuracies[1]:.1f} % under {weak.label} at "
-        f"ε = {format_eps(strong.strength)}, margin {100 * margin:.1f} points, {m} images"
+        f"ε = {strong.radius}, margin {100 * margin:.1f} points, {m} images"
     )
     return _Case(difference - slack - margin, detail)
 
@@ -156,21 +173,27 @@ def _falls_with_eps(columns: Sequence[Column]) -> SanityCheck:
         for near, far in pairwise(curve):
             rise, margin = paired_difference(far, near)
             detail = (
-                f"{name}: {100 * near.accuracy:.1f} % at ε = {format_eps(near.strength)}, {100 * far.accuracy:.1f} % "
-                f"at {format_eps(far.strength)}, margin {100 * margin:.1f} points"
+                f"{name}: {100 * near.accuracy:.1f} % at ε = {near.radius}, {100 * far.accuracy:.1f} % "
+                f"at {far.radius}, margin {100 * margin:.1f} points"
             )
             cases.append(_Case(rise - margin, detail))
     return _result("under an iterated attack accuracy falls as ε grows", cases)
 
 
-def _share_at_most(name: str, shares: Sequence[tuple[Column, float]], words: str, required: bool) -> SanityCheck:
-    """A share of images is at most ``ALLOWED_SHARE``, up to two standard errors."""
+def _share_at_most(
+    name: str,
+    shares: Sequence[tuple[Column, float]],
+    words: str,
+    required: bool,
+    allowed: float = ALLOWED_SHARE,
+) -> SanityCheck:
+    """A share of images is at most the allowed one, up to two standard errors."""
     cases = []
     for c, share in shares:
         m = len(c.correct)
-        numbers = words.format(100 * share, format_eps(c.strength))
-        detail = f"{numbers} ({100 * ALLOWED_SHARE:g} % allowed), {m} images"
-        cases.append(_Case(share - ALLOWED_SHARE - 2 * (share * (1 - share) / m) ** 0.5, detail))
+        numbers = words.format(100 * share, c.radius)
+        detail = f"{numbers} ({100 * allowed:g} % allowed), {m} images"
+        cases.append(_Case(share - allowed - 2 * (share * (1 - share) / m) ** 0.5, detail))
     return _result(name, cases, required)
 
 
@@ -180,8 +203,5 @@ def _unchanged_at_zero(columns: Sequence[Column], required: bool) -> SanityCheck
 
 
 def _inside_ball(columns: Sequence[Column], required: bool) -> SanityCheck:
-    cases = [
-        _Case(c.overshoot - ROUNDING, f"{c.label} at ε = {format_eps(c.strength)}: {c.overshoot:.1e} outside")
-        for c in columns
-    ]
+    cases = [_Case(c.overshoot - ROUNDING, f"{c.label} at ε = {c.radius}: {c.overshoot:.1e} outside") for c in columns]
     return _result("perturbed images stay in their ball and in [0, 1]", cases, required)

@@ -20,7 +20,7 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
     Raises:
         OSError: the file cannot be written; an existing checkpoint is then untouched.
     """
-    write_atomically(Path(path), lambda file: torch.save(state, file))
+    write_atomically(user_path(path), lambda file: torch.save(state, file))
 
 
 def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:

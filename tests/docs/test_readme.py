@@ -24,6 +24,7 @@ PAGES = [
         f"docs/{page}.md"
         for page in (
             "getting_started",
+            "from_torchdiffeq",
             "training",
             "choosing_an_integrator",
             "gradients",

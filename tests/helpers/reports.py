@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from dampode.robustness import FGSM, IFGSM, PGD, RecenteredPGD, Square, UniformNoise
+from dampode.robustness import APGD, FGSM, IFGSM, PGD, RecenteredPGD, Square, UniformNoise
 from dampode.robustness.results import Column, SanityCheck
 
 TRAITS = {
@@ -12,6 +12,7 @@ TRAITS = {
     "FGSM": FGSM().traits,
     "IFGSM": IFGSM.traits,
     "PGD": PGD().traits,
+    "APGD": APGD().traits,
     "RecenteredPGD": RecenteredPGD.traits,
     "Square": Square().traits,
     "transfer": replace(PGD().traits, transferred=True),

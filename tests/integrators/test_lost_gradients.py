@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.autograd import grad
+from torch.distributed.fsdp import fully_shard
 
 from dampode import DampedBlock, DampedODEFunc, odeint
 from dampode.damping import Constant
@@ -104,12 +106,82 @@ def test_a_field_that_differentiates_inside(plain, saved, fresh):
     torch.testing.assert_close(saved(func, x.clone(), 0.0, 1.0), quiet)
 
 
+class Flow(VectorField):
+    """A continuous normalizing flow: a point and its log density, from whose state f cuts the point."""
+
+    def __init__(self, exact):
+        super().__init__()
+        self.net, self.exact = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2)), exact
+        self.register_buffer("probe", torch.tensor([[1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]))
+
+    def forward(self, t, x):
+        z = x[:, :2]
+        with torch.enable_grad():
+            z = z if z.requires_grad else z.detach().requires_grad_()
+            f = self.net(z)
+            probes = torch.eye(2, dtype=x.dtype)[:, None].expand(2, 3, 2) if self.exact else self.probe[None]
+            trace = sum((grad(f, z, probe, create_graph=True)[0] * probe).sum(1, keepdim=True) for probe in probes)
+        return torch.cat((f, -trace), 1)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize(
+    "integrator",
+    [
+        Krogstad4(20, recompute=3),
+        AdaptiveExponential(1e-6, 1e-7),
+        AdaptiveExponential(1e-6, 1e-7, recompute=2),
+        KenCarp4(1e-6, 1e-7),
+    ],
+    ids=["fixed", "adaptive", "adaptive, recompute", "implicit"],
+)
+def test_the_trace_of_a_flow(integrator, wanted, exact):
+    torch.manual_seed(0)
+    func = DampedODEFunc(Flow(exact), Constant(1.0)).double()
+    x = torch.cat((torch.randn(3, 2), torch.zeros(3, 1)), 1).double().requires_grad_(wanted)
+    variables = (*func.parameters(), *([x] if wanted else []))
+    found = []
+    for method in (integrator, TorchDiffEq("dopri5", 1e-9, 1e-10)):
+        xs = odeint(func, x, torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64), method)
+        found.append((xs.detach(), *grad(xs.square().sum(), variables)))
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+
+
 def test_a_field_that_differentiates_where_gradients_are_off_is_told_so():
     func = DampedODEFunc(lambda x: grad(torch.cos(x.requires_grad_()).sum(), x)[0], Constant(1.0))
     for integrator in (AdaptiveExponential(), KenCarp4()):
         with pytest.raises(RuntimeError) as info, torch.no_grad():
             odeint(func, torch.ones(2, 3), torch.tensor([0.0, 1.0]), integrator)
         assert "must do so `with torch.enable_grad():`" in info.value.__notes__[0]
+
+
+@pytest.fixture
+def alone():
+    """A group of one process."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield dist.device_mesh.init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+def test_sharded_weights(alone):
+    x, found = torch.randn(2, 3, dtype=torch.float64), []
+    for integrator in (Krogstad4(4), AdaptiveExponential(), AdaptiveExponential(recompute=2), KenCarp4()):
+        for sharded in (False, True):
+            torch.manual_seed(0)
+            func = DampedODEFunc(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), Constant(1.0)).double()
+            if sharded:
+                fully_shard(func.f, mesh=alone)
+            integrator(func, x, 0.0, 1.0).square().sum().backward()
+            found.append([p.grad.full_tensor() if sharded else p.grad for p in func.parameters()])
+        for got, want in zip(*found[-2:], strict=True):
+            torch.testing.assert_close(got, want)
+    func = DampedODEFunc(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), Constant(1.0)).double()
+    fully_shard(func, mesh=alone)
+    with pytest.raises(RuntimeError) as info:
+        AdaptiveExponential()(func, x, 0.0, 1.0)
+    assert "call fully_shard(func.f) or fully_shard(block)" in info.value.__notes__[0]
 
 
 @pytest.mark.parametrize("wrap", [torch.optim.swa_utils.AveragedModel, nn.DataParallel, torch.compile])

@@ -7,6 +7,7 @@ from dampode import DampedODEFunc, odeint, solve
 from dampode.damping import Constant, Gated, Learned
 from dampode.integrators import (
     AdaptiveExponential,
+    ExponentialAdams,
     ExponentialEuler,
     HochbruckOstermann4,
     KenCarp4,
@@ -24,6 +25,8 @@ ADAPTIVE = [
     AdaptiveExponential(1e-7, 1e-9),
     AdaptiveExponential(1e-7, 1e-9, recompute=3),
     KenCarp4(1e-6, 1e-8),
+    ExponentialAdams(1e-7, 1e-9),
+    ExponentialAdams(1e-7, 1e-9, recompute=3),
 ]
 by_repr = {"ids": repr}
 

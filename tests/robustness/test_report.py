@@ -55,7 +55,9 @@ def test_the_worst_case_is_per_image(plain):
 
 def test_a_worst_case_that_was_not_measured_is_refused(plain):
     assert plain.robust_accuracy(0) == plain.clean
-    with pytest.raises(KeyError, match=r"no attack within ε = 2/255; the radii are .'4/255', '8/255', '12/255'"):
+    with pytest.raises(
+        KeyError, match=r"no attack within ε = 2/255 in linf; the radii are .'4/255', '8/255', '12/255'"
+    ):
         plain.robust_accuracy(2 / 255)
     for eps, words in ((float("nan"), "eps must be finite"), (-0.1, "eps must be at least 0")):
         with pytest.raises(ValueError, match=words):

@@ -36,7 +36,7 @@ def outcomes(report):
 def test_a_plain_network_passes(plain):
     assert plain.passed is True, plain.markdown()
     assert [check.name for check in plain.checks if check.passed is None] == ["a transferred attack is not stronger"]
-    assert len(plain.checks) == 14
+    assert len(plain.checks) == 16
 
 
 class Saturated(nn.Module):
@@ -72,22 +72,88 @@ class Shattered(nn.Module):
         return self.model((7 * x).round() / 7 + 1e-3 * torch.sin(2000 * x))
 
 
+class Cold(nn.Module):
+    """A softmax of low temperature: its gradient vanishes in float32 where the prediction is right."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = classifier()
+
+    def forward(self, x):
+        return self.model(x) / 0.02
+
+
+class Noisy(nn.Module):
+    """The classifier of images with random noise."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = classifier()
+
+    def forward(self, x):
+        return self.model(x + 0.1 * torch.randn_like(x))
+
+
+class StoppedEquilibrium(nn.Module):
+    """The classifier of x + z / 4 with z = tanh(W z + x), stopped far from the equilibrium.
+
+    The gradient is that of the implicit function theorem, which holds at an equilibrium only.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.model = classifier()
+        self.register_buffer("w", torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) / 2)
+
+    def forward(self, x):
+        u = x.flatten(1)
+        z = torch.zeros_like(u)
+        with torch.no_grad():
+            for _ in range(12):
+                z = torch.tanh(z @ self.w.T + u)
+        f = torch.tanh(z @ self.w.T + u)
+        jacobian = (1 - f.detach() ** 2)[:, :, None] * self.w
+        z = z + torch.linalg.solve(torch.eye(64).to(jacobian) - jacobian, f - f.detach())
+        return self.model(x + z.view_as(x) / 4)
+
+
+ZERO = "the gradient is not exactly zero"
+AGREES = "the gradient agrees with finite differences"
+SEARCH = "a search without gradients is not stronger"
+SCALE = "a loss that ignores the logits' scale is at most 5 points stronger"
+FUNCTION = "the model is a function of the image"
+
+
 @pytest.mark.parametrize(
     ("masked", "caught"),
     [
-        (Saturated, "the gradient is not exactly zero"),
-        (Quantized, "the gradient is not exactly zero"),
-        (Shattered, "a search without gradients is not stronger"),
+        (Saturated, {ZERO, SCALE, SEARCH}),
+        (Cold, {ZERO, SCALE, SEARCH}),
+        (Quantized, {ZERO, AGREES, SEARCH}),
+        (Shattered, {AGREES, SEARCH}),
+        (Noisy, {FUNCTION, AGREES}),
+        (StoppedEquilibrium, {AGREES, SEARCH}),
     ],
 )
-def test_hidden_gradients_are_caught(masked, caught):
+def test_hidden_gradients_are_caught_by_two_checks(masked, caught):
     x, y = few_digits()
     report = evaluate(masked().eval(), x, y, eps=[8 / 255, 32 / 255], noises=())
-    assert report.column("PGD", 8 / 255).accuracy > 0.9  # it looks robust
-    assert caught in [check.name for check in report.checks if check.passed is False], report.markdown()
+    failed = {check.name for check in report.checks if check.passed is False}
+    assert caught <= failed, report.markdown()
+    named = {ZERO, AGREES, SCALE, FUNCTION}  # the checks that tell the mechanism
+    assert caught & named == failed & named
     assert report.passed is False
     assert "**A sanity check failed" in report.markdown()
-    assert "| " + caught + " | **failed** |" in report.markdown()
+    for name in caught:
+        assert f"| {name} | **failed** |" in report.markdown()
+
+
+@pytest.mark.parametrize("masked", [Saturated, Quantized, Shattered])
+def test_hidden_gradients_look_robust(masked):
+    x, y = few_digits()
+    attacks = {"PGD": PGD(keep="first")}
+    report = evaluate(masked().eval(), x, y, eps=[8 / 255], noises=(), attacks=attacks)
+    assert report.column("PGD", 8 / 255).accuracy > 0.9
 
 
 def test_a_weak_attack_is_caught():
@@ -96,6 +162,30 @@ def test_a_weak_attack_is_caught():
     report = evaluate(classifier(), x, y, eps=[24 / 255], noises=(), attacks={"PGD": PGD(alpha=1 / 255, steps=8)})
     failed = [check.name for check in report.checks if check.passed is False]
     assert "twice the steps change less than 0.5 points" in failed
+
+
+class Valley(nn.Module):
+    """Class 1 only where the mean pixel is about ε/2 above 1/2, which is inside the ball and not on its faces."""
+
+    def forward(self, x):
+        away = (x.mean((1, 2, 3)) - 0.5) / 0.1 - 0.5
+        return torch.stack([torch.zeros_like(away), 1 - 4 * away.abs()], 1)
+
+
+def test_a_step_that_is_too_long_is_caught():
+    """With α = 2 ε the iteration jumps between the faces of the ball, and twice the steps do not help it."""
+    x, y, eps = torch.full((50, 1, 1, 1), 0.5), torch.zeros(50, dtype=torch.int64), 0.1
+    for attack, left, passed in ((PGD(2 * eps, keep="last"), 1.0, False), (PGD(keep="first"), 0.0, True)):
+        report = evaluate(Valley().eval(), x, y, eps=[eps], noises=(), attacks={"PGD": attack})
+        assert report.column("PGD", eps).accuracy == left
+        assert outcomes(report)["shorter steps change less than 0.5 points"] is passed
+        assert outcomes(report)["twice the steps change less than 0.5 points"] is True
+
+
+def test_norms_are_not_compared():
+    columns = [column("PGD", 0.1, 500), replace(column("FGSM", 0.1, 300), traits=FGSM("l2").traits)]
+    assert all(check.passed is not False for check in sanity_checks.check(columns))
+    assert any(c.passed is False for c in sanity_checks.check([columns[0], column("FGSM", 0.1, 300)]))
 
 
 def test_a_transfer_that_is_stronger_is_caught():
@@ -130,14 +220,17 @@ def test_every_check_can_fail():
         column("model", 0.0, 900, group="repeated logits"),
         column("PGD", 0.0, 999, group="zero radius"),
         column("model", 0.0, 900, group="gradient"),
+        column("model", 0.0, 800, group="finite differences"),
+        column("APGD", 0.1, 700, group="cross entropy"),
+        column("APGD", 0.1, 600, group="logits ratio"),
         column("PGD", 0.1, 700, group="twice the steps"),
         column("PGD", 0.1, 700, group="shorter steps"),
         column("PGD", 0.1, 700, group="more restarts"),
         column("PGD", 0.5, 100, group="large radius"),
         column("Square", 0.1, 700, group="search without gradients"),
     ]
-    assert [check.passed for check in sanity_checks.check(columns)] == [False] * 14
-    assert [check.passed for check in sanity_checks.check([])] == [None] * 14
+    assert [check.passed for check in sanity_checks.check(columns)] == [False] * 16
+    assert [check.passed for check in sanity_checks.check([])] == [None] * 16
 
 
 class OfItsBatch(nn.Module):
@@ -149,17 +242,6 @@ class OfItsBatch(nn.Module):
 
     def forward(self, x):
         return self.model(0.5 + 0.3 * (x - x.mean(0)) / (x.std(0, correction=0) + 0.1))
-
-
-class Noisy(nn.Module):
-    """The classifier of images with random noise."""
-
-    def __init__(self):
-        super().__init__()
-        self.model = classifier()
-
-    def forward(self, x):
-        return self.model(x + 0.1 * torch.randn_like(x))
 
 
 @pytest.mark.parametrize("build", [Noisy, OfItsBatch])
@@ -182,8 +264,8 @@ def test_recentered_pgd_may_go_twice_as_far():
     x, y = few_digits()
     report = evaluate(classifier(), x[:50], y[:50], eps=[0.05], noises=(), attacks={"authors": RecenteredPGD()})
     assert report.column("authors", 0.05).overshoot < 1e-6
-    assert report.radii == []
-    with pytest.raises(KeyError, match=r"no attack within ε = 12\.75/255; the radii are \[\]"):
+    assert report.radii() == []
+    with pytest.raises(KeyError, match=r"no attack within ε = 12\.75/255 in linf; the radii are \[\]"):
         report.robust_accuracy(0.05)
     assert "worst case" not in report.markdown()
     figure, ax = plt.subplots()

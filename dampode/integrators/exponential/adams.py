@@ -9,6 +9,7 @@ from torch import Tensor
 from dampode._checks import require_positive_int
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.dense_solution import require_no_dense
 from dampode.integrators.exponential.adams_loop import AdamsLoop
 from dampode.integrators.exponential.adams_step import StepFunction, try_step
 from dampode.integrators.exponential.multistep_weights import MAX_ORDER
@@ -87,11 +88,20 @@ class ExponentialAdams(TolerantIntegrator):
             )
         require_segments(self.recompute)
 
-    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None) -> Solution:
+    def solve(
+        self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None, dense: bool = False
+    ) -> Solution:
         """The states with statistics and a status per sample. Warns if f is too stiff for an explicit method."""
-        solution = super().solve(func, x, times, jumps)
+        if self.recompute is not None:
+            require_no_dense(dense, "recompute=", "it keeps every step, which recompute= avoids: leave one of them out")
+        solution = super().solve(func, x, times, jumps, dense)
         warn_if_stiff(func, solution)
         return solution
+
+    @property
+    def _dense_error(self) -> bool:
+        """Always: the correction of the predictor."""
+        return True
 
     @property
     def _replays(self) -> bool:

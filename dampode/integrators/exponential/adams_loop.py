@@ -10,7 +10,7 @@ from torch import Tensor
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.adaptive_loop import AdaptiveLoop
 from dampode.integrators.call_counter import CallCounter
-from dampode.integrators.exponential.adams_output import InnerStates
+from dampode.integrators.exponential.adams_output import InnerStates, step_polynomial
 from dampode.integrators.exponential.adams_plan import PlannedStep, plan_step, sample_damping
 from dampode.integrators.exponential.adams_replay import AcceptedStep, replay
 from dampode.integrators.exponential.adams_step import (
@@ -23,10 +23,11 @@ from dampode.integrators.exponential.adams_step import (
 from dampode.integrators.exponential.multistep_weights import Nodes
 from dampode.integrators.exponential.order_control import Decision, OrderControl, Report
 from dampode.integrators.output_times import with_ends
+from dampode.integrators.shifts import per_sample
 from dampode.integrators.solution import Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import Tolerance
-from dampode.integrators.stops import Restart, per_sample
+from dampode.integrators.stops import Restart
 
 __all__ = ["AdamsLoop"]
 
@@ -121,7 +122,9 @@ class AdamsLoop(AdaptiveLoop):
         found = tried.report.cpu().numpy().T  # the only value that a step reads
         with np.errstate(all="ignore"):
             report = Report(found[:4], *found[4:8])
-            decision = control.decide(planned.nodes, planned.weights, report)
+            judgement = control.judge(planned.nodes, planned.weights, report)
+            moving = self._moving(judgement.accepted, planned, tried)
+            decision = control.decide(planned.nodes, planned.weights, report, judgement, moving)
         self._weight = report.weight
         self.attempted = self.attempted + torch.from_numpy(active & ~second)
         self.accepted = self.accepted + torch.from_numpy(decision.accepted)
@@ -145,13 +148,13 @@ class AdamsLoop(AdaptiveLoop):
         last = torch.where(per_sample(self.failed.to(x.device), x), torch.nan, x) if bool(self.failed.any()) else x
         return with_ends(self.x0, self._inner.states(), last, *self._ends())
 
-    def replay(self, splitting: Splitting, n1: Tensor) -> Tensor:
+    def replay(self, x: Tensor, splitting: Splitting, n1: Tensor) -> Tensor:
         """The states with gradients, from the accepted steps in segments."""
         inner, last = replay(
-            self._func, splitting, self.x0, n1, self._inner_tau, self.axis, self._steps, self._slots, self._segments,
-            self.tol, self.calls,
+            self._func, splitting, x, n1, self._inner_tau, self._steps, self._slots, self._segments, self.tol,
+            self.calls,
         )  # fmt: skip
-        return with_ends(self.x0, inner, last, *self._ends())
+        return with_ends(x, inner, last, *self._ends())
 
     def _ends(self) -> tuple[Tensor, Tensor]:
         """τ of the output times between the first and the last one, and of the last one."""
@@ -169,6 +172,15 @@ class AdamsLoop(AdaptiveLoop):
         """The time after a step, rounded as the state is, (N,)."""
         return self.axis.time(torch.from_numpy(nodes.end), self.x0.dtype).double().numpy()
 
+    @torch.no_grad()
+    def _moving(self, accepted: Mask, planned: PlannedStep, tried: TriedStep) -> Mask:
+        """The samples that accept a step and have no event in it."""
+        if self.events is None:
+            return accepted
+        inside = step_polynomial(planned, tried, self._history.x, self.splitting.lam)
+        end, ok = torch.from_numpy(planned.nodes.end), torch.from_numpy(accepted)
+        return self.hold_before_events(inside, tried.x, end, ok).numpy()
+
     def _move(self, planned: PlannedStep, tried: TriedStep, decision: Decision, second: Mask, again: Mask) -> None:
         """Move the samples whose step is accepted, and keep the step if any sample needs it."""
         accepted, waiting, before = decision.accepted, self._control.second, self._history
@@ -177,10 +189,17 @@ class AdamsLoop(AdaptiveLoop):
         lam, every = self.splitting.lam, bool(accepted.all())
         slot = torch.from_numpy((planned.nodes.newest + 1) % len(planned.nodes.times)).to(self.x0.device)
         self._inner.add(planned, tried, before.x, lam, accepted)
+        if self.keep_pieces:
+            # without gradients the next step writes into the history
+            past = tried.past if torch.is_grad_enabled() else tried.past.clone()
+            inside = step_polynomial(planned, tried._replace(past=past), before.x, lam)
+            self.pieces.append(
+                (inside, self._flat(torch.from_numpy(np.where(accepted, planned.nodes.end, planned.nodes.begin))))
+            )
         if self.keep_steps:
             nodes, kept = planned.nodes, accepted | waiting
             nodes = nodes._replace(end=np.where(kept, nodes.end, nodes.begin))
-            self._steps.append(AcceptedStep(nodes, second & kept, again, accepted, slot, self._time_of(nodes)))
+            self._steps.append(AcceptedStep(nodes, second & kept, again, accepted, slot, self.axis))
         mask = None if every else per_sample(torch.from_numpy(accepted).to(self.x0.device), self.x0)
         self._history = moved_history(before, tried, lam, slot, mask)
         self.tau = torch.from_numpy(self._control.tau)

@@ -1,18 +1,64 @@
 """Dense output of the exponential Adams method: states inside accepted steps, without calls of f."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dampode.integrators.exponential.adams_plan import PlannedStep
-from dampode.integrators.exponential.adams_step import TriedStep, step_weights, values_at
+from dampode.integrators.exponential.adams_step import StepWeights, TriedStep, step_weights, values_at
 from dampode.integrators.output_times import scatter_states
 
-__all__ = ["InnerStates"]
+__all__ = ["InnerStates", "StepPolynomial", "step_polynomial"]
 
 _CHUNK = 4
 """States are computed together for at most this many times the batch."""
+
+
+class StepPolynomial(NamedTuple):
+    """The states inside a step, from the polynomial that the step uses. It is a `StatesInside`."""
+
+    x: Tensor
+    """State at the start of the step, (N, *S)."""
+    past: Tensor
+    """The values of N in the slots, (N, R, *S)."""
+    gap: Tensor
+    """Δ_k, (N, *S)."""
+    lam: Tensor
+    """λ_n, broadcast to x."""
+    h: Tensor
+    """Signed length, (N, 1, ..., 1), in x's dtype."""
+    basis: Tensor
+    """The weights as combinations of the moments, (N, R + 1, P, 1, ..., 1)."""
+
+    def state(self, theta: Tensor) -> Tensor:
+        """The states at θ, (N, *S): at θ = 0 x itself, to the last bit."""
+        return values_at(self._weights(theta), self.x, self.past, self.gap)
+
+    def last_term(self, theta: Tensor) -> Tensor:
+        """|the part of the states that comes from Δ_k|: what the predictor's polynomial leaves out, (N, *S)."""
+        return (self._weights(theta).corrector * self.gap).abs()
+
+    def _weights(self, theta: Tensor) -> StepWeights:
+        """The weights for the share θ of the step."""
+        return step_weights(-self.h * self.lam, self.h, self.basis.reshape(self.basis.shape[:3]), theta)
+
+
+def step_polynomial(planned: PlannedStep, tried: TriedStep, x: Tensor, lam: Tensor) -> StepPolynomial:
+    """The states inside a step.
+
+    Args:
+        planned: the step, as the host knows it.
+        tried: the step.
+        x: the state at its start, (N, *S).
+        lam: its λ_n.
+    """
+    basis = planned.basis(x)
+    return StepPolynomial(
+        x, tried.past, tried.gap, lam, planned.plan.h, basis.reshape(*basis.shape, *[1] * (x.ndim - 1))
+    )
 
 
 class InnerStates:

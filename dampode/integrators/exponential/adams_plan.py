@@ -41,6 +41,10 @@ class PlannedStep(NamedTuple):
         damping = None if self.damping is None else self.damping[sample]
         return _plan(weights, order, h, theta, damping, theta, like)
 
+    def basis(self, like: Tensor) -> Tensor:
+        """The weights as combinations of the moments, (N, R + 1, P), like a state."""
+        return torch.from_numpy(_basis(self.weights, self.nodes.order, self.h)).to(like)
+
 
 def sample_damping(splitting: Splitting, x: Tensor) -> SampleDamping:
     """λ of every sample on the host, if that is all that the weights need to know of it.
@@ -94,13 +98,7 @@ def _plan(
     extrapolation = weights.extrapolation.reshape(size, -1)
     columns: list[Floats] = [time[:, None], h[:, None]]
     if damping is None:
-        # contiguous, because bmm multiplies matrices of other strides one by one
-        by_slot = np.ascontiguousarray((weights.differences * (used * h)[:, None]).transpose(2, 1, 0))
-        newton = np.ascontiguousarray(weights.newton.transpose(2, 0, 1))
-        basis = torch.bmm(torch.from_numpy(by_slot), torch.from_numpy(newton)).numpy()
-        sample = np.arange(size)
-        corrector = weights.newton[order, :, sample] * (h / weights.at_end[order, sample])[:, None]
-        columns += [np.concatenate((basis.reshape(size, -1), corrector), 1)]
+        columns += [_basis(weights, order, h).reshape(size, -1)]
     else:
         columns += _host_weights(weights, order, used, h, damping, theta)
     packed = torch.from_numpy(np.concatenate((*columns, extrapolation), 1)).to(like)
@@ -119,6 +117,19 @@ def _plan(
             past.reshape(size, slots, *shape[1:]),
         )
     return Plan(parts[0].reshape(shape), parts[1].reshape(shape), rows, given, basis_on_device, None, None)
+
+
+def _basis(weights: NodeWeights, order: NDArray[np.int64], h: Floats) -> Floats:
+    """The weights of the slots and w as combinations of the moments, (N, R + 1, P)."""
+    points, _, size = weights.differences.shape
+    used = np.arange(points)[:, None] < order
+    # contiguous, because bmm multiplies matrices of other strides one by one
+    by_slot = np.ascontiguousarray((weights.differences * (used * h)[:, None]).transpose(2, 1, 0))
+    newton = np.ascontiguousarray(weights.newton.transpose(2, 0, 1))
+    basis = torch.bmm(torch.from_numpy(by_slot), torch.from_numpy(newton)).numpy()
+    sample = np.arange(size)
+    corrector = weights.newton[order, :, sample] * (h / weights.at_end[order, sample])[:, None]
+    return np.concatenate((basis, corrector[:, None]), 1)
 
 
 def _host_weights(

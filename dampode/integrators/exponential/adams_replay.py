@@ -23,9 +23,10 @@ from dampode.integrators.exponential.multistep_weights import Nodes
 from dampode.integrators.exponential.replay import parts_between_restarts
 from dampode.integrators.output_times import scatter_states
 from dampode.integrators.recompute import recomputed
+from dampode.integrators.shifts import per_sample
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import Tolerance
-from dampode.integrators.stops import Restart, per_sample
+from dampode.integrators.stops import Restart
 from dampode.integrators.time_axis import TimeAxis
 
 __all__ = ["AcceptedStep", "replay"]
@@ -46,8 +47,8 @@ class AcceptedStep(NamedTuple):
     """The samples that accept the step, (N,)."""
     slot: Tensor
     """The slot of the new value, (N,)."""
-    time: Floats
-    """The time after the step, (N,)."""
+    axis: TimeAxis
+    """The time axis, with the stops as they were at this step, on the CPU."""
 
 
 def replay(
@@ -56,7 +57,6 @@ def replay(
     x: Tensor,
     n1: Tensor,
     inner_tau: Floats,
-    axis: TimeAxis,
     steps: list[AcceptedStep | Restart],
     slots: int,
     count: int,
@@ -71,7 +71,6 @@ def replay(
         x: initial state, (N, *S).
         n1: N there, (N, *S).
         inner_tau: τ of the output times between the first and the last one, (T − 2,) or (N, T − 2).
-        axis: the time axis, on the CPU.
         steps: the steps, at least one, and the restarts between them.
         slots: number of slots R.
         count: number of segments; there is at most one per step, and at least one between two restarts.
@@ -83,7 +82,7 @@ def replay(
     """
     varies = not splitting.constant
 
-    def time_of(tau: Tensor) -> Tensor:
+    def time_of(axis: TimeAxis, tau: Tensor) -> Tensor:
         return per_sample(axis.time(tau.cpu(), x.dtype).to(x.device), x)
 
     def run(steps: list[AcceptedStep], *kept: Tensor) -> tuple[Tensor, ...]:
@@ -91,10 +90,11 @@ def replay(
         # a step without gradients writes into the history
         history = History(x, values.clone(), states[0].clone() if varies else None, corrected, value)
         start = steps[0].nodes.begin
-        splitting = Splitting(func, time_of(torch.from_numpy(start)), x, calls)
+        splitting = Splitting(func, time_of(steps[0].axis, torch.from_numpy(start)), x, calls)
         inner = InnerStates(x, inner_tau, start)
-        for nodes, second, again, accepted, slot, time in steps:
+        for nodes, second, again, accepted, slot, axis in steps:
             calls.active = torch.from_numpy(nodes.end > nodes.begin).to(x.device)
+            time = axis.time(torch.from_numpy(nodes.end), x.dtype).double().numpy()
             planned = plan_step(nodes, time, axis.sign, sample_damping(splitting, x), second, again, x)
             tried = try_step(splitting, history, planned.plan, tol)
             inner.add(planned, tried, history.x, splitting.lam, accepted)
@@ -102,7 +102,7 @@ def replay(
             mask = None if every else per_sample(torch.from_numpy(accepted).to(x.device), x)
             history = moved_history(history, tried, splitting.lam, slot, mask)
             reached = torch.from_numpy(np.where(accepted, nodes.end, nodes.begin))
-            splitting = tried.splitting if every else splitting.at(time_of(reached), history.x)
+            splitting = tried.splitting if every else splitting.at(time_of(axis, reached), history.x)
         states = [] if history.states is None else [history.states]
         return history.x, history.values, history.corrected, history.value, *states, *inner.indexed_states()
 
@@ -113,7 +113,7 @@ def replay(
     for part in parts_between_restarts(steps, count):
         if isinstance(part, Restart):
             calls.active = part.samples
-            after, t = part.change(kept[0]), time_of(part.tau)
+            after, t = part.change(kept[0]), time_of(part.axis, part.tau)
             splitting = Splitting(func, t, after, calls)
             history = History(kept[0], kept[1], kept[4] if varies else None, kept[2], kept[3])
             history = restarted_history(history, splitting, after, splitting.nonlinear(t, after), slot, part.samples)

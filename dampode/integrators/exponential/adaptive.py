@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.dense_solution import require_no_dense
 from dampode.integrators.exponential.loop import ExponentialLoop
 from dampode.integrators.exponential.step import StepFunction, try_step
 from dampode.integrators.exponential.stiffness import warn_if_stiff
@@ -36,6 +37,8 @@ class AdaptiveExponential(TolerantIntegrator):
     disagree. The second term measures the change of f with t, which cannot make the stages disagree because they share
     their times. The factor u >= 1 grows where ρJ, with J = ∂f/∂x, opposes the damping. The root mean square of the
     estimate over a sample is kept below atol + rtol |x|. This bounds the error of each step, not the sum of the errors.
+    Where ρ f undoes the damping and the state hardly moves (`is_creeping`), this sum is watched: the status is
+    `ERRORS_ADD_UP` if the estimates of such steps add up to more than ten tolerances.
 
     N(x⁺, t+h) is N_1 of the next step, so an accepted step costs four calls of f. At λ = 0 the method is the classical
     Runge-Kutta method. Samples of a batch do not influence one another if f acts on each sample by itself. Samples that
@@ -57,9 +60,8 @@ class AdaptiveExponential(TolerantIntegrator):
         compile: whether to compile a whole step, f included, by torch.compile. A step's own cost then falls several
             times over. The first solve takes seconds to compile, and so does the first one with a new field, shape or
             dtype, and the first with and without gradients. A CPU needs a C++ compiler, a GPU needs Triton.
-            torch.compile gives up on the ninth f of different code in a process; that f runs uncompiled. An f that
-            changes an attribute in every call, such as a counter of its calls, counts as different code each time:
-            take the count from ``Solution.nfe``.
+            torch.compile gives up on the ninth f of different code in a process; that f runs uncompiled. A
+            counter of f's calls in an int attribute of a module is no different code.
         recompute: number of segments of accepted steps that the backward pass recomputes, at most one per step; None
             keeps what every step computed. With a number, the solve runs without a graph, and its accepted steps are
             then taken again in segments. This costs two more passes of f and gives the same gradients. About √N
@@ -79,11 +81,20 @@ class AdaptiveExponential(TolerantIntegrator):
         super().__post_init__()
         require_segments(self.recompute)
 
-    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None) -> Solution:
+    def solve(
+        self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None, dense: bool = False
+    ) -> Solution:
         """The states with statistics and a status per sample. Warns if f is too stiff for an explicit method."""
-        solution = super().solve(func, x, times, jumps)
+        if self.recompute is not None:
+            require_no_dense(dense, "recompute=", "it keeps every step, which recompute= avoids: leave one of them out")
+        solution = super().solve(func, x, times, jumps, dense)
         warn_if_stiff(func, solution)
         return solution
+
+    @property
+    def _dense_error(self) -> bool:
+        """Always: the third difference of N."""
+        return True
 
     @property
     def _replays(self) -> bool:
@@ -99,5 +110,7 @@ class AdaptiveExponential(TolerantIntegrator):
 @functools.cache
 def _compiled_step() -> StepFunction:
     """`try_step` under torch.compile. All solves share it, and with it the forms that are already compiled."""
-    compiled: StepFunction = torch.compile(try_step)
+    # else an attribute that f changes in every call, such as a counter, would be new code in every call
+    counting = torch._dynamo.config.patch(allow_unspec_int_on_nn_module=True)
+    compiled: StepFunction = counting(torch.compile(try_step))
     return compiled

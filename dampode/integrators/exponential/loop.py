@@ -6,10 +6,11 @@ from torch import Tensor
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.adaptive_loop import AdaptiveLoop
 from dampode.integrators.call_counter import CallCounter
-from dampode.integrators.exponential.dense_output import DenseOutput, Interpolant
+from dampode.integrators.dense_output import DenseOutput, Interpolant
 from dampode.integrators.exponential.error_estimate import change_of_curve, third_difference
 from dampode.integrators.exponential.replay import AcceptedStep, replay
 from dampode.integrators.exponential.step import SampleState, StepFunction, TriedStep, initial_state
+from dampode.integrators.exponential.stiffness import LARGEST_CREPT_ERROR
 from dampode.integrators.output_times import with_ends
 from dampode.integrators.solution import Status
 from dampode.integrators.splitting import Splitting
@@ -86,28 +87,45 @@ class ExponentialLoop(AdaptiveLoop):
 
     def _count_running(self) -> None:
         """Note which samples run, of those that are before their stops."""
-        self._n_failed = int((self.failed & (self.tau < self.axis.stop)).sum())
-        self._running = bool(self.active.any())
+        waiting = self.failed & (self.tau < self.axis.stop)
+        n_active: int
+        self._n_failed, n_active = torch.stack((waiting.sum(), self.active.sum())).tolist()
+        self._running = n_active > 0
 
     def advance(self, h: Tensor) -> Tensor:
         """Try one step of length ``h`` for every active sample. Returns the lengths to try next."""
         self.calls.active = self.active.reshape(-1)
         tried = accepted = self._try_step(self.splitting, self._state, h, self.axis, self.tol)
         n_ok, n_finite, n_stuck, n_running = tried.counts.tolist()  # the only value that a step reads
-        self.attempted, self.accepted = self.attempted + self.active, self.accepted + (tried.ok & self.active)
+        ok = tried.ok
+        if self.events is not None:
+            with torch.no_grad():
+                ok = self.hold_before_events(self._inside(tried), tried.state.x, tried.state.tau, ok)
+                n_ok = int(ok.sum())
+        self.attempted, self.accepted = self.attempted + self.active, self.accepted + (ok & self.active)
         self.stiff_steps = self.stiff_steps + (tried.stiff & self.active)
         if n_ok and n_finite < len(h) and torch.is_grad_enabled():
             # A value that is not finite gives NaN gradients even where `where` drops it. Repeat the step without it.
             self.calls.active = (self.active & ~tried.finite).reshape(-1)
-            accepted = self._try_step(self.splitting, self._state, torch.where(tried.ok, h, 0.0), self.axis, self.tol)
+            accepted = self._try_step(self.splitting, self._state, torch.where(ok, h, 0.0), self.axis, self.tol)
         if n_ok:
-            self._accept(accepted, tried.ok, n_ok == len(h))
+            self._accept(accepted, ok, n_ok == len(h))
         next_h = self.give_up.limited(tried.next_h, h)
         if n_stuck or n_finite < len(h):
             next_h = self._fail(tried, next_h)
         self.active = self.active & tried.running
         self._running = n_running > self._n_failed
+        if self.events is not None:  # a step that is held back did not bring its sample to a stop
+            self.active = (self.tau < self.axis.stop) & ~self.failed
+            self._count_running()
         return next_h
+
+    def _inside(self, tried: TriedStep) -> Interpolant:
+        """The states inside a step."""
+        before, step = self._state, tried.krogstad
+        change = change_of_curve(step.curve, tried.state.last_h, before.last_curve, before.last_h)
+        cubic = third_difference(change)
+        return Interpolant(before.x, before.n1, step.slope, step.curve, cubic, self.splitting.lam, tried.h)
 
     def states(self) -> Tensor:
         """The states at the output times, (T, N, *S)."""
@@ -115,21 +133,22 @@ class ExponentialLoop(AdaptiveLoop):
         last = torch.where(failed, torch.nan, x) if bool(failed.any()) else x
         return with_ends(self.x0, self._dense.states(), last, self._inner_tau, self.axis.span)
 
-    def replay(self, splitting: Splitting, n1: Tensor) -> Tensor:
+    def replay(self, x: Tensor, splitting: Splitting, n1: Tensor) -> Tensor:
         """The states with gradients, from the accepted steps in segments."""
         steps, tau = self._steps, self._inner_tau
-        inner, last = replay(self._func, self.x0, n1, tau, self.axis, steps, self._segments, self.calls)
-        return with_ends(self.x0, inner, last, tau, self.axis.span)
+        inner, last = replay(self._func, x, n1, tau, steps, self._segments, self.calls)
+        return with_ends(x, inner, last, tau, self.axis.span)
 
     def _accept(self, tried: TriedStep, ok: Tensor, all_ok: bool) -> None:
         """Move the samples whose step is accepted."""
         before, new = self._state, tried.state
         if self.keep_steps:
-            self._steps.append(AcceptedStep(before.tau, new.tau, before.last_h, self.axis))
-        if self._dense.needed:
-            step, lam, tau = tried.krogstad, self.splitting.lam, new.tau.reshape(-1)
-            cubic = third_difference(change_of_curve(step.curve, new.last_h, before.last_curve, before.last_h))
-            self._dense.add(Interpolant(before.x, before.n1, step.slope, step.curve, cubic, lam, tried.h, tau))
+            self._steps.append(AcceptedStep(before.tau, torch.where(ok, new.tau, before.tau), before.last_h, self.axis))
+        if self._dense.needed or self.keep_pieces:
+            inside, end = self._inside(tried), torch.where(ok, new.tau, before.tau).reshape(-1)
+            self._dense.add(inside, end)
+            if self.keep_pieces:
+                self.pieces.append((inside, end))
         if all_ok:
             self.splitting, self._state = tried.splitting, new
         else:
@@ -146,6 +165,7 @@ class ExponentialLoop(AdaptiveLoop):
         self.fail(failing & tried.finite, Status.STEP_UNDERFLOW)
         self.fail(failing & ~tried.finite, Status.NOT_FINITE)
         self.fail(failing & tried.ok, Status.NEGATIVE_DAMPING)
+        self.fail(failing & (tried.state.crept_error > LARGEST_CREPT_ERROR), Status.ERRORS_ADD_UP)
         self.active = self.active & ~self.failed
         self._n_failed = int((self.failed & tried.running).sum())
         return torch.where(self.failed, 0.0, next_h)

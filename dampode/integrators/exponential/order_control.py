@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from dampode.integrators.exponential.multistep_weights import ROWS, Nodes, NodeWeights
 
-__all__ = ["Decision", "OrderControl", "Report"]
+__all__ = ["Decision", "Judgement", "OrderControl", "Report"]
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -51,6 +51,19 @@ class Report(NamedTuple):
     """max|w| over the state, (N,)."""
     phi1: Floats
     """max hφ_1 over the state, (N,)."""
+
+
+class Judgement(NamedTuple):
+    """What a step's error says, (N,)."""
+
+    size: Floats
+    """D_j, for j = k + `ROWS`, (4, N)."""
+    accepted: Mask
+    again: Mask
+    """The samples whose N is evaluated a second time before the step can be accepted."""
+    rejected: Mask
+    finite: Mask
+    """Whether the error is a finite number."""
 
 
 class Decision(NamedTuple):
@@ -108,21 +121,35 @@ class OrderControl:
         self._order = np.where(samples, 1, self._order)
         self._steps = np.where(samples, 0, self._steps)
 
-    def decide(self, nodes: Nodes, weights: NodeWeights, report: Report) -> Decision:
-        """Accept or reject a step, and choose the next one.
-
-        Source: Shampine & Gordon 1975, Chap. 7, for the choice of the order.
-        """
-        sample, h = np.arange(len(nodes.end)), nodes.end - nodes.begin
-        order, starting, first = nodes.order, nodes.order == nodes.values, ~self.second
+    def judge(self, nodes: Nodes, weights: NodeWeights, report: Report) -> Judgement:
+        """Judge a step by its error."""
+        sample, order = np.arange(len(nodes.end)), nodes.order
+        starting, first = order == nodes.values, ~self.second
         index = np.where(weights.known, order + np.array(ROWS)[:, None], 1)
         size = np.where(weights.known, report.differences / weights.at_end[index, sample], np.inf)  # D_j, (4, N)
         row = np.where(starting, 0, 2)
         error = size[row, sample] * _remainder(weights, np.where(starting, order, order + 1) - 1)
-        within, finite, active = error <= 1.0, error < np.inf, h > 0
+        within, finite, active = error <= 1.0, error < np.inf, nodes.end > nodes.begin
         self._measure(report, active & ~first)
         again = first & within & active & self._wants_second(report)
-        accepted = within & active & ~again
+        return Judgement(size, within & active & ~again, again, active & ~within, finite | ~active)
+
+    def decide(
+        self, nodes: Nodes, weights: NodeWeights, report: Report, judgement: Judgement, accepted: Mask
+    ) -> Decision:
+        """Choose the next step.
+
+        Args:
+            nodes: of this step.
+            weights: of this step.
+            report: what it tells.
+            judgement: of its error.
+            accepted: the samples among the accepted ones that move. The others repeat a part of the step.
+
+        Source: Shampine & Gordon 1975, Chap. 7, for the choice of the order.
+        """
+        size, _, again, rejected, finite = judgement
+        order, starting, h = nodes.order, nodes.order == nodes.values, nodes.end - nodes.begin
         nodes_next = np.where(accepted, np.roll(weights.nodes, 1, 0) - 1.0, weights.nodes)
         nodes_next[0] = np.where(accepted, 0.0, weights.nodes[0])
         length = _lengths(nodes_next, order, size)
@@ -132,9 +159,9 @@ class OrderControl:
         stiff = accepted & (limit < 0.75 * np.minimum(factor, 2.0)) & (self._lipschitz * report.phi1 > 0.5)
         factor = np.minimum(factor, limit)
         factor = np.where(accepted, np.clip(factor, 0.2, cap), np.where(finite, np.clip(factor, 0.2, 0.8), 0.2))
-        self._move(nodes, accepted, active & ~within, next_order)
+        self._move(nodes, accepted, rejected, next_order)
         self.second, self._moved = again, report.moved
-        return Decision(accepted, finite | ~active, stiff, h * np.where(again, 1.0, factor))
+        return Decision(accepted, finite, stiff, h * np.where(accepted | rejected, factor, 1.0))
 
     def _measure(self, report: Report, samples: Mask) -> None:
         """Measure L of the samples with a second evaluation, where it is more than rounding."""

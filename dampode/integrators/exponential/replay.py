@@ -11,13 +11,14 @@ from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.call_counter import CallCounter
-from dampode.integrators.exponential.dense_output import DenseOutput, Interpolant
+from dampode.integrators.dense_output import DenseOutput, Interpolant
 from dampode.integrators.exponential.error_estimate import change_of_curve, third_difference
 from dampode.integrators.exponential_rk import krogstad_step
 from dampode.integrators.output_times import scatter_states
 from dampode.integrators.recompute import recomputed, segments
+from dampode.integrators.shifts import per_sample
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.stops import Restart, per_sample
+from dampode.integrators.stops import Restart
 from dampode.integrators.time_axis import TimeAxis
 
 __all__ = ["AcceptedStep", "parts_between_restarts", "replay"]
@@ -41,7 +42,6 @@ def replay(
     x: Tensor,
     n1: Tensor,
     inner_tau: Tensor,
-    axis: TimeAxis,
     steps: list[AcceptedStep | Restart],
     count: int,
     calls: CallCounter,
@@ -53,7 +53,6 @@ def replay(
         x: initial state, (N, *S).
         n1: N there, (N, *S).
         inner_tau: τ of the output times between the first and the last one, (T − 2,) or (N, T − 2) float64.
-        axis: the time axis.
         steps: the steps, at least one, and the restarts between them.
         count: number of segments; there is at most one per step, and at least one between two restarts.
         calls: counts the calls of f.
@@ -74,8 +73,8 @@ def replay(
             step = krogstad_step(splitting, x, n1, (axis.time(begin + 0.5 * h, x.dtype), after), signed)
             if dense.needed:
                 cubic = third_difference(change_of_curve(step.curve, length, last_curve, last_h))
-                lam, tau = splitting.lam, end.reshape(-1)
-                dense.add(Interpolant(x, n1, step.slope, step.curve, cubic, lam, signed, tau))
+                inside = Interpolant(x, n1, step.slope, step.curve, cubic, splitting.lam, signed)
+                dense.add(inside, end.reshape(-1))
                 last_curve = torch.where(ok, step.curve, last_curve)
             x = torch.where(ok, step.x, x)
             splitting = splitting.at(after, x)
@@ -86,7 +85,7 @@ def replay(
     for part in parts_between_restarts(steps, count):
         if isinstance(part, Restart):
             calls.active = part.samples
-            x, t = part.change(x), axis.time(per_sample(part.tau, x), x.dtype)
+            x, t = part.change(x), part.axis.time(per_sample(part.tau, x), x.dtype)
             n1 = torch.where(per_sample(part.samples, x), Splitting(func, t, x, calls).nonlinear(t, x), n1)
         else:
             x, n1, last_curve, index, state = recomputed(partial(run, part), func, x, n1, last_curve)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dampode.integrators.exponential.error_estimate import change_of_curve, error_estimate
+from dampode.integrators.exponential.stiffness import LARGEST_CREPT_ERROR, is_creeping
 from dampode.integrators.exponential_rk import KrogstadStep, krogstad_step
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import MIN_LOG_RATIO, Tolerance, log_error_ratio, step_factor
@@ -34,6 +35,8 @@ class SampleState(NamedTuple):
     """The length > 0 of the last accepted step, in x's dtype."""
     last_log_ratio: Tensor
     """The logarithm of its error ratio."""
+    crept_error: Tensor
+    """The sum of the error ratios of all steps in which the state crept, see `is_creeping`."""
 
 
 class TriedStep(NamedTuple):
@@ -53,7 +56,8 @@ class TriedStep(NamedTuple):
     finite: Tensor
     """Whether the error is a finite number."""
     stuck: Tensor
-    """Whether the step is rejected and no shorter one would advance t, or λ is negative or NaN at x⁺."""
+    """Whether the step is rejected and no shorter one would advance t, or λ is negative or NaN at x⁺, or the errors of
+    creeping steps add up to more than `LARGEST_CREPT_ERROR`."""
     stiff: Tensor
     """Whether the step is accepted, and stability and not accuracy bounded its length."""
     running: Tensor
@@ -72,7 +76,8 @@ def initial_state(x: Tensor, n1: Tensor, tau: Tensor) -> SampleState:
     The last step counts as infinitely short, so that the whole curvature of N counts as error.
     """
     per_sample = torch.zeros(tau.shape, dtype=x.dtype, device=x.device)
-    return SampleState(x, n1, tau, torch.zeros_like(x), per_sample + torch.finfo(x.dtype).tiny, per_sample)
+    tiny = torch.finfo(x.dtype).tiny
+    return SampleState(x, n1, tau, torch.zeros_like(x), per_sample + tiny, per_sample, torch.zeros_like(per_sample))
 
 
 def try_step(splitting: Splitting, state: SampleState, h: Tensor, axis: TimeAxis, tol: Tolerance) -> TriedStep:
@@ -102,7 +107,8 @@ def try_step(splitting: Splitting, state: SampleState, h: Tensor, axis: TimeAxis
         n5 = n1 if after is splitting else torch.addcmul(n1, splitting.lam - after.lam, step.x)
         change = change_of_curve(step.curve, length, state.last_curve, state.last_h)
         error = error_estimate(step, n5, change, splitting.lam, signed)
-        ratio = tol.ratio(error, torch.maximum(state.x.abs(), step.x.abs()))
+        size = torch.maximum(state.x.abs(), step.x.abs())
+        ratio = tol.ratio(error, size)
         ok, finite = ratio <= 1, ratio < torch.inf
         log_ratio = log_error_ratio(ratio)
         growth = relative_change(n5 - step.n4, step.x - step.u4).reshape(h.shape)
@@ -111,9 +117,12 @@ def try_step(splitting: Splitting, state: SampleState, h: Tensor, axis: TimeAxis
         stuck = (next_h <= axis.shortest_step(state.tau)) > ok
         if after is not splitting:
             stuck = stuck | (ok & after.has_negative_damping(step.x))
+        creeping = is_creeping(step, state.x, n5, splitting.lam, length, size, tol)
+        crept_error = state.crept_error + torch.where(ok & creeping, ratio, 0.0)
+        stuck = stuck | (crept_error > LARGEST_CREPT_ERROR)
         tau = torch.where(ok, end, state.tau)
         running = tau < axis.stop
         counts = torch.stack((ok, finite, stuck, running)).flatten(1).sum(1)
         last_h, last_log_ratio = length.clamp(min=torch.finfo(dtype).tiny), log_ratio.clamp_(min=MIN_LOG_RATIO)
-    moved = SampleState(step.x, n1, tau, step.curve, last_h, last_log_ratio)
+    moved = SampleState(step.x, n1, tau, step.curve, last_h, last_log_ratio, crept_error)
     return TriedStep(step, after, moved, signed, next_h, ok, finite, stuck, stiff, running, counts)

@@ -1,4 +1,4 @@
-"""A warning where f is too stiff for an explicit method: the measured ratio ρ|J|/λ of its stiffness to the damping."""
+"""Where f is too stiff for an explicit exponential method: creeping states, and the measured ratio ρ|J|/λ."""
 
 import warnings
 
@@ -6,11 +6,50 @@ import torch
 from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
+from dampode.integrators.exponential_rk import KrogstadStep
 from dampode.integrators.sample_times import first_times
 from dampode.integrators.solution import Solution
+from dampode.integrators.step_control import Tolerance
 from dampode.integrators.stiff_steps import StiffnessWarning
 
-__all__ = ["field_to_damping_ratio", "warn_if_stiff"]
+__all__ = ["LARGEST_CREPT_ERROR", "field_to_damping_ratio", "is_creeping", "warn_if_stiff"]
+
+LARGEST_CREPT_ERROR = 10.0
+"""The largest sum of the estimated errors of creeping steps, in tolerances. The true error may be five times larger."""
+
+_FEEDBACK, _DAMPED, _MOVED = 0.3, 0.1, 0.05
+"""The bounds of `is_creeping`."""
+
+
+def is_creeping(
+    step: KrogstadStep, x: Tensor, n5: Tensor, lam: Tensor, length: Tensor, size: Tensor, tol: Tolerance
+) -> Tensor:
+    """Whether λ and ρ f nearly cancel in a step, so that the state hardly moves.
+
+    Then no damping need be left in some directions, such as one in which a conserved sum changes. The tolerance allows
+    an error per step there that is large beside the movement, and the errors of many steps add up. A state creeps if
+
+    - ρ f undoes the damping: hφ_1 |N_5 − N_4| > 0.3 |x⁺ − U_4|;
+    - damping matters: hφ_1 λ is above 0.1 along x⁺ − U_4;
+    - the state moves by less than 5 %.
+
+    Args:
+        step: the step.
+        x: the state at its start, (N, *S).
+        n5: N(x⁺, t+h), (N, *S).
+        lam: λ_n, broadcast to x.
+        length: the length of the step, (N, 1, ..., 1), in x's dtype.
+        size: |x|, (N, *S).
+        tol: tolerance of a step. Its norm measures all changes.
+
+    Returns:
+        Whether the state of each sample creeps, (N, 1, ..., 1).
+    """
+    apart, weight = step.x - step.u4, length * step.p1
+    distance = tol.ratio(apart, size)
+    feedback, damped = tol.ratio(weight * (n5 - step.n4), size), tol.ratio(weight * lam * apart, size)
+    moved = tol.rtol * tol.ratio(step.x - x, size)
+    return (feedback > _FEEDBACK * distance) & (damped > _DAMPED * distance) & (moved < _MOVED)
 
 
 @torch.no_grad()

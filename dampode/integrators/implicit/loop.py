@@ -6,6 +6,7 @@ from torch import Tensor
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.adaptive_loop import AdaptiveLoop
 from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.dense_output import Interpolant, interpolant_between
 from dampode.integrators.implicit import tableau
 from dampode.integrators.implicit.iteration import Iteration
 from dampode.integrators.implicit.newton import finite_differences
@@ -100,6 +101,9 @@ class ImplicitLoop(AdaptiveLoop):
         error, h_slope = stages.error_and_slope()
         ratio = self.tol.ratio(error, torch.maximum(self._x.abs(), stages.end_state.abs()))
         ok, log_ratio = converged & (ratio <= 1), log_error_ratio(ratio)
+        if self.events is not None:
+            inside, after = self._inside(end, signed, h_slope), stages.end_state.reshape(self.x0.shape)
+            ok = self.hold_before_events(inside, after, end, ok)
         factor = step_factor(log_ratio, ok, self._last_log_ratio)
         next_h = h * torch.where(converged, factor, torch.where(again, 1.0, 0.25))
         self._last_log_ratio = torch.where(ok, log_ratio.clamp(min=MIN_LOG_RATIO), self._last_log_ratio)
@@ -110,6 +114,8 @@ class ImplicitLoop(AdaptiveLoop):
             self._reject(rejected, next_h <= self._shortest(), converged, rejected & ~finite)
         end = torch.where(ok, end, self.tau)
         self._write_output(end, h, h_slope)
+        if self.keep_pieces and any_ok:
+            self.pieces.append((self._inside(end, signed, h_slope), end[:, 0]))
         if self.keep_steps and any_ok:
             self._keep(torch.where(ok, h, 0.0), end)
         self._accept(ok, end, h_slope / torch.where(ok, signed, 1.0))
@@ -121,12 +127,15 @@ class ImplicitLoop(AdaptiveLoop):
         inner = self._outputs.reshape(-1, *self.x0.shape)
         return with_ends(self.x0, inner, last, self._inner_tau, self.axis.span)
 
-    def replay(self, splitting: Splitting, n1: Tensor) -> Tensor:
+    def replay(self, x: Tensor, splitting: Splitting, n1: Tensor) -> Tensor:
         """The states with gradients, by implicit differentiation of the converged stages."""
-        slope = n1 - splitting.lam * self.x0
+        slope = n1 - splitting.lam * x
         tau, axis = self._inner_tau, self._shaped_axis()
-        inner, last = replay(splitting, self.x0, slope, tau, axis, self._steps, self._linear_rtol, self.calls)
-        return with_ends(self.x0, inner, last, tau, axis.span)
+        pieces = self.pieces if self.keep_pieces else None
+        if pieces is not None:
+            pieces.clear()
+        inner, last = replay(splitting, x, slope, tau, self._steps, self._linear_rtol, self.calls, pieces)
+        return with_ends(x, inner, last, tau, axis.span)
 
     def _shaped(self, per_sample: Tensor) -> Tensor:
         """(N, 1) as (N, 1, ..., 1), which broadcasts to the state."""
@@ -187,6 +196,20 @@ class ImplicitLoop(AdaptiveLoop):
         stages = self._stages
         ends = (stages.start_state, stages.start_slope, stages.end_state, h_slope)
         self._outputs[output, sample] = tableau.hermite(theta, *(value[sample] for value in ends))
+
+    def _inside(self, end: Tensor, h: Tensor, h_slope: Tensor) -> Interpolant:
+        """The states inside a step to τ = ``end`` of the signed length ``h``, at whose end h F is ``h_slope``.
+
+        A sample whose τ does not change has a step of length 0.
+        """
+        moved, x = end > self.tau, self._x
+        after = torch.where(moved, self._stages.end_state, x)
+        end_slope = torch.where(moved, h_slope / torch.where(moved, h, 1.0), self._slope)
+        h = torch.where(moved, h, 0.0)
+        inside = interpolant_between(x, self._slope, after, end_slope, torch.zeros_like(h), h)
+        return Interpolant(
+            *(value.reshape(self.x0.shape) if value.shape == x.shape else self._shaped(value) for value in inside)
+        )
 
     def _keep(self, h: Tensor, end: Tensor) -> None:
         """Keep a step for `replay`."""

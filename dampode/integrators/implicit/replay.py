@@ -7,11 +7,14 @@ import torch
 from torch import Tensor
 
 from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.dense_output import interpolant_between
+from dampode.integrators.dense_solution import Piece
 from dampode.integrators.implicit import tableau
 from dampode.integrators.implicit.gradients import with_implicit_gradient
 from dampode.integrators.output_times import scatter_states
+from dampode.integrators.shifts import per_sample
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.stops import Restart, per_sample
+from dampode.integrators.stops import Restart
 from dampode.integrators.time_axis import TimeAxis
 
 __all__ = ["AcceptedStep", "replay"]
@@ -37,10 +40,10 @@ def replay(
     x: Tensor,
     slope: Tensor,
     inner_tau: Tensor,
-    axis: TimeAxis,
     steps: list[AcceptedStep | Restart],
     rtol: float,
     calls: CallCounter,
+    pieces: list[Piece] | None,
 ) -> tuple[Tensor, Tensor]:
     """The states at the output times with their derivatives.
 
@@ -49,10 +52,10 @@ def replay(
         x: initial state, (N, *S).
         slope: F(x, t) there, with its graph, (N, *S).
         inner_tau: τ of the output times between the first and the last one, (T − 2,) or (N, T − 2) float64.
-        axis: the time axis, whose values per sample are (N, 1, ..., 1).
         steps: the accepted steps, and the restarts between them.
         rtol: relative tolerance of the linear solves of the backward pass.
         calls: counts the calls of f.
+        pieces: takes the states inside the steps; None keeps none.
 
     Returns:
         The states at the inner times, (T − 2, N, *S), NaN at times that no step reached, and the last state, (N, *S).
@@ -62,7 +65,8 @@ def replay(
     for step in steps:
         if isinstance(step, Restart):
             calls.active = step.samples
-            x, t, samples = step.change(x), axis.time(per_sample(step.tau, x), x.dtype), per_sample(step.samples, x)
+            x, samples, tau_now = step.change(x), per_sample(step.samples, x), per_sample(step.tau, x)
+            t = step.axis.shaped(tuple(tau_now.shape)).time(tau_now, x.dtype)
             splitting = splitting.at(t, x)
             slope = torch.where(samples, splitting.nonlinear(t, x) - splitting.lam * x, slope)
             continue
@@ -81,7 +85,12 @@ def replay(
         theta = (since[sample, output].reshape(-1, *[1] * (x.ndim - 1)) / h[sample]).to(x.dtype)
         indices.append(output * len(x) + sample)
         states.append(tableau.hermite(theta, *(value[sample] for value in (x, slopes[0], u, slopes[-1]))))
-        slope = torch.where(ok, slopes[-1] / torch.where(ok, signed, 1.0), slope)
+        end_slope = torch.where(ok, slopes[-1] / torch.where(ok, signed, 1.0), slope)
+        if pieces is not None:
+            after = torch.where(ok, u, x)
+            inside = interpolant_between(x, slope, after, end_slope, torch.zeros_like(signed), signed)
+            pieces.append((inside, end.reshape(-1)))
+        slope = end_slope
         x = torch.where(ok, u, x)
         splitting = splitting.at(axis.time(end, x.dtype), x)
     return scatter_states(torch.cat(indices), torch.cat(states), tau.shape[1], x), x

@@ -1,12 +1,13 @@
 """Attacks along the gradient of the loss, in steps of a fixed length: FGSM, IFGSM and PGD."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from dampode._checks import require_positive, require_positive_int
 from dampode.robustness.classifier import attacked_in_eval_mode, margins, predict, predict_and_differentiate
+from dampode.robustness.draws import Generator, normal, uniform
 from dampode.robustness.inputs import require_distance
 from dampode.robustness.norms import Norm, into_ball, length, per_image, require_norm, require_radius, steepest
 
@@ -110,7 +111,7 @@ def pgd(
     restarts: int = 1,
     keep: Keep = "strongest",
     norm: Norm = "linf",
-    generator: torch.Generator | None = None,
+    generator: Generator = None,
     batch_size: int = 500,
 ) -> Tensor:
     """Projected gradient descent: `ifgsm` from a random start x_0 = clip(x + δ, 0, 1), δ ~ U[−ε, ε] per element.
@@ -150,8 +151,8 @@ def pgd(
         require_radius(eps, norm, x)
         step = _step(alpha, eps)
         best, best_margin = x.clone(), x.new_full(x.shape[:1], -torch.inf)
-        for _ in range(restarts):
-            start = (x + _random_offset(x, eps, norm, generator)).clamp(0, 1)
+        for number in range(restarts):
+            start = (x + _random_offset(x, eps, norm, generator, number)).clamp(0, 1)
             active = (best_margin < 0) if keep == "first" else torch.ones_like(best_margin, dtype=torch.bool)
             if not bool(active.any()):
                 break
@@ -172,7 +173,7 @@ def recentered_pgd(
     *,
     alpha: float = 1 / 255,
     steps: int = 20,
-    generator: torch.Generator | None = None,
+    generator: Generator = None,
     batch_size: int = 500,
 ) -> Tensor:
     """The PGD of the paper authors' public code, for comparison with its numbers: |x' − x| <= 2ε.
@@ -211,13 +212,13 @@ def _step(alpha: float | None, eps: float) -> float:
     return STEP * eps if alpha is None else alpha
 
 
-def _random_offset(x: Tensor, eps: float, norm: Norm, generator: torch.Generator | None) -> Tensor:
+def _random_offset(x: Tensor, eps: float, norm: Norm, generator: Generator, number: int = 0) -> Tensor:
     """A random offset for each image, of length at most ε, in x's shape."""
-    like: dict[str, Any] = {"generator": generator, "dtype": x.dtype, "device": x.device}
     if norm == "linf":
-        return eps * (2 * torch.rand(x.shape, **like) - 1)
-    direction = torch.randn(x.shape, **like)
-    return per_image(eps * torch.rand(len(x), **like) / length(direction, norm), x) * direction
+        return eps * (2 * uniform(x.shape, x, generator, number) - 1)
+    direction = normal(x.shape, x, generator, number)
+    distance = eps * uniform(x.shape[:1], x, generator, number)
+    return per_image(distance / length(direction, norm), x) * direction
 
 
 def _iterate(

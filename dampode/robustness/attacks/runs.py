@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from dampode._checks import require_positive_int
-from dampode.robustness.attacks.image_draws import ImageDraws
 from dampode.robustness.attacks.losses import Loss
 from dampode.robustness.attacks.traits import Attack
 from dampode.robustness.classifier import attacked_in_eval_mode, margins, predict, predict_and_differentiate
+from dampode.robustness.draws import Generator, ImageDraws
 from dampode.robustness.norms import Norm, require_radius
 
 __all__ = ["AttackOfRuns", "Problem", "Run"]
@@ -87,7 +87,7 @@ class AttackOfRuns(Attack):
         x: Tensor,
         y: Tensor,
         eps: float,
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
         batch_size: int = 500,
     ) -> Tensor:
         """Perturb pixels, as `Attack` says. An image that stands gets the point of the largest margin."""
@@ -95,7 +95,7 @@ class AttackOfRuns(Attack):
             return self.perturb(model, x, y, eps, generator, batch_size)
 
     def perturb(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator | None, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """The attack on a model in eval mode and on pixels that were checked."""
         require_positive_int(batch_size, "batch_size")

@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import ClassVar, Self
 
-import torch
 from torch import Tensor, nn
 
 from dampode._checks import require_instance, require_positive_int
@@ -13,6 +12,7 @@ from dampode._identity import fingerprint
 from dampode.robustness.attacks.gradient import STEP, Keep, fgsm, ifgsm, pgd, recentered_pgd, require_iteration
 from dampode.robustness.attacks.traits import Attack, AttackTraits
 from dampode.robustness.attacks.uniform import uniform_noise
+from dampode.robustness.draws import Generator
 from dampode.robustness.modes import eval_mode, require_model
 from dampode.robustness.norms import Norm, require_norm
 
@@ -28,7 +28,7 @@ class UniformNoise(Attack):
     traits: ClassVar[AttackTraits] = AttackTraits(gradient_based=False, iterated=False)
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
         return uniform_noise(x, eps, generator)
@@ -53,7 +53,7 @@ class FGSM(Attack):
         return _printed(self)
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
         return fgsm(model, x, y, eps, norm=self.norm, batch_size=batch_size)
@@ -73,7 +73,7 @@ class IFGSM(Attack):
         require_iteration(self.alpha, self.steps, self.keep, "linf")
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
         return ifgsm(model, x, y, eps, alpha=self.alpha, steps=self.steps, keep=self.keep, batch_size=batch_size)
@@ -115,7 +115,7 @@ class PGD(Attack):
         return _printed(self)
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
         return pgd(
@@ -164,7 +164,7 @@ class RecenteredPGD(Attack):
         require_iteration(self.alpha, self.steps, "last", "linf")
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
         return recentered_pgd(
@@ -199,7 +199,7 @@ class Transfer(Attack):
         return f"Transfer(source={type(self.source).__name__} {fingerprint(self.source)[:12]}, attack={self.attack})"
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels."""
         with eval_mode(self.source):

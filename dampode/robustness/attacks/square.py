@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dampode._checks import require_positive_int
-from dampode.robustness.attacks.image_draws import ImageDraws
 from dampode.robustness.attacks.runs import AttackOfRuns, Problem, Run
 from dampode.robustness.attacks.traits import AttackTraits
 from dampode.robustness.classifier import attacked_in_eval_mode
+from dampode.robustness.draws import Generator, ImageDraws
 from dampode.robustness.norms import Norm, per_image, require_norm
 
 __all__ = ["Square", "bump", "side", "square"]
@@ -69,6 +69,14 @@ class Square(AttackOfRuns):
         """One search."""
         return [partial(_search, queries=self.queries, schedule=self.schedule or self.queries)]
 
+    def perturb(
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
+    ) -> Tensor:
+        """The search on a model in eval mode and on pixels that were checked."""
+        if x.ndim != 4:
+            raise ValueError(f"square needs images (N, C, H, W), got shape {tuple(x.shape)}")
+        return super().perturb(model, x, y, eps, generator, batch_size)
+
     def with_twice_the_steps(self) -> Self:
         """The same search with twice the queries."""
         return replace(self, queries=2 * self.queries)
@@ -83,7 +91,7 @@ def square(
     queries: int = 5000,
     schedule: int | None = None,
     norm: Norm = "linf",
-    generator: torch.Generator | None = None,
+    generator: Generator = None,
     batch_size: int = 500,
 ) -> Tensor:
     """`Square` as a function.
@@ -142,8 +150,6 @@ def _hill(height: int, width: int) -> Tensor:
 
 def _search(problem: Problem, queries: int, schedule: int) -> tuple[Tensor, Tensor]:
     """A search: the points, and their margins."""
-    if problem.x.ndim != 4:
-        raise ValueError(f"square needs images (N, C, H, W), got shape {tuple(problem.x.shape)}")
     first, trial = (_stripes, _with_square) if problem.norm == "linf" else (_tiles, _with_windows)
     points = first(problem)
     found = problem.margins(points)

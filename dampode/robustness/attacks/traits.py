@@ -3,10 +3,10 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from dampode._checks import require_instance, require_nonnegative
+from dampode.robustness.draws import Generator
 from dampode.robustness.norms import Norm, require_norm
 
 __all__ = ["Attack", "AttackTraits"]
@@ -72,7 +72,7 @@ class Attack(ABC):
 
     @abstractmethod
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: torch.Generator, batch_size: int
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int
     ) -> Tensor:
         """Perturb pixels.
 
@@ -81,7 +81,8 @@ class Attack(ABC):
             x: pixels in [0, 1], (N, C, H, W).
             y: labels, (N,).
             eps: radius ε in pixel units, >= 0, in the norm of ``traits``.
-            generator: source of the draws, on x's device.
+            generator: source of the draws, on x's device, as `dampode.robustness.draws.uniform` takes it. In
+                `evaluate` each image has its own stream, so that neither batches nor processes change its draws.
             batch_size: images per forward pass.
 
         Returns:

@@ -1,14 +1,14 @@
 """Uniform noise in the ball: a perturbation that uses nothing of the model."""
 
-import torch
 from torch import Tensor
 
+from dampode.robustness.draws import Generator, uniform
 from dampode.robustness.inputs import as_pixels, require_distance
 
 __all__ = ["uniform_noise"]
 
 
-def uniform_noise(x: Tensor, eps: float, generator: torch.Generator | None = None) -> Tensor:
+def uniform_noise(x: Tensor, eps: float, generator: Generator = None) -> Tensor:
     """Uniform noise, x' = clip(x + δ, 0, 1), δ ~ U[−ε, ε] per element: a baseline that every attack must beat.
 
     Args:
@@ -25,5 +25,5 @@ def uniform_noise(x: Tensor, eps: float, generator: torch.Generator | None = Non
     """
     require_distance(eps, "eps")
     x = as_pixels(x)
-    delta = 2 * torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - 1
+    delta = 2 * uniform(x.shape, x, generator) - 1
     return (x + eps * delta).clamp(0, 1)

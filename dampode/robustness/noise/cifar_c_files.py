@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dampode._files import user_path
 from dampode.robustness.noise.corruptions import require_corruption, require_severity
 
 __all__ = ["IMAGES_PER_SEVERITY", "cifar_c_images", "cifar_c_labels", "load_cifar_c"]
@@ -45,17 +46,17 @@ def load_cifar_c(folder: str | Path, name: str, severity: int | None = None) -> 
 
 def cifar_c_images(folder: str | Path, name: str) -> np.ndarray[Any, Any]:
     """One corruption's images of all severities, (50,000, 32, 32, 3) uint8, memory-mapped. Errors as `load_cifar_c`."""
-    images = _open(Path(folder) / f"{name}.npy", (5 * IMAGES_PER_SEVERITY, 32, 32, 3), "uint8 images")
+    images = _open(user_path(folder) / f"{name}.npy", (5 * IMAGES_PER_SEVERITY, 32, 32, 3), "uint8 images")
     if images.dtype != np.uint8:
-        raise ValueError(f"{Path(folder) / name}.npy must hold uint8 in 0..255, got {images.dtype}")
+        raise ValueError(f"{user_path(folder) / name}.npy must hold uint8 in 0..255, got {images.dtype}")
     return images
 
 
 def cifar_c_labels(folder: str | Path) -> Tensor:
     """The labels of the images at all severities, (50,000,) int64. Errors as `load_cifar_c`."""
-    labels = _open(Path(folder) / "labels.npy", (5 * IMAGES_PER_SEVERITY,), "labels")
+    labels = _open(user_path(folder) / "labels.npy", (5 * IMAGES_PER_SEVERITY,), "labels")
     if labels.dtype.kind not in "ui":
-        raise ValueError(f"{Path(folder) / 'labels.npy'} must hold integers, got {labels.dtype}")
+        raise ValueError(f"{user_path(folder) / 'labels.npy'} must hold integers, got {labels.dtype}")
     return torch.from_numpy(labels.astype(np.int64))
 
 

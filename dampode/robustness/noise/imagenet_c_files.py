@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dampode._checks import require_labels
+from dampode._files import user_path
 from dampode._identity import fingerprint
 from dampode.robustness.noise.corruptions import (
     CORRUPTIONS,
@@ -29,12 +30,12 @@ class ImageNetCFiles(NoiseSource):
     Args:
         folder: the folder that holds a folder per corruption.
         y: labels of the measured images.
-        device: device of the images that `block` and `images` return.
+        device: device of the images that `block` and `select` return.
         images: indices of the measured images in the order of ``ImageFolder``, (N,) int64; None for all images.
 
     Raises:
         ValueError: the labels differ from the classes of the folders, or an index is outside the test set. `block` and
-            `images` raise it where the images of a call differ in size.
+            `select` raise it where the images of a call differ in size.
         TypeError: the indices are not int64.
         FileNotFoundError: the folder holds no corruption, or a file is missing.
         ImportError: torchvision is not installed.
@@ -45,12 +46,12 @@ class ImageNetCFiles(NoiseSource):
     def __init__(
         self, folder: str | Path, y: Tensor, device: torch.device | str = "cpu", images: Tensor | None = None
     ) -> None:
-        self.title, self.folder, self.device = "ImageNet-C, files", Path(folder), torch.device(device)
+        self.title, self.folder, self.device = "ImageNet-C, files", user_path(folder), torch.device(device)
         self.names = tuple(n for n in CORRUPTIONS + EXTRA_CORRUPTIONS if (self.folder / n).is_dir())
         if not self.names:
             raise FileNotFoundError(
-                f"{folder} must hold a folder per corruption, such as {CORRUPTIONS[0]}/1/<class>/<image>; name the "
-                "folder into which the archives of ImageNet-C were unpacked"
+                f"{self.folder} must hold a folder per corruption, such as {CORRUPTIONS[0]}/1/<class>/<image>; name "
+                "the folder into which the archives of ImageNet-C were unpacked"
             )
         require_labels(y, len(y))
         files, labels = _listed(self.folder / self.names[0])
@@ -91,9 +92,9 @@ class ImageNetCFiles(NoiseSource):
     def block(self, name: str, severity: int, index: int) -> Tensor:
         """One block of images, read from the files."""
         block = blocks(self.n)[index]
-        return self.images(name, severity, torch.arange(block.start, block.stop))
+        return self.select(name, severity, torch.arange(block.start, block.stop, device="cpu"))
 
-    def images(self, name: str, severity: int, indices: Tensor) -> Tensor:
+    def select(self, name: str, severity: int, indices: Tensor) -> Tensor:
         """The images of these indices, read from the files: RGB, float32 in [0, 1]."""
         from torchvision.datasets.folder import default_loader
         from torchvision.transforms.functional import to_tensor

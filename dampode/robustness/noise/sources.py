@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dampode._checks import as_seed, require_instance, require_labels, require_positive
+from dampode._files import user_path
 from dampode._identity import fingerprint
 from dampode.robustness.inputs import as_pixels
 from dampode.robustness.noise.cifar_c_files import IMAGES_PER_SEVERITY, cifar_c_images, cifar_c_labels
@@ -55,7 +56,7 @@ class NoiseSource(ABC):
     def block(self, name: str, severity: int, index: int) -> Tensor:
         """One block of images (B, C, H, W) under a corruption of a severity, as the model takes them."""
 
-    def images(self, name: str, severity: int, indices: Tensor) -> Tensor:
+    def select(self, name: str, severity: int, indices: Tensor) -> Tensor:
         """The corrupted images of ascending indices (M,), on the CPU, in this order."""
         found = []
         for index in (indices // BLOCK_SIZE).unique().tolist():
@@ -128,7 +129,7 @@ class CifarCFiles(NoiseSource):
                 "test set, or pass the indices of the images as images="
             )
         self.title = "CIFAR-C, official files"
-        self.folder, self.labels, self.device, self.n = Path(folder), labels, torch.device(device), len(labels)
+        self.folder, self.labels, self.device, self.n = user_path(folder), labels, torch.device(device), len(labels)
         known = CORRUPTIONS + EXTRA_CORRUPTIONS
         self.names = tuple(name for name in known if (self.folder / f"{name}.npy").is_file())
 

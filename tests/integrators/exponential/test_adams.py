@@ -262,6 +262,7 @@ def test_max_order_is_checked(settings, message):
 @pytest.mark.slow
 def test_compiled_is_the_same():
     func, x = DampedODEFunc(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), Constant(2.0)), torch.randn(4, 3)
+    func, x = func.double(), x.double()  # rounding in float32 can change an order, and with it the steps
     t = torch.linspace(0.0, 1.0, 4)
     with torch.no_grad():
         torch.testing.assert_close(

@@ -5,6 +5,7 @@ import torch
 
 from dampode import DampedODEFunc, solve
 from dampode.damping import Constant, Learned
+from dampode.fields import VectorField
 from dampode.integrators import AdaptiveExponential, Status
 from tests.helpers.oracles import Forced
 
@@ -35,3 +36,23 @@ def test_a_compiled_step_gives_up_the_same_samples():
     torch.testing.assert_close(compiled.reached, eager.reached, rtol=1e-8, atol=0)
     torch.testing.assert_close(compiled.x, eager.x, equal_nan=True)
     assert compiled.rejected[0] < 110
+
+
+class Counted(VectorField):
+    """A field that counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.nfe = 0
+
+    def forward(self, t, x):
+        self.nfe += 1
+        return torch.cos(x)
+
+
+def test_a_counter_of_calls_is_not_new_code_in_every_call():
+    func, x = DampedODEFunc(Counted(), Constant(1.0)), torch.ones(2, 3, dtype=torch.float64)
+    with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+        solution = solve(func, x, torch.tensor([0.0, 20.0]), AdaptiveExponential(compile=True))
+    assert func.f.nfe == solution.nfe[0]
+    assert solution.nfe[0] > 80

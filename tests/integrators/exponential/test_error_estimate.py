@@ -38,7 +38,7 @@ def test_error_estimate_sees_where_rho_f_undoes_the_damping():
     mu, z = torch.tensor([-1, 0.1, 0.5, 0.9, 0.99, 0.9999]).double(), torch.tensor([1, 10, 100, 1e3, 1e4, 1e6]).double()
     lam, mu = z.repeat(len(mu))[:, None], mu.repeat_interleave(len(z))[:, None]
     x, h = torch.ones_like(lam), torch.ones_like(lam)
-    splitting = Splitting(DampedODEFunc(lambda x: mu * lam * x, Constant(lam)), x)
+    splitting = Splitting(DampedODEFunc(lambda x: mu * lam * x, Constant(lam)), 0.0, x)
     step = krogstad_step(splitting, x, splitting.nonlinear(0.0, x), (h / 2, h), h)
     n5, unchanged = splitting.nonlinear(h, step.x), CurveChange(torch.zeros_like(x), torch.zeros_like(x))
     ratio = error_estimate(step, n5, unchanged, splitting.lam, h).abs() / (step.x - torch.exp(-lam * (1 - mu))).abs()

@@ -1,5 +1,7 @@
 """What attacks promise on a trained network: early exit, restarts, search, transfer, batches; bad input in words."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -171,9 +173,9 @@ def test_search_needs_no_gradient_and_grows_with_queries():
     assert left[0] > left[1] > left[2]
     assert left[2] < accuracy(model, uniform_noise(x, EPS, seeded()), y) - 0.2
     right = correct(model, x, y)  # the others are broken already, and stay as they are
-    assert torch.equal(square(no_gradient, x, y, 0.1, generator=seeded())[~right], x[~right])
+    assert torch.equal(square(no_gradient, x, y, 0.1, queries=200, generator=seeded())[~right], x[~right])
     x, y = x[right], y[right]
-    values = ((square(no_gradient, x, y, 0.1, generator=seeded()) - x).abs() / 0.1).flatten()
+    values = ((square(no_gradient, x, y, 0.1, queries=200, generator=seeded()) - x).abs() / 0.1).flatten()
     inside = (x.flatten() >= 0.1) & (x.flatten() <= 0.9)
     torch.testing.assert_close(values[inside], torch.ones(int(inside.sum())), atol=1e-5, rtol=0)
 
@@ -207,7 +209,7 @@ class Half(nn.Module):
         return self.model(x) + torch.where(x[:, 0, 0, 0] > 0.5, torch.nan, 0.0)[:, None]
 
 
-@pytest.mark.parametrize("attack", [fgsm, ifgsm, pgd, square])
+@pytest.mark.parametrize("attack", [fgsm, ifgsm, pgd, partial(square, queries=50)])
 def test_bad_input_ends_in_words(attack):
     model, (x, y) = classifier(), digits()
     x, y = x[:5].clone(), y[:5]
@@ -292,7 +294,8 @@ def test_a_model_with_a_part_in_training_mode_is_attacked_in_eval_mode_and_put_b
 
 
 def _draws(attack):
-    return {"generator": seeded()} if attack in (pgd, recentered_pgd, square) else {}
+    few = {"queries": 50} if attack is square else {}
+    return few | ({"generator": seeded()} if attack in (pgd, recentered_pgd, square) else {})
 
 
 def test_attacks_work_in_inference_mode_and_on_logits_of_another_dtype():

@@ -115,7 +115,7 @@ def test_folders_are_read_in_the_order_of_image_folder(imagenet_c):
     assert (255 * block[:, 1, 0, 0]).round().tolist() == [200, 201, 210, 211, 220, 221]
     chosen = ImageNetCFiles(imagenet_c, y[[4, 1]], images=torch.tensor([4, 1]))
     assert torch.equal(chosen.block("fog", 2, 0), block[[4, 1]])
-    assert torch.equal(source.images("fog", 2, torch.tensor([1, 4])), block[[1, 4]])
+    assert torch.equal(source.select("fog", 2, torch.tensor([1, 4])), block[[1, 4]])
     assert repr(source) == repr(ImageNetCFiles(imagenet_c, y)) != repr(chosen)
     model = nn.Sequential(nn.Flatten(), nn.Linear(60, 3)).eval()
     report = evaluate(model, torch.rand(6, 3, 4, 5), y, attacks={}, noise=source, severities=[1, 2])

@@ -1,11 +1,15 @@
-"""Random numbers of one image each: they depend neither on the batch nor on which other images are still attacked."""
+"""Random numbers of one image each: they depend neither on the batch, nor on the process, nor on the other images.
 
+Source: Steele, Lea & Flood 2014, SplitMix64.
+"""
+
+import hashlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["ImageDraws"]
+__all__ = ["Generator", "ImageDraws", "normal", "uniform"]
 
 _GOLDEN, _FIRST, _SECOND = -7046029254386353131, -4658895280553007687, -7723592293110705685
 """The constants of SplitMix64 as signed numbers."""
@@ -17,17 +21,29 @@ class ImageDraws:
 
     Args:
         keys: the images' keys, (N,) int64.
-
-    Source: Steele, Lea & Flood 2014, SplitMix64.
     """
 
     keys: Tensor
 
     @classmethod
-    def of(cls, n: int, generator: torch.Generator | None, device: torch.device) -> "ImageDraws":
-        """Streams of n images from one draw of a generator. Image i has the same stream for every n."""
+    def of(cls, n: int, generator: "Generator", device: torch.device) -> "ImageDraws":
+        """Streams of n images from one draw of a generator, where image i has the same stream for every n.
+
+        Streams that are already those of n images are returned as they are.
+        """
+        if isinstance(generator, ImageDraws):
+            if len(generator.keys) != n:
+                raise ValueError(f"each image needs a stream of its own, got {len(generator.keys)} for {n} images")
+            return generator
         seed = torch.randint(2**62, (1,), generator=generator, device=device)
         return cls(_mixed(seed + _GOLDEN * torch.arange(1, n + 1, device=device)))
+
+    @classmethod
+    def by_key(cls, images: Tensor, *key: str | int | float) -> "ImageDraws":
+        """Streams of images, by their numbers in the data set, (N,), under a key such as a seed and a name."""
+        digest = hashlib.sha256(repr(key).encode()).digest()
+        seed = int.from_bytes(digest[:8], "big", signed=True)
+        return cls(_mixed(_mixed(_GOLDEN * (images + 1)) ^ seed))
 
     def at(self, index: Tensor) -> "ImageDraws":
         """The streams of some of the images."""
@@ -57,6 +73,32 @@ class ImageDraws:
     def integers(self, high: int, *shape: int) -> Tensor:
         """Draws from 0 .. high − 1, (N, *shape), for a high well below 2²⁴."""
         return (self.uniform(*shape, dtype=torch.float64) * high).long()
+
+
+Generator = torch.Generator | ImageDraws | None
+"""The source of an attack's draws: torch's generator for all images together, or a stream for each image."""
+
+
+def uniform(shape: tuple[int, ...], like: Tensor, generator: Generator, number: int = 0) -> Tensor:
+    """Draws from U[0, 1), in the dtype and on the device of ``like``.
+
+    Args:
+        shape: (N, *S) for N images.
+        like: a tensor whose dtype and device the draws have.
+        generator: their source.
+        number: number of this draw, counted from 0. Streams per image give the same number the same draws; torch's
+            generator moves on by itself.
+    """
+    if isinstance(generator, ImageDraws):
+        return generator.stream(number).uniform(*shape[1:], dtype=like.dtype)
+    return torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+def normal(shape: tuple[int, ...], like: Tensor, generator: Generator, number: int = 0) -> Tensor:
+    """Draws from N(0, 1), as `uniform` draws them."""
+    if isinstance(generator, ImageDraws):
+        return generator.stream(number).normal(*shape[1:], dtype=like.dtype)
+    return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
 def _mixed(z: Tensor) -> Tensor:

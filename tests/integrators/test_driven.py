@@ -1,0 +1,128 @@
+"""Adaptive solves stop at the breaks of their inputs: piecewise closed forms, short pulses, both directions."""
+
+import pytest
+import torch
+
+from dampode import DampedODEFunc, odeint, paths, solve
+from dampode.damping import Constant, Damping
+from dampode.fields import Driven
+from dampode.integrators import AdaptiveExponential, KenCarp4
+
+EXPONENTIAL = AdaptiveExponential(rtol=1e-12, atol=1e-13)
+to_tolerance = pytest.mark.parametrize(
+    "integrator",
+    [AdaptiveExponential(1e-7, 1e-9), AdaptiveExponential(1e-7, 1e-9, recompute=2), KenCarp4(1e-7, 1e-9)],
+    ids=["exponential", "recompute", "implicit"],
+)
+LAM = 0.7
+
+
+def driven(times, values, lam=LAM):
+    return DampedODEFunc(Driven(lambda t, x, u: u, paths.Held(times, values)), Constant(lam))
+
+
+def held_solution(times, values, x, t0, t1, lam=LAM):
+    """x' = −λ x + u of one sample, one channel, from t0 to t1, piece by piece."""
+    sign = 1 if t1 > t0 else -1
+    inner = sorted((s for s in times.tolist() if min(t0, t1) < s < max(t0, t1)), reverse=sign < 0)
+    for a, b in zip([t0, *inner], [*inner, t1], strict=True):
+        u = values[int((times <= (a + b) / 2).sum()) - 1]
+        x = u / lam + (x - u / lam) * torch.exp(torch.tensor(-lam * (b - a), dtype=torch.float64))
+    return x
+
+
+def inputs(n=5, count=7, seed=3, start=0.1):
+    generator = torch.Generator().manual_seed(seed)
+    times = start + torch.rand(n, count, generator=generator, dtype=torch.float64).mul(0.7).cumsum(1)
+    times[:, 0] = start - 0.3
+    return times, torch.randn(n, count, 1, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("t0", "t1"), [(0.1, 3.3), (3.3, 0.1)])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_held_input_gives_the_piecewise_closed_form(t0, t1, seed):
+    times, values = inputs(seed=seed)
+    x = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
+    t = torch.tensor([t0, t1], dtype=torch.float64)
+    got = odeint(driven(times, values), x, t, EXPONENTIAL)[-1]
+    want = torch.stack([held_solution(times[n], values[n, :, 0], x[n], t0, t1) for n in range(5)])
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@to_tolerance
+def test_breaks_at_the_ends_of_the_solve_belong_to_the_other_side(integrator, reverse):
+    """From break to break: u is 1 between them, and huge before and after."""
+    for start in (0.1, 0.3, 1.7, -0.6):
+        times = torch.tensor([start - 1, start, start + 0.7], dtype=torch.float64)
+        values = torch.tensor([[[1e3], [1.0], [-1e3]]], dtype=torch.float64)
+        t = times[1:].flip(0) if reverse else times[1:]
+        s = solve(driven(times, values), torch.ones(1, 1, dtype=torch.float64), t, integrator)
+        want = held_solution(times, values[0, :, 0], torch.ones(1, dtype=torch.float64), t[0].item(), t[1].item())
+        torch.testing.assert_close(s.x[-1, 0], want, rtol=1e-6, atol=1e-7)
+        assert s.rejected.item() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@to_tolerance
+def test_a_pulse_that_is_short_beside_the_steps_is_not_missed(integrator, dtype):
+    """A dose of 1 within 10⁻⁴, in the middle of steps that would each be long."""
+    times = torch.tensor([0.0, 3.0, 3.0001], dtype=torch.float64)
+    values = torch.tensor([[[0.0], [1e4], [0.0]]], dtype=torch.float64)
+    x, t = torch.zeros(1, 1, dtype=dtype), torch.tensor([0.0, 8.0], dtype=torch.float64)
+    got = odeint(driven(times, values), x, t, integrator)[-1].double()
+    want = held_solution(times, values[0, :, 0], torch.zeros(1, dtype=torch.float64), 0.0, 8.0)
+    assert want > 0.02
+    torch.testing.assert_close(got[0], want, rtol=1e-5 if dtype == torch.float64 else 1e-2, atol=0)
+
+
+@to_tolerance
+def test_gradients_reach_the_input(integrator):
+    """x(1) with u = u_0 before and u_1 after 0.4: ∂x/∂u_k is the response to a unit step."""
+    times = torch.tensor([0.0, 0.4], dtype=torch.float64)
+    values = torch.tensor([[[1.0], [2.0]]], dtype=torch.float64)
+    func = driven(times, values)
+    func.f.scale = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+    func.f.f = lambda t, x, u: u * torch.where(torch.as_tensor(t) < 0.4, func.f.scale[0], func.f.scale[1])
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    odeint(func, x, torch.tensor([0.0, 1.0], dtype=torch.float64), integrator)[-1].sum().backward()
+    decay = torch.exp(torch.tensor([-LAM, -LAM * 0.6], dtype=torch.float64))
+    want = torch.stack(((decay[1] - decay[0]) / LAM, 2 * (1 - decay[1]) / LAM))
+    torch.testing.assert_close(func.f.scale.grad, want, rtol=1e-5, atol=1e-6)
+
+
+def test_values_of_a_path_may_come_from_a_network():
+    times = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    values = torch.tensor([[[1.0], [2.0], [0.5]]], dtype=torch.float64, requires_grad=True)
+    x, t = torch.zeros(1, 1, dtype=torch.float64), times[[0, 2]]
+    assert torch.autograd.gradcheck(
+        lambda v: odeint(
+            DampedODEFunc(Driven(lambda t, x, u: u, paths.Linear(times, v)), Constant(LAM)), x, t, EXPONENTIAL
+        ),
+        (values,),
+    )
+
+
+class Gate(Damping):
+    """λ(t) = u(t)."""
+
+    depends_on_state, depends_on_time = False, True
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def forward(self, t, x):
+        return self.path(t).to(x)
+
+
+@to_tolerance
+def test_an_input_may_gate_the_damping(integrator):
+    times = torch.tensor([0.0, 0.5, 0.8], dtype=torch.float64)
+    values = torch.tensor([[[1.0], [30.0], [0.2]]], dtype=torch.float64)
+    func = DampedODEFunc(torch.zeros_like, Gate(paths.Held(times, values)))
+    t = torch.tensor([0.2, 1.0], dtype=torch.float64)
+    x = solve(func, torch.ones(1, 1, dtype=torch.float64), t, integrator)
+    want = torch.exp(torch.tensor(-(0.3 + 9.0 + 0.04), dtype=torch.float64))
+    torch.testing.assert_close(x.x[-1, 0, 0], want, rtol=1e-4, atol=1e-8)
+    assert x.rejected.item() <= 3
