@@ -10,9 +10,7 @@ from dampode.dynamics import DampedODEFunc
 from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.exponential.loop import ExponentialLoop
 from dampode.integrators.exponential.step import StepFunction, try_step
-from dampode.integrators.exponential.stiffness import warn_if_stiff
 from dampode.integrators.recompute import require_segments
-from dampode.integrators.solution import Solution
 from dampode.integrators.step_control import Tolerance
 from dampode.integrators.to_tolerance import TolerantIntegrator
 
@@ -79,12 +77,6 @@ class AdaptiveExponential(TolerantIntegrator):
         """Check the settings."""
         super().__post_init__()
         require_segments(self.recompute)
-
-    def solve(self, func: DampedODEFunc, x: Tensor, times: Tensor) -> Solution:
-        """The states with statistics and a status per sample. Warns if f is too stiff for an explicit method."""
-        solution = super().solve(func, x, times)
-        warn_if_stiff(func, solution)
-        return solution
 
     @property
     def _replays(self) -> bool:

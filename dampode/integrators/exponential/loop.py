@@ -10,8 +10,8 @@ from dampode.integrators.exponential.dense_output import DenseOutput, Interpolan
 from dampode.integrators.exponential.error_estimate import change_of_curve, third_difference
 from dampode.integrators.exponential.replay import AcceptedStep, replay
 from dampode.integrators.exponential.step import SampleState, StepFunction, TriedStep, initial_state
-from dampode.integrators.exponential.stiffness import LARGEST_CREPT_ERROR
-from dampode.integrators.solution import Status
+from dampode.integrators.exponential.stiffness import LARGEST_CREPT_ERROR, warn_if_stiff
+from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import Tolerance, estimated_first_step, probe_step
 
@@ -100,6 +100,13 @@ class ExponentialLoop(AdaptiveLoop):
         """The states with gradients, from the accepted steps in segments."""
         inner_tau = self.axis.tau(self.times[1:-1])
         return replay(self._func, self.x0, n1, inner_tau, self.axis, self._steps, self._segments, self.calls)
+
+    def _warn_of(self, stiff: Tensor, solution: Solution) -> bool:
+        """Warn once of stiff steps, or of a stiff f that made steps short in units of 1/λ."""
+        found = super()._warn_of(stiff, solution)
+        if not found:
+            warn_if_stiff(self._func, solution)
+        return found
 
     def _accept(self, tried: TriedStep, ok: Tensor, all_ok: bool) -> None:
         """Move the samples whose step is accepted."""

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.exponential_rk import KrogstadStep
-from dampode.integrators.solution import Solution
+from dampode.integrators.solution import Solution, Status
 from dampode.integrators.step_control import Tolerance
 from dampode.integrators.stiff_steps import StiffnessWarning
 
 __all__ = ["LARGEST_CREPT_ERROR", "field_to_damping_ratio", "is_creeping", "warn_if_stiff"]
 
 LARGEST_CREPT_ERROR = 10.0
-"""In tolerances: the largest sum of the estimated errors of creeping steps. The true error may be five times as large."""
+"""In tolerances: the largest sum of the estimated errors of creeping steps. The true error may be five times that."""
 
 _FEEDBACK, _DAMPED, _MOVED = 0.3, 0.1, 0.05
 """The bounds of `is_creeping`."""
@@ -30,7 +30,7 @@ def is_creeping(
 
     - ρ f undoes the damping: hφ_1 |N_5 − N_4| > 0.3 |x⁺ − U_4|;
     - damping matters: hφ_1 λ is above 0.1 along x⁺ − U_4;
-    - the state moves by less than 5 %.
+    - the state moves by less than 5 % of its size.
 
     Args:
         step: the step.
@@ -47,8 +47,8 @@ def is_creeping(
     apart, weight = step.x - step.u4, length * step.p1
     distance = tol.ratio(apart, size)
     feedback, damped = tol.ratio(weight * (n5 - step.n4), size), tol.ratio(weight * lam * apart, size)
-    moved = tol.rtol * tol.ratio(step.x - x, size)
-    return (feedback > _FEEDBACK * distance) & (damped > _DAMPED * distance) & (moved < _MOVED)
+    moved, reach = tol.ratio(step.x - x, size), tol.ratio(size, size)
+    return (feedback > _FEEDBACK * distance) & (damped > _DAMPED * distance) & (moved < _MOVED * reach)
 
 
 @torch.no_grad()
@@ -78,14 +78,18 @@ def field_to_damping_ratio(func: DampedODEFunc, x: Tensor, t: Tensor, iterations
 
 
 def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> None:
-    """Warn if the steps of a solve were short in units of 1/λ because of f. It calls f only if they were short."""
+    """Warn if the steps of a solve were short in units of 1/λ because of f. It calls f only if they were short.
+
+    Failed samples have a status that says why.
+    """
     x = solution.x.detach()
     last = torch.isfinite(x).reshape(*x.shape[:2], -1).all(2).long().cumprod(0).sum(0).sub(1).clamp(min=0)
     x = x[last, torch.arange(x.shape[1], device=x.device)]
     with torch.no_grad():
         lam = func.damping(x).expand_as(x).reshape(len(x), -1).amax(1)
     damped = lam * (solution.reached - solution.t[0].item()).abs()  # λ |t1 − t0| of every sample
-    short = (damped >= 100) & (solution.accepted >= damped / 200)
+    reached = torch.tensor([s is Status.SUCCESS for s in solution.status], device=x.device)
+    short = reached & (damped >= 100) & (solution.accepted >= damped / 200)
     if not bool(short.any()):
         return
     t = solution.reached.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
@@ -98,7 +102,7 @@ def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> None:
             f"{int(solution.accepted[worst])} steps were taken over λ|t1 − t0| = {damped[worst].item():.3g}, and their "
             f"errors may add up beyond the tolerance; use KenCarp4{_other_remedies(func, x)}",
             StiffnessWarning,
-            stacklevel=4,
+            stacklevel=7,
         )
 
 
