@@ -33,6 +33,7 @@ class TorchDiffEq(Integrator):
     """Any method that the installed torchdiffeq offers, through its public ``odeint`` or ``odeint_adjoint``.
 
     The whole batch shares one step size, so the result of a sample depends, within the tolerance, on the other samples.
+    SciPy's solvers ("scipy_solver") interpolate at t0, too: the first state is x0 but for rounding.
     Where λ is large, explicit methods need a number of steps proportional to λ(t1 − t0); dopri5 needs about a third of
     it.
 
