@@ -133,7 +133,9 @@ def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> bool:
 
 def _other_remedies(func: DampedODEFunc, t: Tensor, x: Tensor) -> str:
     """What else helps if ρ grows with λ. With ρ = 1 f itself is stiff, whatever λ."""
-    return "" if func.weight(func.lam(t, x), x) == 1.0 else ", ρ = 1 or a smaller λ"
+    weight = func.weight(func.lam(t, x), x)
+    constant = bool((weight == 1.0).all()) if isinstance(weight, Tensor) else weight == 1.0
+    return "" if constant else ", ρ = 1 or a smaller λ"
 
 
 def _norm(x: Tensor) -> Tensor:
