@@ -140,6 +140,8 @@ class TorchDiffEq(Integrator):
         """The states from torchdiffeq, (T, N, *S), or an IntegrationError if it gives up."""
         if self.method not in _FIXED:
             require_single(x)
+        if self.method == "scipy_solver" and not bool(torch.isfinite(x).all()):
+            raise IntegrationError("scipy_solver needs a finite initial state, got NaN or infinity; check the input")
         if self.adjoint:
             _require_adjoint(field.func, x, times)
         settings: dict[str, Any] = {"rtol": self.rtol, "atol": self.atol, "method": self.method}
