@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 __all__ = [
+    "CHANGED_IN_PLACE",
     "as_seed",
     "has_autocast",
     "in_train_mode",
@@ -30,6 +31,12 @@ __all__ = [
     "require_unchanged",
     "version",
 ]
+
+
+CHANGED_IN_PLACE = (
+    "f must leave the state as it is, because the step needs it, but f changed x in place; begin f with x.clone(), or "
+    "use inplace=False in its first activation"
+)
 
 
 def require_instance(value: Any, kind: type | tuple[type, ...], name: str, remedy: str = "") -> None:
@@ -189,10 +196,7 @@ def version(x: Tensor) -> int | None:
 def require_unchanged(x: Tensor, before: int | None) -> None:
     """Raise unless ``x`` still has the `version` from before a call of f."""
     if version(x) != before:
-        raise ValueError(
-            "f must leave the state as it is, because the step needs it, but f changed x in place; begin f with "
-            "x.clone(), or use inplace=False in its first activation"
-        )
+        raise ValueError(CHANGED_IN_PLACE)
 
 
 def require_broadcast(value: Tensor, x: Tensor, name: str) -> None:

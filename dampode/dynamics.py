@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dampode._checks import (
+    CHANGED_IN_PLACE,
     has_autocast,
     name_of,
     require_broadcast,
@@ -122,6 +123,8 @@ class DampedODEFunc(nn.Module):
             except RuntimeError as error:
                 if "does not require grad" in str(error):
                     error.add_note(_DIFFERENTIATES)
+                if "leaf Variable that requires grad is being used in an in-place operation" in str(error):
+                    raise ValueError(CHANGED_IN_PLACE) from error
                 if "mixed torch.Tensor and DTensor" in str(error):
                     error.add_note(_SHARDED)
                 raise

@@ -110,7 +110,7 @@ def solve(
         IntegrationError: torchdiffeq refuses the options of a `TorchDiffEq`.
 
     Warns:
-        StiffnessWarning: f is too stiff for an explicit method. The message gives the measured ρ|J|/λ.
+        StiffnessWarning: f is too stiff for an explicit method. The message gives what was measured.
         UserWarning: as in `odeint`.
 
     Source: Yang et al. 2020, Eq. 4.

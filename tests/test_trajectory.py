@@ -157,15 +157,12 @@ def test_few_steps_along_a_slow_manifold_are_not_believed():
     """x' = −λx + (1 + λ) tanh x creeps where λ − ρJ is small: x moves little a step, and by its own size in all."""
     x, t = torch.tensor([[1.0, -0.3]], dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
     func = DampedODEFunc(torch.tanh, Constant(1e4), one_plus)
-    with (
-        pytest.warns(StiffnessWarning, match="f itself is stiff"),
-        pytest.warns(
-            StiffnessWarning, match=r"measured ρ\|J\|/λ of sample 0 is 1, .* errors may add up beyond the tolerance"
-        ),
-    ):
+    with pytest.warns(StiffnessWarning, match="f itself is stiff|errors of such steps add up") as found:
         s = solve(func, x, t, AdaptiveExponential(1e-3, 1e-6))
+    assert len(found) == 1
     exact = odeint(func, x, t, KenCarp4(1e-6, 1e-9))[-1]
     assert (s.x[-1] - exact).abs().max() < 0.5 * exact.abs().max()
+    torch.testing.assert_close(odeint(func, x, t, KenCarp4(1e-4, 1e-7))[-1], exact, rtol=3e-3, atol=3e-6)
 
 
 def test_field_to_damping_ratio_of_a_linear_field():

@@ -45,6 +45,8 @@ def class_labels(y_train: Array, y_test: Array) -> tuple[Array, Array, int]:
         ValueError: the labels have another form, or the training set lacks a class.
     """
     y_train, y_test = _flat_labels("y_train", y_train), _flat_labels("y_test", y_test)
+    if (y_train.dtype.kind in "US") != (y_test.dtype.kind in "US"):
+        raise ValueError(f"y_train and y_test must both be names or both numbers, got {y_train.dtype}, {y_test.dtype}")
     if y_train.dtype.kind in "US":
         names = np.unique(y_train)
         unknown = sorted(set(y_test.tolist()) - set(names.tolist()))

@@ -191,9 +191,8 @@ class AdaptiveLoop(ABC):
         """
         stiff = are_stiff(self.stiff_steps, self.accepted)
         self.fail(stiff & (self._status == _STATUSES.index(Status.MAX_STEPS)), Status.STIFF)
-        self._warn_of(stiff & ~self.failed, xs.requires_grad)
         accepted, attempted = self._flat(self.accepted), self._flat(self.attempted)
-        return Solution(
+        solution = Solution(
             t=self.times,
             x=xs,
             nfe=self.calls.nfe.clone(),
@@ -202,13 +201,17 @@ class AdaptiveLoop(ABC):
             status=tuple(_STATUSES[s] for s in self._status.reshape(-1).tolist()),
             reached=self._flat(self.axis.time(self.tau, torch.float64)),
         )
+        self._warn_of(stiff & ~self.failed, solution)
+        return solution
 
-    def _warn_of(self, stiff: Tensor, has_gradient: bool) -> None:
-        """Warn if f is stiff in some samples, with the counts of the one that has most such steps."""
-        if bool(stiff.any()):
+    def _warn_of(self, stiff: Tensor, solution: Solution) -> bool:
+        """Warn if f is stiff in some samples, with the counts of the one that has most such steps. Returns if so."""
+        found = bool(stiff.any())
+        if found:
             worst = int(torch.where(stiff, self.stiff_steps, 0).argmax())
             few, all_steps = (int(count.reshape(-1)[worst]) for count in (self.stiff_steps, self.accepted))
-            warn_of_stiff_steps(few, all_steps, f"of sample {worst}", has_gradient)
+            warn_of_stiff_steps(few, all_steps, f"of sample {worst}", solution.x.requires_grad)
+        return found
 
 
 class ProgressBar:

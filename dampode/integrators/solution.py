@@ -22,10 +22,6 @@ class Status(Enum):
         "max_steps were spent before the last time, because f is stiff: stability and not accuracy keeps the steps of "
         "an explicit method short; use KenCarp4"
     )
-    ERRORS_ADD_UP = (
-        "ρ f undoes the damping while the state hardly moves, so the errors of many steps add up beyond the tolerance: "
-        "use KenCarp4"
-    )
     NOT_FINITE = (
         "the state or f is NaN or infinite however short the step: check the initial state, and f after this time"
     )

@@ -33,6 +33,7 @@ class TorchDiffEq(Integrator):
     """Any method that the installed torchdiffeq offers, through its public ``odeint`` or ``odeint_adjoint``.
 
     The whole batch shares one step size, so the result of a sample depends, within the tolerance, on the other samples.
+    SciPy's solvers ("scipy_solver") interpolate at t0, too: the first state is x0 but for rounding.
     Where λ is large, explicit methods need a number of steps proportional to λ(t1 − t0); dopri5 needs about a third of
     it.
 
@@ -139,6 +140,8 @@ class TorchDiffEq(Integrator):
         """The states from torchdiffeq, (T, N, *S), or an IntegrationError if it gives up."""
         if self.method not in _FIXED:
             require_single(x)
+        if self.method == "scipy_solver" and not bool(torch.isfinite(x).all()):
+            raise IntegrationError("scipy_solver needs a finite initial state, got NaN or infinity; check the input")
         if self.adjoint:
             _require_adjoint(field.func, x, times)
         settings: dict[str, Any] = {"rtol": self.rtol, "atol": self.atol, "method": self.method}

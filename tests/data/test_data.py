@@ -187,6 +187,7 @@ def test_files_are_refused_in_words(tmp_path):
         ({"x_train": np.ones((20, 6, 5, 3), np.uint8)}, r"0\.\.255, but the largest of the train images is 1"),
         ({"x_test": np.eye(30, dtype=np.uint8).reshape(10, 6, 5, 3)[:8]}, "largest of the test images is 1.*by 255"),
         ({"x_train": np.full((20, 6, 5, 3), "a")}, "uint8 or floating"),
+        ({"y_test": (np.arange(8) % 4 / 1).astype(str)}, "must both be names or both numbers, got int64, <U"),
         ({"y_test": np.full(8, 4)}, r"test labels must lie in \[0, 4\), got \[4, 4\]"),
         ({"y_train": np.zeros(20)}, "int labels, got float64"),
         ({"y_test": np.zeros(8)}, "y_test must hold int labels, got float64"),

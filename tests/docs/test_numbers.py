@@ -212,6 +212,15 @@ def training_numbers():
                 yield f"{measured['speed']['ratio']:.2f}"
 
 
+@quotes
+def random_calls():
+    found = results("fuzz")
+    yield f"begins at seed {found['seed']}."
+    for called, counts in found["outcomes"].items():
+        numbers = (sum(counts.values()), counts.get("fault", 0), counts.get("slow", 0))
+        yield row(called, *(f"{number:,}" for number in numbers))
+
+
 @pytest.mark.parametrize(("page", "numbers"), [("training", training_numbers)])
 def test_the_page_holds_the_measured_numbers(page, numbers):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")

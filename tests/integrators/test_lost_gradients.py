@@ -222,3 +222,10 @@ def test_a_field_that_differentiates_inside_while_torch_compile_is_at_work():
 
     got = torch.compile(lambda x: solve(x) + 0, backend="eager")(x)
     torch.testing.assert_close(got, Krogstad4(8)(func, x, 0.0, 1.0))
+
+
+@pytest.mark.parametrize("integrator", [Krogstad4(2), AdaptiveExponential(), KenCarp4(), TorchDiffEq()])
+def test_a_state_that_wants_a_gradient_is_not_changed_in_place(integrator):
+    func, x = DampedODEFunc(lambda x: x.mul_(0.5), Constant(1.0)), torch.ones(2, 3, requires_grad=True)
+    with pytest.raises(ValueError, match="f must leave the state as it is"):
+        odeint(func, x, torch.tensor([0.0, 1.0]), integrator)

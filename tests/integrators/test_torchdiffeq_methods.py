@@ -210,3 +210,9 @@ def test_blow_up_is_worded():
     block = DampedBlock(torch.square, Constant(0.0), integrator=TorchDiffEq(), t_span=(0.0, 2.0))
     with pytest.raises(IntegrationError, match=r"could not continue .*(underflow in dt|not finite)|NaN or infinity"):
         block(torch.ones(1, 1))
+
+
+def test_scipy_is_not_given_a_state_that_is_not_finite():
+    func, x = DampedODEFunc(Forced(3), Constant(0.5)), torch.full((2, 3), math.nan)
+    with pytest.raises(IntegrationError, match="scipy_solver needs a finite initial state"):
+        TorchDiffEq("scipy_solver")(func, x, 0.0, 1.0)

@@ -13,7 +13,6 @@ from dampode.integrators.dense_solution import require_no_dense
 from dampode.integrators.exponential.adams_loop import AdamsLoop
 from dampode.integrators.exponential.adams_step import StepFunction, try_step
 from dampode.integrators.exponential.multistep_weights import MAX_ORDER
-from dampode.integrators.exponential.stiffness import warn_if_stiff
 from dampode.integrators.jumps import Jumps
 from dampode.integrators.recompute import require_segments
 from dampode.integrators.solution import Solution
@@ -91,12 +90,10 @@ class ExponentialAdams(TolerantIntegrator):
     def solve(
         self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None, dense: bool = False
     ) -> Solution:
-        """The states with statistics and a status per sample. Warns if f is too stiff for an explicit method."""
+        """The states with statistics and a status per sample."""
         if self.recompute is not None:
             require_no_dense(dense, "recompute=", "it keeps every step, which recompute= avoids: leave one of them out")
-        solution = super().solve(func, x, times, jumps, dense)
-        warn_if_stiff(func, solution)
-        return solution
+        return super().solve(func, x, times, jumps, dense)
 
     @property
     def _dense_error(self) -> bool:

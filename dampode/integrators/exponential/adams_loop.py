@@ -22,9 +22,10 @@ from dampode.integrators.exponential.adams_step import (
 )
 from dampode.integrators.exponential.multistep_weights import Nodes
 from dampode.integrators.exponential.order_control import Decision, OrderControl, Report
+from dampode.integrators.exponential.stiffness import warn_if_stiff
 from dampode.integrators.output_times import with_ends
 from dampode.integrators.shifts import per_sample
-from dampode.integrators.solution import Status
+from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import Tolerance
 from dampode.integrators.stops import Restart
@@ -155,6 +156,10 @@ class AdamsLoop(AdaptiveLoop):
             self.calls,
         )  # fmt: skip
         return with_ends(x, inner, last, *self._ends())
+
+    def _warn_of(self, stiff: Tensor, solution: Solution) -> bool:
+        """Warn once: of stiff steps, or of steps that f made short in units of 1/λ."""
+        return super()._warn_of(stiff, solution) or warn_if_stiff(self._func, solution)
 
     def _ends(self) -> tuple[Tensor, Tensor]:
         """τ of the output times between the first and the last one, and of the last one."""

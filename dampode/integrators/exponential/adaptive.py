@@ -11,7 +11,6 @@ from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.dense_solution import require_no_dense
 from dampode.integrators.exponential.loop import ExponentialLoop
 from dampode.integrators.exponential.step import StepFunction, try_step
-from dampode.integrators.exponential.stiffness import warn_if_stiff
 from dampode.integrators.jumps import Jumps
 from dampode.integrators.recompute import require_segments
 from dampode.integrators.solution import Solution
@@ -37,8 +36,8 @@ class AdaptiveExponential(TolerantIntegrator):
     disagree. The second term measures the change of f with t, which cannot make the stages disagree because they share
     their times. The factor u >= 1 grows where ρJ, with J = ∂f/∂x, opposes the damping. The root mean square of the
     estimate over a sample is kept below atol + rtol |x|. This bounds the error of each step, not the sum of the errors.
-    Where ρ f undoes the damping and the state hardly moves (`is_creeping`), this sum is watched: the status is
-    `ERRORS_ADD_UP` if the estimates of such steps add up to more than ten tolerances.
+    Where ρ f undoes the damping and the state hardly moves (`is_creeping`), this sum is watched: a solve warns if the
+    estimates of such steps add up to more than ten tolerances.
 
     N(x⁺, t+h) is N_1 of the next step, so an accepted step costs four calls of f. At λ = 0 the method is the classical
     Runge-Kutta method. Samples of a batch do not influence one another if f acts on each sample by itself. Samples that
@@ -84,12 +83,10 @@ class AdaptiveExponential(TolerantIntegrator):
     def solve(
         self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None, dense: bool = False
     ) -> Solution:
-        """The states with statistics and a status per sample. Warns if f is too stiff for an explicit method."""
+        """The states with statistics and a status per sample."""
         if self.recompute is not None:
             require_no_dense(dense, "recompute=", "it keeps every step, which recompute= avoids: leave one of them out")
-        solution = super().solve(func, x, times, jumps, dense)
-        warn_if_stiff(func, solution)
-        return solution
+        return super().solve(func, x, times, jumps, dense)
 
     @property
     def _dense_error(self) -> bool:

@@ -10,9 +10,9 @@ from dampode.integrators.dense_output import DenseOutput, Interpolant
 from dampode.integrators.exponential.error_estimate import change_of_curve, third_difference
 from dampode.integrators.exponential.replay import AcceptedStep, replay
 from dampode.integrators.exponential.step import SampleState, StepFunction, TriedStep, initial_state
-from dampode.integrators.exponential.stiffness import LARGEST_CREPT_ERROR
+from dampode.integrators.exponential.stiffness import warn_if_errors_add_up, warn_if_stiff
 from dampode.integrators.output_times import with_ends
-from dampode.integrators.solution import Status
+from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import Tolerance, estimated_first_step, probe_step
 from dampode.integrators.stops import Restart
@@ -139,6 +139,14 @@ class ExponentialLoop(AdaptiveLoop):
         inner, last = replay(self._func, x, n1, tau, steps, self._segments, self.calls)
         return with_ends(x, inner, last, tau, self.axis.span)
 
+    def _warn_of(self, stiff: Tensor, solution: Solution) -> bool:
+        """Warn once: of stiff steps, of errors that add up, or of steps that f made short in units of 1/λ."""
+        return (
+            super()._warn_of(stiff, solution)
+            or warn_if_errors_add_up(torch.where(self.failed, 0.0, self._state.crept_error))
+            or warn_if_stiff(self._func, solution)
+        )
+
     def _accept(self, tried: TriedStep, ok: Tensor, all_ok: bool) -> None:
         """Move the samples whose step is accepted."""
         before, new = self._state, tried.state
@@ -165,7 +173,6 @@ class ExponentialLoop(AdaptiveLoop):
         self.fail(failing & tried.finite, Status.STEP_UNDERFLOW)
         self.fail(failing & ~tried.finite, Status.NOT_FINITE)
         self.fail(failing & tried.ok, Status.NEGATIVE_DAMPING)
-        self.fail(failing & (tried.state.crept_error > LARGEST_CREPT_ERROR), Status.ERRORS_ADD_UP)
         self.active = self.active & ~self.failed
         self._n_failed = int((self.failed & tried.running).sum())
         return torch.where(self.failed, 0.0, next_h)

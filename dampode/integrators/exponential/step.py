@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dampode.integrators.exponential.error_estimate import change_of_curve, error_estimate
-from dampode.integrators.exponential.stiffness import LARGEST_CREPT_ERROR, is_creeping
+from dampode.integrators.exponential.stiffness import is_creeping
 from dampode.integrators.exponential_rk import KrogstadStep, krogstad_step
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import MIN_LOG_RATIO, Tolerance, log_error_ratio, step_factor
@@ -56,8 +56,7 @@ class TriedStep(NamedTuple):
     finite: Tensor
     """Whether the error is a finite number."""
     stuck: Tensor
-    """Whether the step is rejected and no shorter one would advance t, or λ is negative or NaN at x⁺, or the errors of
-    creeping steps add up to more than `LARGEST_CREPT_ERROR`."""
+    """Whether the step is rejected and no shorter one would advance t, or λ is negative or NaN at x⁺."""
     stiff: Tensor
     """Whether the step is accepted, and stability and not accuracy bounded its length."""
     running: Tensor
@@ -119,7 +118,6 @@ def try_step(splitting: Splitting, state: SampleState, h: Tensor, axis: TimeAxis
             stuck = stuck | (ok & after.has_negative_damping(step.x))
         creeping = is_creeping(step, state.x, n5, splitting.lam, length, size, tol)
         crept_error = state.crept_error + torch.where(ok & creeping, ratio, 0.0)
-        stuck = stuck | (crept_error > LARGEST_CREPT_ERROR)
         tau = torch.where(ok, end, state.tau)
         running = tau < axis.stop
         counts = torch.stack((ok, finite, stuck, running)).flatten(1).sum(1)

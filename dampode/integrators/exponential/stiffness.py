@@ -12,10 +12,10 @@ from dampode.integrators.solution import Solution
 from dampode.integrators.step_control import Tolerance
 from dampode.integrators.stiff_steps import StiffnessWarning
 
-__all__ = ["LARGEST_CREPT_ERROR", "field_to_damping_ratio", "is_creeping", "warn_if_stiff"]
+__all__ = ["field_to_damping_ratio", "is_creeping", "warn_if_errors_add_up", "warn_if_stiff"]
 
-LARGEST_CREPT_ERROR = 10.0
-"""The largest sum of the estimated errors of creeping steps, in tolerances. The true error may be five times larger."""
+_LARGEST_CREPT_ERROR = 10.0
+"""In tolerances: where the estimated errors of creeping steps add up to more, a solve warns."""
 
 _FEEDBACK, _DAMPED, _MOVED = 0.3, 0.1, 0.05
 """The bounds of `is_creeping`."""
@@ -31,7 +31,7 @@ def is_creeping(
 
     - ρ f undoes the damping: hφ_1 |N_5 − N_4| > 0.3 |x⁺ − U_4|;
     - damping matters: hφ_1 λ is above 0.1 along x⁺ − U_4;
-    - the state moves by less than 5 %.
+    - the state moves by less than 5 % of its size.
 
     Args:
         step: the step.
@@ -48,8 +48,8 @@ def is_creeping(
     apart, weight = step.x - step.u4, length * step.p1
     distance = tol.ratio(apart, size)
     feedback, damped = tol.ratio(weight * (n5 - step.n4), size), tol.ratio(weight * lam * apart, size)
-    moved = tol.rtol * tol.ratio(step.x - x, size)
-    return (feedback > _FEEDBACK * distance) & (damped > _DAMPED * distance) & (moved < _MOVED)
+    moved, reach = tol.ratio(step.x - x, size), tol.ratio(size, size)
+    return (feedback > _FEEDBACK * distance) & (damped > _DAMPED * distance) & (moved < _MOVED * reach)
 
 
 @torch.no_grad()
@@ -78,8 +78,33 @@ def field_to_damping_ratio(func: DampedODEFunc, x: Tensor, t: Tensor, iterations
     return share * gain.reshape(-1)
 
 
-def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> None:
-    """Warn if the steps of a solve were short in units of 1/λ because of f. It calls f only if they were short."""
+def warn_if_errors_add_up(crept_error: Tensor) -> bool:
+    """Warn if the estimated errors of creeping steps add up. Returns whether it warned.
+
+    Args:
+        crept_error: the sum of each sample's error ratios over the steps in which `is_creeping` holds.
+    """
+    worst = int(crept_error.argmax())
+    total = crept_error.reshape(-1)[worst].item()
+    if total <= _LARGEST_CREPT_ERROR:
+        return False
+    warnings.warn(
+        "ρ f undoes the damping in many steps in which the state hardly moves, and the errors of such steps add up: "
+        f"their estimates sum to {total:.3g} tolerances in sample {worst}, and the true error may be several times "
+        "larger; use KenCarp4",
+        StiffnessWarning,
+        stacklevel=7,
+    )
+    return True
+
+
+def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> bool:
+    """Warn if the steps of a solve were short in units of 1/λ because of f. Returns whether it warned.
+
+    It calls f only if the steps were short.
+
+    Failed samples have a status that says why.
+    """
     x = solution.x.detach()
     last = torch.isfinite(x).reshape(*x.shape[:2], -1).all(2).long().cumprod(0).sum(0).sub(1).clamp(min=0)
     x = x[last, torch.arange(x.shape[1], device=x.device)]
@@ -90,24 +115,27 @@ def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> None:
     damped = lam * span  # λ |t1 − t0| of every sample
     short = (damped >= 100) & (solution.accepted >= damped / 200)
     if not bool(short.any()):
-        return
+        return False
     ratio = torch.where(short, field_to_damping_ratio(func, x, t), 0.0)
     worst = int(ratio.argmax())
-    if ratio[worst] > 0.1:
-        warnings.warn(
-            "the stiffness of f, not λ, keeps explicit steps short: the measured ρ|J|/λ of sample "
-            f"{worst} is {ratio[worst].item():.2g}, so ρ f is about as stiff as the damping; "
-            f"{int(solution.accepted[worst])} steps were taken over λ|t1 − t0| = {damped[worst].item():.3g}, and their "
-            f"errors may add up beyond the tolerance; use KenCarp4{_other_remedies(func, t, x)}",
-            StiffnessWarning,
-            stacklevel=4,
-        )
+    if ratio[worst] <= 0.1:
+        return False
+    warnings.warn(
+        "the stiffness of f, not λ, keeps explicit steps short: the measured ρ|J|/λ of sample "
+        f"{worst} is {ratio[worst].item():.2g}, so ρ f is about as stiff as the damping; "
+        f"{int(solution.accepted[worst])} steps were taken over λ|t1 − t0| = {damped[worst].item():.3g}, and their "
+        f"errors may add up beyond the tolerance; use KenCarp4{_other_remedies(func, t, x)}",
+        StiffnessWarning,
+        stacklevel=7,
+    )
+    return True
 
 
 def _other_remedies(func: DampedODEFunc, t: Tensor, x: Tensor) -> str:
     """What else helps if ρ grows with λ. With ρ = 1 f itself is stiff, whatever λ."""
     weight = func.weight(func.lam(t, x), x)
-    return "" if isinstance(weight, float) and weight == 1.0 else ", ρ = 1 or a smaller λ"
+    constant = bool((weight == 1.0).all()) if isinstance(weight, Tensor) else weight == 1.0
+    return "" if constant else ", ρ = 1 or a smaller λ"
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class ImplicitLoop(AdaptiveLoop):
         trial = torch.addcmul(self._x, (self.axis.sign * h).to(self._x.dtype), self._slope)
         change = self._nonlinear(self.tau + h, trial, self.active) - self._lam * trial - self._slope
         bend = self.tol.ratio(change, size).to(torch.float64) / h
-        return torch.minimum(h, (2 * far / bend).sqrt()).nan_to_num(0.0).clamp(min=self._shortest())
+        return torch.minimum(h, (2 * far / bend).sqrt()).nan_to_num(0.0).clamp(min=self.axis.shortest_step(self.tau))
 
     def restart(self, restart: Restart) -> None:
         """Change the states of some samples. Each of them has then no step before."""
@@ -111,7 +111,7 @@ class ImplicitLoop(AdaptiveLoop):
         next_h, rejected = self.give_up.limited(next_h, h), active & ~ok
         any_ok, any_rejected = torch.stack((ok.any(), rejected.any())).tolist()
         if any_rejected:
-            self._reject(rejected, next_h <= self._shortest(), converged, rejected & ~finite)
+            self._reject(rejected, next_h <= self.axis.shortest_step(self.tau), converged, rejected & ~finite)
         end = torch.where(ok, end, self.tau)
         self._write_output(end, h, h_slope)
         if self.keep_pieces and any_ok:
@@ -154,12 +154,6 @@ class ImplicitLoop(AdaptiveLoop):
     def _has_negative_damping(self) -> Tensor:
         """Whether a sample's λ is negative or NaN anywhere, (N, 1)."""
         return self.splitting.has_negative_damping(self._x.reshape(self.x0.shape)).reshape(-1, 1)
-
-    def _shortest(self) -> Tensor:
-        """A step of this length is too short to advance the present time, (N, 1)."""
-        eps = torch.finfo(torch.float64).eps
-        rounding: Tensor = 16 * eps * self.axis.time(self.tau, torch.float64).abs()
-        return rounding.maximum(eps * eps * self.axis.span)
 
     def _take_jacobians(self, h: Tensor) -> None:
         """Give the samples that need it ∂F/∂x at the start of the step ``h``, (N, 1)."""
