@@ -16,7 +16,7 @@ from dampode.integrators.event_search import EventSearch
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import GiveUp, Tolerance
-from dampode.integrators.stiff_steps import are_stiff, warn_of_stiff_steps
+from dampode.integrators.stiff_steps import BOUND, are_stiff, warn_of_stiff_steps
 from dampode.integrators.stops import Restart, Stops
 from dampode.integrators.time_axis import TimeAxis
 
@@ -67,6 +67,11 @@ class AdaptiveLoop(ABC):
         """Whether to keep the states inside the accepted steps in ``pieces``."""
         self.pieces: list[Piece] = []
         self.events: EventSearch | None = None
+
+    @property
+    def stiff_bound(self) -> float:
+        """Stability, not accuracy, bounds a step if h|J| is above this."""
+        return BOUND
 
     @abstractmethod
     def first_step(self) -> Tensor:
@@ -210,7 +215,7 @@ class AdaptiveLoop(ABC):
         if found:
             worst = int(torch.where(stiff, self.stiff_steps, 0).argmax())
             few, all_steps = (int(count.reshape(-1)[worst]) for count in (self.stiff_steps, self.accepted))
-            warn_of_stiff_steps(few, all_steps, f"of sample {worst}", solution.x.requires_grad)
+            warn_of_stiff_steps(few, all_steps, f"of sample {worst}", solution.x.requires_grad, self.stiff_bound)
         return found
 
 

@@ -43,7 +43,7 @@ def are_stiff(stiff_steps: Count, steps: Count) -> Count:
     return (stiff_steps >= 50) & (10 * stiff_steps >= steps)
 
 
-def warn_of_stiff_steps(stiff_steps: int, steps: int, who: str, has_gradient: bool) -> None:
+def warn_of_stiff_steps(stiff_steps: int, steps: int, who: str, has_gradient: bool, bound: float = BOUND) -> None:
     """Warn that f itself is stiff.
 
     Args:
@@ -51,6 +51,7 @@ def warn_of_stiff_steps(stiff_steps: int, steps: int, who: str, has_gradient: bo
         steps: number of steps.
         who: whose steps they are.
         has_gradient: whether the states have a graph.
+        bound: stability bounds a step if h|J| is above this.
     """
     gradients = (
         " Do not trust gradients through such steps: each may amplify what the next ones damp, which a loss does not "
@@ -58,7 +59,7 @@ def warn_of_stiff_steps(stiff_steps: int, steps: int, who: str, has_gradient: bo
     )
     warnings.warn(
         f"f itself is stiff: stability and not accuracy bounded {stiff_steps} of {steps} steps {who} (measured: "
-        f"h|∂N/∂x| > {BOUND:g}, with N = ρ f); use KenCarp4, whose steps stiffness does not bound."
+        f"h|∂N/∂x| > {bound:g}, with N = ρ f); use KenCarp4, whose steps stiffness does not bound."
         + (gradients if has_gradient else ""),
         StiffnessWarning,
         stacklevel=6,

@@ -8,7 +8,7 @@ from torch import nn
 
 from dampode import DampedBlock, DampedODEFunc, odeint, solve
 from dampode.damping import Constant
-from dampode.integrators import AdaptiveExponential, IntegrationError, Status, TorchDiffEq
+from dampode.integrators import AdaptiveExponential, ExponentialAdams, IntegrationError, Status, TorchDiffEq
 from dampode.integrators.stiff_steps import StiffnessWarning
 from tests.helpers.oracles import Forced
 
@@ -24,7 +24,12 @@ def van_der_pol(x):
 
 
 STIFF = [(relaxation, [1.0, 0.0], 1.0, 0.0), (relaxation, [1.0, 0.0], 1.0, 1.0), (van_der_pol, [2.0, 0.0], 5.0, 0.0)]
-INTEGRATORS = [AdaptiveExponential(1e-3, 1e-6), AdaptiveExponential(1e-6, 1e-8), TorchDiffEq()]
+INTEGRATORS = [
+    AdaptiveExponential(1e-3, 1e-6),
+    AdaptiveExponential(1e-6, 1e-8),
+    ExponentialAdams(1e-6, 1e-8),
+    TorchDiffEq(),
+]
 
 
 @pytest.mark.parametrize(("f", "start", "span", "lam"), STIFF)
@@ -44,6 +49,7 @@ def test_max_steps_names_stiffness_and_its_remedy():
     func, x = DampedODEFunc(relaxation, Constant(0.0)), torch.tensor([[1.0, 0.0], [0.5, 1.0]], dtype=torch.float64)
     t = torch.tensor([0.0, 10.0], dtype=torch.float64)
     assert solve(func, x, t, AdaptiveExponential(max_steps=300)).status == (Status.STIFF,) * 2
+    assert solve(func, x, t, ExponentialAdams(max_steps=500)).status == (Status.STIFF,) * 2
     with pytest.raises(IntegrationError, match=r"because f is stiff: .* use KenCarp4"):
         odeint(func, x, t, AdaptiveExponential(max_steps=300))
     fast = solve(
@@ -63,8 +69,28 @@ def test_fields_whose_steps_accuracy_bounds_are_not_called_stiff():
             for lam in (0.0, 1.0, 300.0):
                 for rtol in (1e-2, 1e-4, 1e-6):
                     odeint(DampedODEFunc(f, Constant(lam)), x, t, AdaptiveExponential(rtol, 1e-2 * rtol))
+                    odeint(DampedODEFunc(f, Constant(lam)), x, t, ExponentialAdams(rtol, 1e-2 * rtol))
             odeint(DampedODEFunc(f, Constant(0.5)), x, t, TorchDiffEq())
             odeint(DampedODEFunc(f, Constant(0.5)), x, t, TorchDiffEq("rk4", options={"step_size": 0.05}))
+
+
+def test_a_field_that_oscillates_is_not_called_stiff_by_the_multistep_method():
+    """Lorenz and Lotka-Volterra: accuracy bounds most steps, and some are near the bound of stability."""
+
+    def lorenz(x):
+        a, b, c = x.unbind(1)
+        return torch.stack((10 * (b - a), a * (28 - c) - b, a * b - 8 / 3 * c), 1)
+
+    def predators(x):
+        a, b = x.unbind(1)
+        return torch.stack((a * (1.5 - b), b * (a - 3)), 1)
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        for f, start in ((lorenz, [1.0, 1.0, 20.0]), (predators, [1.0, 1.0])):
+            x, t = torch.tensor([start], dtype=torch.float64), torch.tensor([0.0, 15.0], dtype=torch.float64)
+            for rtol in (1e-2, 1e-4):
+                odeint(DampedODEFunc(f, Constant(0.0)), x, t, ExponentialAdams(rtol, 1e-2 * rtol))
 
 
 def test_stiffness_where_rho_is_one_is_not_blamed_on_rho():

@@ -21,7 +21,7 @@ from dampode.integrators.exponential.adams_step import (
     restarted_history,
 )
 from dampode.integrators.exponential.multistep_weights import Nodes
-from dampode.integrators.exponential.order_control import Decision, OrderControl, Report
+from dampode.integrators.exponential.order_control import STIFF_BOUND, Decision, OrderControl, Report
 from dampode.integrators.exponential.stiffness import warn_if_stiff
 from dampode.integrators.output_times import with_ends
 from dampode.integrators.shifts import per_sample
@@ -81,6 +81,11 @@ class AdamsLoop(AdaptiveLoop):
             negative = self.splitting.has_negative_damping(x).reshape(-1)
             self.refuse(lam.cpu(), negative.cpu(), finite.cpu())
         self._count_active()
+
+    @property
+    def stiff_bound(self) -> float:
+        """Stability, not accuracy, bounds a step if h|J| is above this."""
+        return STIFF_BOUND
 
     @property
     def running(self) -> bool:

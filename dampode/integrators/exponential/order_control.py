@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from dampode.integrators.exponential.multistep_weights import ROWS, Nodes, NodeWeights
 
-__all__ = ["Decision", "Judgement", "OrderControl", "Report"]
+__all__ = ["STIFF_BOUND", "Decision", "Judgement", "OrderControl", "Report"]
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -22,6 +22,9 @@ _STABLE_ONE = np.array([np.inf, 1, 0.54, 0.3, 0.16, 0.08, 0.04, 0.02, 0.01, 0.00
 """By order: the largest L hφ_1 at which the method with one evaluation damps errors, L = |∂N/∂x|."""
 _STABLE_TWO = np.array([np.inf, 2, 2.4, 1.93, 1.41, 1.03, 0.77, 0.57, 0.43, 0.3])
 """The same with two evaluations."""
+STIFF_BOUND = 1.2
+"""Stability bounds a step if L hφ_1 is above this: a stiff f keeps it between 1 and 3, at orders 1 and 2. Steps that
+accuracy bounds are shorter but for a few."""
 _UNUSUAL = 3.0
 """The direction of an error is seldom the worst one: steps are allowed this many times `_STABLE_ONE`."""
 _LENGTHS = np.array([0.3, 1.02, 3.5])
@@ -73,7 +76,7 @@ class Decision(NamedTuple):
     finite: Mask
     """Whether the error is a finite number."""
     stiff: Mask
-    """Whether the step is accepted, and stability and not accuracy bounds the next one."""
+    """Whether stability and not accuracy bounds the step, accepted or not."""
     next_h: Floats
     """The length to try next; the same as before where a second evaluation follows."""
 
@@ -156,7 +159,8 @@ class OrderControl:
         next_order, factor, limit = self._best(order, starting, accepted, length, report.phi1)
         cap = np.where(self._steps == 0, 20.0, np.where((order >= 4) & (self._steps >= 8), 2.0, 5.0))
         cap = np.where(self._rejected, 1.0, cap)
-        stiff = accepted & (limit < 0.75 * np.minimum(factor, 2.0)) & (self._lipschitz * report.phi1 > 0.5)
+        # a stiff f lets steps swing: a long one that is rejected, and shorter ones after it
+        stiff = ((accepted & self.second) | (rejected & finite)) & (self._lipschitz * report.phi1 > STIFF_BOUND)
         factor = np.minimum(factor, limit)
         factor = np.where(accepted, np.clip(factor, 0.2, cap), np.where(finite, np.clip(factor, 0.2, 0.8), 0.2))
         self._move(nodes, accepted, rejected, next_order)
