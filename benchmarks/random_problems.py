@@ -5,8 +5,9 @@
 
 The seed of a problem defines its field, λ, ρ, span, tolerance, dtype and, for every fourth problem, a first step that
 is up to the whole span. The reference is SciPy's DOP853 or, where λ or the field is stiff, Radau, at a tolerance of
-1e-10. A problem whose reference needs too many calls is left out. A sample is a fault if its status is SUCCESS and its last state is off by more than 100 times
-atol + rtol max|x|, and by more than what a change of the initial state by the same amount does.
+1e-10. A problem whose reference needs too many calls is left out. A sample is a fault if its status is SUCCESS and its
+last state is off by more than 100 times atol + rtol max|x|, and by more than what a change of the initial state by the
+same amount does.
 """
 
 import math

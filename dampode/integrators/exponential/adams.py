@@ -3,7 +3,6 @@
 import functools
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from dampode._checks import require_positive_int
@@ -12,6 +11,7 @@ from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.dense_solution import require_no_dense
 from dampode.integrators.exponential.adams_loop import AdamsLoop
 from dampode.integrators.exponential.adams_step import StepFunction, try_step
+from dampode.integrators.exponential.compiled import compiled_step
 from dampode.integrators.exponential.multistep_weights import MAX_ORDER
 from dampode.integrators.jumps import Jumps
 from dampode.integrators.recompute import require_segments
@@ -41,13 +41,15 @@ class ExponentialAdams(TolerantIntegrator):
     starts with order 1, and so it does after a jump.
 
     N is evaluated a second time, at x_c, where one correction does not settle it: where the measured L = |∂N/∂x| makes
-    the next correction more than a quarter of the tolerance, or the step unstable. L is measured at step 20 and then
-    every 40 steps. Where λ depends on the state or on time, λ_n is frozen for a step, and the values of N before are
-    taken for this λ_n: N_i = F_i + λ_n x_i, with F_i = dx/dt at the state x_i of that evaluation.
+    the next correction more than a quarter of the tolerance, or the step unstable. Every second evaluation measures L;
+    one is made at step 20 and then every 40 steps. Where L hφ_1 is above 1.2 in many steps, f itself is stiff: the
+    solve warns, and `KenCarp4` is the remedy. Where λ depends on the state or on time, λ_n is frozen for a step, and
+    the values of N before are taken for this λ_n: N_i = F_i + λ_n x_i, with F_i = dx/dt at the state x_i of that
+    evaluation.
 
-    States between the ends of a step come from the same polynomial, without calls of f. Samples of a batch do not
-    influence one another if f acts on each sample by itself. Fields that couple samples, such as batch norm in train
-    mode, and random fields are refused where a probe finds them. Where f itself is stiff, use `KenCarp4`.
+    States between the ends of a step come from the same polynomial, without calls of f, and so do events. Samples of a
+    batch do not influence one another if f acts on each sample by itself. Fields that couple samples, such as batch
+    norm in train mode, and random fields are refused where a probe finds them.
 
     Gradients flow through the accepted steps to the state, to the parameters of f and λ and, in `odeint`, to the times.
     Double backward works.
@@ -57,8 +59,10 @@ class ExponentialAdams(TolerantIntegrator):
         max_steps: largest number of calls of f that a sample may spend on steps, accepted and rejected together.
         first_step: length of the first step, > 0; None estimates it. A first step that is many times too long can pass
             unnoticed.
-        max_step: length of the longest step, > 0; None sets no bound. Where f is 0 or constant, steps grow fivefold and
-            may leap over a pulse of f: set max_step to the length of the pulse. The output times do not bound a step.
+        max_step: length of the longest step, > 0; None sets no bound. A step sees f at its end only, so it may leap
+            over a pulse of f that is shorter than the step, and the status is then still `SUCCESS`: set max_step to the
+            length of the pulse. Where f is 0 or constant, each step is five times as long as the one before. The
+            output times do not bound a step.
         progress: whether to show a tqdm bar of the slowest sample's time.
         compile: whether to compile the device's part of a step, f included, by torch.compile. What
             `AdaptiveExponential` says of compiling holds here, too.
@@ -114,5 +118,4 @@ class ExponentialAdams(TolerantIntegrator):
 @functools.cache
 def _compiled_step() -> StepFunction:
     """`try_step` under torch.compile. All solves share it, and with it the forms that are already compiled."""
-    compiled: StepFunction = torch.compile(try_step)
-    return compiled
+    return compiled_step(try_step)

@@ -3,12 +3,12 @@
 import functools
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.dense_solution import require_no_dense
+from dampode.integrators.exponential.compiled import compiled_step
 from dampode.integrators.exponential.loop import ExponentialLoop
 from dampode.integrators.exponential.step import StepFunction, try_step
 from dampode.integrators.jumps import Jumps
@@ -107,7 +107,4 @@ class AdaptiveExponential(TolerantIntegrator):
 @functools.cache
 def _compiled_step() -> StepFunction:
     """`try_step` under torch.compile. All solves share it, and with it the forms that are already compiled."""
-    # else an attribute that f changes in every call, such as a counter, would be new code in every call
-    counting = torch._dynamo.config.patch(allow_unspec_int_on_nn_module=True)
-    compiled: StepFunction = counting(torch.compile(try_step))
-    return compiled
+    return compiled_step(try_step)
