@@ -176,7 +176,8 @@ def test_modes_come_back_and_bad_input_ends_in_words():
     model.eval()
     assert report.to_json() == evaluate(model, x, y, eps=[0.1], **quick).to_json()
     for changed, error, words in (
-        ({"eps": [-0.1]}, ValueError, "eps must be at least 0"),
+        ({"eps": [-0.1]}, ValueError, "eps must be above 0, got -0.1"),
+        ({"eps": [0.1, 0]}, ValueError, "eps must be above 0, got 0; clean accuracy is measured without an attack"),
         ({"eps": [0.1, 0.1]}, ValueError, "eps must not hold a value twice"),
         ({"eps": []}, ValueError, "eps must hold at least one radius"),
         ({"eps": [8]}, ValueError, "eps must be at most 1"),
