@@ -178,6 +178,16 @@ def noise_of(args: Args, y: torch.Tensor, chosen: torch.Tensor) -> robustness.No
     return None if args.imagenet_c is None else robustness.ImageNetCFiles(args.imagenet_c, y, y.device, chosen)
 
 
+def require_no_other_report(folder: Path, model: nn.Module) -> None:
+    """Raise if the folder holds the report of another model."""
+    path = folder / "report.json"
+    if path.exists():
+        try:
+            robustness.Report.from_json(path.read_text(encoding="utf-8")).require_model(model)
+        except ValueError as error:
+            raise ValueError(f"{path} would be overwritten: {error}; or name another folder with --out") from None
+
+
 def measure(args: Args) -> None:
     """Measure the network, then write and print the report."""
     from dampode.training.processes import local_device
@@ -185,6 +195,7 @@ def measure(args: Args) -> None:
     eps, attacks = radii(args), attacks_of(args)
     images = data.load(args.data, root=args.root, layout=args.layout).to(local_device(args.device))
     model, form = without_damping(load_network(args, args.network, args.model, images))
+    require_no_other_report(args.out, model)
     chosen = choose(len(images.x_test), args.images)
     on_device = chosen.to(images.x_test.device)
     x, y = data.pixels(images.x_test[on_device]), images.y_test[on_device]

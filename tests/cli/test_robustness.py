@@ -103,6 +103,15 @@ def test_two_norms_autoattack_and_a_transfer(saved, tmp_path):
         assert report.robust_accuracy(radius, norm) == 0
 
 
+def test_the_report_of_another_model_is_not_overwritten(saved, tmp_path):
+    Report(10, (column("clean", 0.0, 9, 10, "clean"),), PASSED, {"model": "Net 0123"}).save(tmp_path)
+    before = (tmp_path / "report.json").read_text()
+    flags = [*SMALL, "--network", "in_resnet", "--model", str(saved / "net.safetensors"), "--out", str(tmp_path)]
+    with pytest.raises(SystemExit, match=r"would be overwritten: .* got the report of Net 0123; .* folder with --out"):
+        main(flags)
+    assert (tmp_path / "report.json").read_text() == before
+
+
 def test_corruptions_are_read_from_a_folder_of_imagenet_c(tmp_path):
     rng = np.random.default_rng(0)
     folders = [tmp_path / "data" / "train", tmp_path / "data" / "test"]
