@@ -183,7 +183,7 @@ def require_no_other_report(folder: Path, model: nn.Module) -> None:
     path = folder / "report.json"
     if path.exists():
         try:
-            robustness.Report.from_json(path.read_text(encoding="utf-8")).require_model(model)
+            robustness.Report.from_json(path.read_text(encoding="utf-8")).require_same_model(model)
         except ValueError as error:
             raise ValueError(f"{path} would be overwritten: {error}; or name another folder with --out") from None
 

@@ -84,7 +84,7 @@ def compare(reports: Mapping[str, Report], models: Mapping[str, nn.Module] = NO_
         if name not in reports:
             raise ValueError(f"each model must have the name of a report, {sorted(reports)}, got {name!r}")
         try:
-            reports[name].require_model(model)
+            reports[name].require_same_model(model)
         except ValueError as error:
             raise ValueError(f"{name!r}: {error}") from None
     first_name, first = next(iter(reports.items()))
