@@ -50,6 +50,8 @@ class Args:
     """forward passes per image of Square"""
     seeds: int = 1
     """runs of each attack of dampode"""
+    attacks: tuple[Literal["APGD-CE", "APGD-T", "FAB-T", "Square"], ...] = ("APGD-CE", "APGD-T", "FAB-T", "Square")
+    """attacks to compare"""
     checkpoints: Path | None = None
     """folder that keeps the trained networks; by default they are trained anew"""
     quick: bool = False
@@ -98,12 +100,13 @@ def measure(name: str, model: nn.Module, x: Tensor, y: Tensor, eps: float, args:
         "official": of_official_code(model, eps, args),
     }
     rows = []
-    for attack_name, attack in ours(args).items():
+    for attack_name in args.attacks:
+        attack = ours(args)[attack_name]
         row: dict[str, Any] = {"network": name, "norm": args.norm, "eps_255": 255 * eps, "attack": attack_name}
         perturbed = [attack(model, x, y, eps, torch.Generator().manual_seed(seed), 500) for seed in range(args.seeds)]
         row["dampode"] = [int(correct(model, moved, y).sum()) for moved in perturbed]
         for rival, attacks in rivals.items():
-            if attack_name in attacks:
+            if attacks:
                 row[rival] = int(correct(model, attacks[attack_name](x, y).detach(), y).sum())
         rows.append({**row, "clean": int(correct(model, x, y).sum()), "images": len(x)})
         print(rows[-1], flush=True)
@@ -135,7 +138,9 @@ def main(args: Args) -> None:
             continue
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "checkpoints"}
         payload = {**record.provenance(record.command(), 0), "rivals": {"torchattacks": version("torchattacks")}}
-        path = record.write(f"attack_agreement_{args.norm}", {**payload, "settings": settings, "rows": rows})
+        path = record.write(
+            f"attack_agreement_{args.norm}_{args.images}", {**payload, "settings": settings, "rows": rows}
+        )
         print(f"written to {path}")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["checksum", "fingerprint", "plain", "require_same"]
+__all__ = ["checksum", "fingerprint", "name_with_identity", "plain", "require_same"]
 
 _UNSET = "unset"
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -41,6 +41,11 @@ def fingerprint(*parts: nn.Module | Tensor | str) -> str:
         else:
             digest.update(f"text {part}\n".encode())
     return digest.hexdigest()
+
+
+def name_with_identity(module: nn.Module) -> str:
+    """The class of a module and the first digits of its fingerprint, which recognize it in a report."""
+    return f"{type(module).__name__} {fingerprint(module)[:12]}"
 
 
 def checksum(value: Any) -> str:

@@ -38,7 +38,8 @@ class VectorField(nn.Module, ABC):
     def breaks(self) -> Tensor | None:
         """Times at which f is discontinuous in t or has a kink, (J,) or (N, J), NaN as padding; None if there are none.
 
-        An adaptive solve stops exactly at those inside it, and starts anew. The default gives those of the paths in f.
+        A solve to a tolerance or with fixed steps stops exactly at those inside it, and starts anew. The default gives
+        those of the paths in f.
         """
         return breaks_in(self)
 
@@ -116,8 +117,7 @@ class TimeDependent(VectorField):
 class Driven(VectorField):
     """f with an input: f(x, t, u(t)), where u is a path between observations.
 
-    A solve to a tolerance stops at every break of the path, so it misses no pulse, however short. A fixed step does
-    not: let its times t include the breaks.
+    Solves to a tolerance and fixed steps stop at every break of the path, so they miss no pulse, however short.
 
     Args:
         f: a callable of (t, x, u), with u (N, C) in x's dtype; a module is registered with its parameters.

@@ -184,25 +184,21 @@ def merged_breaks(*breaks: Tensor | None) -> Tensor | None:
         breaks: (J,) or (N, J) padded with NaN, or None.
 
     Returns:
-        (J,) increasing, or (N, J), where NaN at its end pads a row. float64.
+        (J,), or (N, J), increasing, where NaN at its end pads a row. float64. Reads no values.
 
     Raises:
         ValueError: two parts have different numbers of samples.
     """
     rows = [row.detach().to(torch.float64) for row in breaks if row is not None]
-    rows = [row[0, ~torch.isnan(row[0])] if row.ndim == 2 and len(row) == 1 else row for row in rows]
     if not rows:
         return None
-    if all(row.ndim == 1 for row in rows):
-        shared: Tensor = torch.cat(rows).unique()
-        return shared
+    rows = [row[0] if row.ndim == 2 and len(row) == 1 else row for row in rows]
     numbers = {len(row) for row in rows if row.ndim == 2}
     if len(numbers) > 1:
         raise ValueError(f"the breaks of a field must have the same samples, got {sorted(numbers)} samples")
-    (n,) = numbers
-    merged = torch.cat([(row if row.ndim == 2 else row[None]).expand(n, -1) for row in rows], 1).sort(1).values
-    repeated = torch.nn.functional.pad(merged.diff(dim=1) == 0, (1, 0))
-    distinct: Tensor = torch.where(repeated, torch.nan, merged).sort(1).values
+    merged = torch.cat([row.expand(*numbers, -1) for row in rows], -1).sort(-1).values
+    repeated = torch.nn.functional.pad(merged.diff(dim=-1) == 0, (1, 0))
+    distinct: Tensor = torch.where(repeated, torch.nan, merged).sort(-1).values
     return distinct
 
 

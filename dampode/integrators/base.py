@@ -15,7 +15,8 @@ from dampode.functional import Scalar
 from dampode.integrators.call_counter import CountedField
 from dampode.integrators.dense_output import Interpolant, interpolant_between
 from dampode.integrators.dense_solution import Piece, dense_solution, require_no_dense
-from dampode.integrators.jumps import Jumps, grid_columns, grid_with_jumps, jumped, require_no_jumps, states_at
+from dampode.integrators.fixed_grid import grid_columns, grid_with_stops, parts_between, states_at
+from dampode.integrators.jumps import Jumps, jumped, require_no_jumps
 from dampode.integrators.recompute import recomputed, require_segments, segments
 from dampode.integrators.sample_times import columns, require_shared
 from dampode.integrators.solution import Solution, solution_of_batch
@@ -133,13 +134,18 @@ class FixedStep(Integrator):
         """One step from the state x at t to the state at t + h."""
 
     def __call__(self, func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> Tensor:
-        """The state at t1, after ``steps`` equal steps."""
+        """The state at t1, after ``steps`` equal steps from t0, or from each break of f, to the next or to t1."""
         require_call(func, x, t0, t1)
+        if func.breaks() is not None:
+            return self.trajectory(func, x, torch.tensor([t0, t1], dtype=torch.float64, device=x.device))[-1]
         return self._march(func, x, t0, (t1 - t0) / self.steps)
 
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None) -> Tensor:
-        """The states at all ``times``, with ``steps`` steps from each time or jump to the next. Reads no values."""
-        return self._states(func, x, times, jumps, None)
+        """The states at all ``times``, with ``steps`` steps from each time, jump or break of f to the next.
+
+        A step that ends at a jump or a break sees the field as it is before. Reads no values.
+        """
+        return self._states(func, x, times, jumps, None)[0]
 
     def solve(
         self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None, dense: bool = False
@@ -149,33 +155,33 @@ class FixedStep(Integrator):
             require_no_dense(dense, "recompute=", "it keeps every step, which recompute= avoids: leave one of them out")
         field = CountedField(func.f)
         pieces: list[Piece] | None = [] if dense else None
-        xs = self._states(DampedODEFunc(field, func.damping, func.rho), x, times, jumps, pieces)
-        intervals = times.shape[-1] - 1 + (0 if jumps is None else jumps.times.shape[-1])
+        xs, intervals = self._states(DampedODEFunc(field, func.damping, func.rho), x, times, jumps, pieces)
         solution = solution_of_batch(times, xs, field.calls, self.steps * intervals)
         return solution if pieces is None else replace(solution, dense=dense_solution(pieces, times, xs, False))
 
     def _states(
         self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None, pieces: list[Piece] | None
-    ) -> Tensor:
-        """The states at all ``times``. The states inside the steps are added to ``pieces``."""
-        grid = None if jumps is None else grid_with_jumps(times, jumps, x)
+    ) -> tuple[Tensor, int]:
+        """The states at all ``times``, and the number of intervals. The states inside steps are added to ``pieces``."""
+        grid = grid_with_stops(times, jumps, func.breaks(), x)
         grid_times = times if grid is None else grid.times
         # subtract before rounding to the state's dtype, which may not resolve a short step at a late time
         lengths = grid_times.diff() / self.steps
         intervals = (*zip(columns(grid_times[..., :-1], x), columns(lengths, x), strict=True), None)
         numbers = [None] * len(intervals) if grid is None else grid_columns(grid, x)
+        funcs = [func] * len(intervals) if grid is None else [*parts_between(func, grid, x), func]
         states = []
-        for j, interval in zip(numbers, intervals, strict=True):
+        for j, part, interval in zip(numbers, funcs, intervals, strict=True):
             if jumps is not None and j is not None:
                 x = jumped(jumps, j.clamp(min=0), j >= 0, x)
             states.append(x)
             if interval is not None:
                 steps = None if pieces is None else list[Interpolant]()
-                x = self._march(func, x, *interval, steps)
+                x = self._march(part, x, *interval, steps)
                 if pieces is not None and steps is not None:
                     k = len(states) - 1
                     pieces.extend(zip(steps, self._ends(grid_times, k, len(x)), strict=True))
-        return torch.stack(states) if grid is None else states_at(grid, states)
+        return torch.stack(states) if grid is None else states_at(grid, states), lengths.shape[-1]
 
     def _ends(self, times: Tensor, k: int, n: int) -> list[Tensor]:
         """τ after each step of the interval with the number k, (N,)."""

@@ -66,3 +66,7 @@ class CountedField(VectorField):
         self.calls += 1
         fx: Tensor = self.f(t, x)
         return fx
+
+    def breaks(self) -> Tensor | None:
+        """Those of f."""
+        return self.f.breaks()

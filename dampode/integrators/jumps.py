@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,15 +10,11 @@ from dampode._checks import require_instance
 from dampode.integrators.sample_times import require_rows
 
 __all__ = [
-    "Grid",
     "JumpMap",
     "Jumps",
-    "grid_columns",
-    "grid_with_jumps",
     "jumped",
     "require_jumps",
     "require_no_jumps",
-    "states_at",
 ]
 
 JumpMap = Callable[[Tensor, Tensor], Tensor]
@@ -30,8 +25,9 @@ JumpMap = Callable[[Tensor, Tensor], Tensor]
 class Jumps:
     """Times at which the state jumps, x ← map(j, x), or at which only the vector field is discontinuous.
 
-    An adaptive solve ends a step exactly at each of these times, and starts anew after it without the history of
-    before. The state at a jump time is the state after the jump, also at the first and the last time of a solve.
+    A solve to a tolerance or with fixed steps ends a step exactly at each of these times, and starts anew after it
+    without the history of before. The state at a jump time is the state after the jump, also at the first and the last
+    time of a solve.
 
     Args:
         times: (J,) for all samples or (N, J) for each sample, strictly monotonic in the direction of the solve. NaN at
@@ -117,49 +113,3 @@ def require_jumps(jumps: Jumps | None, t: Tensor, x: Tensor) -> None:
             f"the times of jumps must run strictly in the direction of the solve, got {rows[n, j].item():g} before "
             f"{rows[n, j + 1].item():g}; sort them, and make jumps at one time a single jump"
         )
-
-
-class Grid(NamedTuple):
-    """The times of a fixed-step solve with its jumps, in one order."""
-
-    times: Tensor
-    """(G,) or (N, G), monotonic."""
-    jump: Tensor
-    """The number of the jump at each of them, −1 at a time of output, the shape of ``times``."""
-    output: Tensor
-    """Where the output times are among them, (T,) or (N, T)."""
-
-
-def grid_with_jumps(times: Tensor, jumps: Jumps, x: Tensor) -> Grid:
-    """The output times and the jumps in one order. A jump comes before an output at its time. Reads no values.
-
-    Args:
-        times: (T,) or (N, T), monotonic.
-        jumps: the jumps.
-        x: a state, (N, *S).
-    """
-    at = jumps.times.to(times)
-    if times.ndim != at.ndim:
-        times, at = (v.expand(len(x), -1) for v in (times, at))
-    padding = torch.isnan(at)
-    number = torch.arange(at.shape[-1], device=at.device).expand(at.shape).masked_fill(padding, -1)
-    at = torch.where(padding, times[..., -1:].detach(), at)
-    both = torch.cat((at, times), -1)
-    falling = (times[..., -1:] - times[..., :1]).detach() < 0
-    order = torch.where(falling, -both.detach(), both.detach()).argsort(dim=-1, stable=True)
-    jump = torch.cat((number, number.new_full(times.shape, -1)), -1).gather(-1, order)
-    place = order.argsort(dim=-1)[..., at.shape[-1] :]
-    return Grid(both.gather(-1, order), jump, place)
-
-
-def states_at(grid: Grid, states: list[Tensor]) -> Tensor:
-    """The states at the output times, (T, N, *S), out of those at all times of the grid."""
-    xs = torch.stack(states)
-    if grid.output.ndim == 1:
-        return xs[grid.output]
-    return xs[grid.output.T, torch.arange(xs.shape[1], device=xs.device)]
-
-
-def grid_columns(grid: Grid, x: Tensor) -> tuple[Tensor, ...]:
-    """The number of each sample's jump, (N,), at one time of the grid after the other."""
-    return grid.jump.movedim(-1, 0).reshape(grid.jump.shape[-1], -1).expand(-1, len(x)).unbind()

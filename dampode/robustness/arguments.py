@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from dampode._checks import require_instance
+from dampode._checks import require_instance, require_real
 from dampode.robustness.attacks.settings import PGD, Transfer
 from dampode.robustness.attacks.traits import Attack
 from dampode.robustness.classifier import predict_and_differentiate
@@ -77,6 +77,9 @@ def require_strengths(
         require_instance(values, Sequence, what, "give one value as [value]")
     for norm in {attack.traits.norm for attack in attacks.values()} or {"linf"}:
         for e in radii_in(eps, norm):
+            require_real(e, "eps")
+            if e <= 0:
+                raise ValueError(f"eps must be above 0, got {e}; clean accuracy is measured without an attack")
             require_radius(e, norm, x)
     for severity in severities:
         require_severity(severity)

@@ -29,12 +29,16 @@ __all__ = [
     "margins",
     "predict",
     "predict_and_differentiate",
+    "require_dependence",
     "same_logits",
 ]
 
 LOGIT_TOLERANCE = 0.01
 """Largest difference between two evaluations of an image's logits, relative to the logits' scale. Rounding, and
 integration steps that are chosen per batch, make such differences."""
+
+SUFFICIENT_IMAGES = 10
+"""Images on which equal logits are no chance, also where logits have few values, such as votes."""
 
 PROBABILITIES = (
     "look like probabilities (at least 0, sum 1), but are taken as logits; remove the softmax, or the gradients are "
@@ -170,6 +174,15 @@ def attacked_in_eval_mode(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Te
 def gives_probabilities(model: nn.Module, x: Tensor) -> bool:
     """Whether the outputs on the first image look like probabilities, those of the model or of an ensemble's member."""
     return any(map(_look_like_probabilities, _first_logits(model, x)))
+
+
+def require_dependence(name: str, x: Tensor, z: Tensor) -> None:
+    """Raise if different images (N, *S) all have the same logits (N, K). With few images this can be chance."""
+    if len(x) >= SUFFICIENT_IMAGES and bool((x != x[0]).any()) and bool((z == z[0]).all()):
+        raise ValueError(
+            f"logits must depend on the image: {name} gives the same logits for all of the first {len(x)} images; "
+            "check that its weights are loaded, and that no layer is dead"
+        )
 
 
 def same_logits(z: Tensor, other: Tensor) -> Tensor:

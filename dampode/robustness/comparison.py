@@ -3,6 +3,9 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
+
+from torch import nn
 
 from dampode.robustness.noise.corruptions import CORRUPTIONS
 from dampode.robustness.report import Report
@@ -10,6 +13,8 @@ from dampode.robustness.report_format import OUTCOMES
 from dampode.robustness.results import format_eps
 
 __all__ = ["Comparison", "ComparisonRow", "compare"]
+
+NO_MODELS: Mapping[str, nn.Module] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Comparison:
         return json.dumps(asdict(self), allow_nan=False)
 
 
-def compare(reports: Mapping[str, Report]) -> Comparison:
+def compare(reports: Mapping[str, Report], models: Mapping[str, nn.Module] = NO_MODELS) -> Comparison:
     """Compare the reports of several classifiers: clean, mean over noise, and the worst case at each radius.
 
     If a report has all 15 corruptions, so must the others, and the mean accuracy over the 15 is another column.
@@ -64,15 +69,24 @@ def compare(reports: Mapping[str, Report]) -> Comparison:
     Args:
         reports: name of a classifier -> its report, measured on the same images, under the same noise, severities,
             attacks and radii. Transferred attacks may differ, since their sources do.
+        models: name of a classifier -> the classifier, where you want to be sure that its report is not another's.
 
     Returns:
         The comparison.
 
     Raises:
-        ValueError: there are no reports, or they differ in images, noise, attacks or their settings.
+        ValueError: there are no reports, they differ in images, noise, attacks or their settings, or a report is of
+            another model than the one of its name.
     """
     if not reports:
         raise ValueError("a comparison needs at least one report, got none")
+    for name, model in models.items():
+        if name not in reports:
+            raise ValueError(f"each model must have the name of a report, {sorted(reports)}, got {name!r}")
+        try:
+            reports[name].require_same_model(model)
+        except ValueError as error:
+            raise ValueError(f"{name!r}: {error}") from None
     first_name, first = next(iter(reports.items()))
     for name, report in reports.items():
         for what, asked, found in (

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dampode._checks import as_seed, require_positive_int
 from dampode._files import only_writer, user_path
-from dampode._identity import fingerprint
+from dampode._identity import fingerprint, name_with_identity
 from dampode.robustness import sanity_checks
 from dampode.robustness.arguments import (
     Radii,
@@ -30,6 +30,7 @@ from dampode.robustness.classifier import (
     attacked_in_eval_mode,
     gives_probabilities,
     predict,
+    require_dependence,
     same_logits,
 )
 from dampode.robustness.inputs import as_pixels
@@ -56,7 +57,7 @@ NO_SOURCES: Mapping[str, nn.Module] = MappingProxyType({})
 RADII = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
 """The default radii of `evaluate`."""
 IDENTIFYING_IMAGES = 20
-"""Images whose logits a partial file keeps to recognize the model."""
+"""Images whose logits a partial file keeps to recognize the model. They also show a model of constant logits."""
 
 
 def evaluate(
@@ -117,7 +118,7 @@ def evaluate(
         ValueError: an attack needs a gradient that the model does not have.
         ValueError: a pixel or a radius lies outside [0, 1], a radius, noise or severity occurs twice or is unknown,
             noises or attacks lack a strength, labels do not fit, a logit is not finite, the model gives one logit per
-            image, or the partial file belongs to another measurement.
+            image or the same logits for all of the first images, or the partial file belongs to another measurement.
         TypeError: pixels are not float32 or float64, labels are not int64, or an attack is not an `Attack`.
         OSError: the partial file cannot be written, or another process writes it.
 
@@ -149,7 +150,7 @@ def evaluate(
         stack.enter_context(attacked_in_eval_mode(model, x, y))
         require_gradients(model, x, y, attacks)
         identity = fingerprint(model)
-        settings = {"model": f"{type(model).__name__} {identity[:12]}"}
+        settings = {"model": name_with_identity(model)}
         settings |= _describe(x, y, attacks, noise if noises else None, seed)
         probable = [name for name, each in models.items() if gives_probabilities(each, x)]
         if probable:
@@ -210,6 +211,7 @@ def _require_same_models(
     classes = []
     for name, model in models.items():
         z, key = predict(model, x, batch_size), f"logits of {name}"
+        require_dependence(name, x, z)
         classes.append(z.shape[1])
         if key not in progress_file.finished:
             values = progress_file.processes.from_main(z.flatten().tolist)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dampode._checks import require_instance, require_nonnegative, require_positive_int
 from dampode._files import user_path
+from dampode._identity import name_with_identity
 from dampode.robustness import report_format
+from dampode.robustness.modes import require_model
 from dampode.robustness.noise.corruptions import CORRUPTIONS
 from dampode.robustness.norms import Norm
 from dampode.robustness.results import MEASURED, Column, SanityCheck, all_passed, format_eps
@@ -179,6 +181,20 @@ class Report:
     def robust_accuracy(self, eps: float, norm: Norm = "linf") -> float:
         """Share of images that are classified correctly in the `worst_case`."""
         return self.worst_case(eps, norm).double().mean().item()
+
+    def require_same_model(self, model: nn.Module) -> None:
+        """Raise if the report is of another model. The class, the printed form and the tensors recognize a model.
+
+        Raises:
+            ValueError: the report is of another model, or does not say of which.
+        """
+        require_model(model)
+        asked, found = name_with_identity(model), self.settings.get("model", "an unknown model")
+        if found != asked:
+            raise ValueError(
+                f"the report must be of the model {asked}, got the report of {found}; measure this model, or read its "
+                "own report"
+            )
 
     def markdown(self) -> str:
         """The report as Markdown: noise, attacks, sanity checks, settings. Accuracies are in %."""

@@ -6,6 +6,7 @@ import sys
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from PIL import Image
 
 from dampode import data, models, plots, training
 from dampode._files import only_writer
@@ -58,17 +59,78 @@ def test_a_saved_network_is_measured(saved, tmp_path):
     [
         (["--network", "resnet"], "holds another architecture"),
         (["--network", "in_resnet", "--model", "none.safetensors"], "No such file"),
-        (["--network", "in_resnet", "--eps", "-1"], "eps must be at least 0"),
+        (["--network", "in_resnet", "--eps", "-1"], "in units of 1/255 .* got -1; for a radius of 8/255 give 8"),
+        (["--network", "in_resnet", "--eps", "0"], "in units of 1/255 .* got 0; for a radius of 8/255 give 8"),
+        (["--network", "in_resnet", "--eps", "4", "0.03137"], "in units of 1/255 .* got 0.03137; for a radius"),
+        (["--network", "in_resnet", "--eps", "256"], "in units of 1/255 for the norm linf, from 0.1 to 255, got 256"),
+        (["--network", "in_resnet", "--norm", "l2", "--eps", "0"], "eps must be above 0, got 0"),
+        (["--network", "in_resnet", "--norm", "l2", "--eps", "128"], "eps must be at most 8 in L2, .* got 128"),
         (["--network", "in_resnet", "--eps"], "eps must hold at least one radius"),
         (["--network", "in_resnet", "--layout", "NHWC"], "layout is about the arrays of an .npz file"),
         (["--network", "in_resnet", "--images", "0"], "the number of images must be a positive int, got 0"),
         (["--network", "in_resnet", "--device", "nowhere"], "device nowhere cannot be used here"),
         (["--network", "in_resnet", "--cifar-c", "nowhere"], "must exist: download CIFAR-10-C"),
+        (["--network", "in_resnet", "--imagenet-c", "nowhere"], "must hold a folder per corruption"),
+        (
+            ["--network", "in_resnet", "--cifar-c", "a", "--imagenet-c", "b"],
+            "got --cifar-c and --imagenet-c; leave one",
+        ),
+        (["--network", "in_resnet", "--transfer", "none.safetensors"], "No such file"),
+        (["--network", "in_resnet", "--transfer-network", "resnet"], "got no --transfer; give its file"),
     ],
 )
 def test_bad_input_ends_in_words(saved, tmp_path, flags, message):
     with pytest.raises(SystemExit, match=message):
         main([*SMALL, "--model", str(saved / "net.safetensors"), "--out", str(tmp_path), *flags])
+
+
+def test_two_norms_autoattack_and_a_transfer(saved, tmp_path):
+    """Every image is broken at these radii, so AutoAttack stops early."""
+    twin = models.resnet(14, 10, width=4, in_channels=1, mean=(0.5,), std=(0.5,)).eval()
+    models.save(twin, tmp_path / "twin.safetensors")
+    flags = [*SMALL, "--network", "in_resnet", "--model", str(saved / "net.safetensors"), "--autoattack", "standard"]
+    flags += ["--transfer", str(tmp_path / "twin.safetensors"), "--transfer-network", "resnet", "--alpha", "0.5"]
+    for norm, eps, alpha in (("linf", "200", 0.5 / 255), ("l2", "6", 0.5)):
+        main([*flags, "--norm", norm, "--eps", eps, "--out", str(tmp_path / norm)])
+        report = Report.from_json((tmp_path / norm / "report.json").read_text())
+        only_linf = ["IFGSM", "uniform noise"] if norm == "linf" else []
+        transferred = "transfer from twin.safetensors" + (" in L2" if norm == "l2" else "")
+        assert sorted(report.names("attack", norm)) == sorted(["FGSM", "PGD", "AutoAttack", transferred, *only_linf])
+        assert report.norms == [norm]
+        (radius,) = report.radii(norm)
+        assert radius == float(eps) / (255 if norm == "linf" else 1)
+        assert f"PGD(alpha={alpha}, steps=2" in report.settings["attacks"]
+        assert report.robust_accuracy(radius, norm) == 0
+
+
+def test_the_report_of_another_model_is_not_overwritten(saved, tmp_path):
+    Report(10, (column("clean", 0.0, 9, 10, "clean"),), PASSED, {"model": "Net 0123"}).save(tmp_path)
+    before = (tmp_path / "report.json").read_text()
+    flags = [*SMALL, "--network", "in_resnet", "--model", str(saved / "net.safetensors"), "--out", str(tmp_path)]
+    with pytest.raises(SystemExit, match=r"would be overwritten: .* got the report of Net 0123; .* folder with --out"):
+        main(flags)
+    assert (tmp_path / "report.json").read_text() == before
+
+
+def test_corruptions_are_read_from_a_folder_of_imagenet_c(tmp_path):
+    rng = np.random.default_rng(0)
+    folders = [tmp_path / "data" / "train", tmp_path / "data" / "test"]
+    folders += [tmp_path / "c" / name / str(severity) for name in ("fog", "snow") for severity in range(1, 6)]
+    for folder in folders:
+        for label in ("cat", "dog"):
+            (folder / label).mkdir(parents=True)
+            for k in range(3):
+                Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / label / f"{k}.png")
+    images = data.load(tmp_path / "data")
+    mean, std = images.statistics()
+    models.save(models.cnn(14, 2, width=4, mean=mean, std=std).eval(), tmp_path / "net.safetensors")
+    flags = ["--model", str(tmp_path / "net.safetensors"), "--network", "cnn", "--depth", "14", "--width", "4"]
+    flags += ["--data", str(tmp_path / "data"), "--images", "4", "--steps", "1", "--eps", "8", "--device", "cpu"]
+    main([*flags, "--imagenet-c", str(tmp_path / "c"), "--out", str(tmp_path / "out")])
+    report = Report.from_json((tmp_path / "out" / "report.json").read_text())
+    assert sorted(report.names("noise")) == ["fog", "snow"]
+    assert report.strengths("noise") == [1, 2, 3, 4, 5]
+    assert report.settings["noise"].startswith("ImageNet-C, files")
 
 
 def test_the_folded_network_is_measured_where_it_folds():

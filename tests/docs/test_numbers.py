@@ -212,6 +212,18 @@ def training_numbers():
                 yield f"{measured['speed']['ratio']:.2f}"
 
 
+def agreement(images):
+    """Images left correct by each attack, as three libraries run it."""
+    for found in results(f"attack_agreement_linf_{images}")["rows"]:
+        counts = (*found["dampode"], found["torchattacks"], found["official"])
+        yield row(found["network"], f"{found['eps_255']:.0f}/255", found["attack"], *counts)
+
+
+@quotes
+def attack_agreement_300():
+    yield from agreement(300)
+
+
 @quotes
 def random_calls():
     found = results("fuzz")

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from dampode import DampedODEFunc, odeint, paths, solve
+from dampode import DampedODEFunc, Jumps, odeint, paths, solve
 from dampode.damping import Constant, Damping
-from dampode.fields import Driven
-from dampode.integrators import AdaptiveExponential, KenCarp4
+from dampode.fields import Driven, TimeDependent
+from dampode.integrators import ETD2RK, AdaptiveExponential, HochbruckOstermann4, KenCarp4, Krogstad4
 
 EXPONENTIAL = AdaptiveExponential(rtol=1e-12, atol=1e-13)
 to_tolerance = pytest.mark.parametrize(
@@ -126,3 +126,84 @@ def test_an_input_may_gate_the_damping(integrator):
     want = torch.exp(torch.tensor(-(0.3 + 9.0 + 0.04), dtype=torch.float64))
     torch.testing.assert_close(x.x[-1, 0, 0], want, rtol=1e-4, atol=1e-8)
     assert x.rejected.item() <= 3
+
+
+def growing(times, values):
+    """x' = (u − λ) x."""
+    return DampedODEFunc(Driven(lambda t, x, u: u * x, paths.Held(times, values)), Constant(LAM))
+
+
+def integral(times, values, t0, t1):
+    """∫ u dt of one sample from t0 to t1, for piecewise constant u."""
+    grid = times.new_tensor(sorted({t0, t1, *times.tolist()}))
+    grid = grid[(grid >= min(t0, t1)) & (grid <= max(t0, t1))]
+    level = values[torch.searchsorted(times, (grid[1:] + grid[:-1]) / 2) - 1]
+    return (1 if t1 > t0 else -1) * (level * grid.diff()).sum()
+
+
+@pytest.mark.parametrize("per_sample", [False, True], ids=["shared", "per sample"])
+@pytest.mark.parametrize(("t0", "t1"), [(0.1, 3.3), (3.3, 0.1)])
+@pytest.mark.parametrize("method", [ETD2RK, Krogstad4, HochbruckOstermann4])
+def test_fixed_steps_keep_their_order_over_a_held_input(method, t0, t1, per_sample):
+    times, values = inputs()
+    x = torch.ones(5, 1, dtype=torch.float64)
+    t = torch.tensor([t0, 1.7, t1], dtype=torch.float64)
+    t = t.expand(5, -1) if per_sample else t
+    total = torch.stack([integral(times[n], values[n, :, 0], t0, t1) for n in range(5)])
+    want = torch.exp(total - LAM * (t1 - t0))[:, None]
+    coarse, fine = ((odeint(growing(times, values), x, t, method(n))[-1] / want - 1).abs().max() for n in (4, 8))
+    assert (coarse / fine).log2() > method.order - 0.3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("integrator", [Krogstad4(1), Krogstad4(2, recompute=2)], ids=["plain", "recompute"])
+def test_fixed_steps_see_one_side_of_a_break(integrator, reverse, dtype):
+    """u is huge before and after the solve; between its breaks the step is exact, so any value of u outside shows."""
+    for start in (0.1, 0.3, 1.7, -0.6):
+        times = torch.tensor([start - 1, start, start + 0.4, start + 0.7, start + 2], dtype=torch.float64)
+        values = torch.tensor([[[1e6], [1.0], [-2.0], [-1e6], [1e6]]], dtype=torch.float64)
+        ends = times[[3, 1]] if reverse else times[[1, 3]]
+        func, x = driven(times, values), torch.ones(1, 1, dtype=dtype)
+        want = held_solution(times, values[0, :, 0], x[0].double(), *ends.tolist())
+        tolerances = {"rtol": 30 * torch.finfo(dtype).eps, "atol": 3 * torch.finfo(dtype).eps}
+        torch.testing.assert_close(odeint(func, x, ends, integrator)[-1, 0].double(), want, **tolerances)
+        torch.testing.assert_close(integrator(func, x, *ends.tolist())[0].double(), want, **tolerances)
+        per_row = odeint(func, x, ends[None], integrator)[-1, 0].double()
+        torch.testing.assert_close(per_row, want, **tolerances)
+
+
+def test_jumps_without_a_map_give_fixed_steps_the_left_limit():
+    at = torch.tensor([0.35, 0.8], dtype=torch.float64)
+    func = DampedODEFunc(TimeDependent(lambda t, x: ((t >= 0.35) & (t < 0.8)) * 5.0 + 0.0 * x), Constant(LAM))
+    x = torch.zeros(2, 1, dtype=torch.float64)
+    for ends in ([0.0, 1.0], [1.0, 0.0]):
+        t = torch.tensor(ends, dtype=torch.float64)
+        got = odeint(func, x, t, Krogstad4(1), jumps=Jumps(at if ends[0] == 0 else at.flip(0)))[-1, 0]
+        times, values = torch.tensor([-1.0, 0.35, 0.8], dtype=torch.float64), torch.tensor([0.0, 5.0, 0.0]).double()
+        torch.testing.assert_close(got, held_solution(times, values, x[0], *ends), rtol=1e-13, atol=1e-13)
+
+
+def test_fixed_steps_over_a_path_compile_in_one_graph_and_count_their_steps():
+    times, values = inputs()
+    func, x = growing(times, values), torch.ones(5, 1, dtype=torch.float64)
+    t = torch.tensor([0.1, 3.3], dtype=torch.float64)
+
+    def run(x):
+        return odeint(func, x, t, Krogstad4(2))
+
+    torch.testing.assert_close(torch.compile(run, fullgraph=True, backend="eager")(x), run(x))
+    inside = int(((times >= 0.1) & (times <= 3.3)).sum(1).max())
+    s = solve(func, x, t, Krogstad4(2), dense=True)
+    assert s.accepted.tolist() == [2 * (inside + 1)] * 5
+    torch.testing.assert_close(s.x, run(x))
+    torch.testing.assert_close(s.at(3.3), s.x[-1])
+    short = solve(func, x, torch.tensor([3.3, 3.31], dtype=torch.float64) + 2, Krogstad4(2))
+    assert short.accepted.tolist() == [2] * 5
+
+
+def test_gradients_of_fixed_steps_with_respect_to_times_pass_a_break():
+    times, values = inputs()
+    t = torch.tensor([0.13, 2.9], dtype=torch.float64, requires_grad=True)
+    x = torch.ones(5, 1, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, t: odeint(growing(times, values), x, t, Krogstad4(1))[-1], (x, t))

@@ -149,7 +149,7 @@ def test_pooled_gate_reads_the_mean_over_positions():
     x = torch.randn(2, 3, 5, 4)
     mean = torch.stack([x[n, c].sum() / 20 for n in range(2) for c in range(3)]).view(2, 3)
     expected = torch.sigmoid(mean @ gate.gate.weight.T + gate.gate.bias)
-    torch.testing.assert_close(gate(x), expected.view(2, 3, 1, 1))
+    torch.testing.assert_close(gate(0.0, x), expected.view(2, 3, 1, 1))
 
 
 def test_first_blocks_are_undamped_unless_asked():

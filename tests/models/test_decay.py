@@ -19,6 +19,6 @@ def test_lambda_under_weight_decay_alone():
         for _ in range(STEPS_AN_EPOCH):
             optimizer.step()
         schedule.step()
-    anchor_one, anchor_zero = (d(torch.zeros(())).item() for d in dampings)
+    anchor_one, anchor_zero = (d(0.0, torch.zeros(())).item() for d in dampings)
     assert anchor_one == pytest.approx(0.97, abs=0.005)
     assert anchor_zero == pytest.approx(0.008, abs=0.0005)

@@ -118,3 +118,21 @@ def test_the_command_compares_folders(reports, tmp_path, capsys):
     ):
         with pytest.raises(SystemExit, match=words):
             main(["--reports", *flags, "--out", str(tmp_path / "out")])
+
+
+def test_a_report_of_another_model_is_refused(reports):
+    model = classifier()
+    reports["plain"].require_same_model(model)
+    read = Report.from_json(reports["plain"].to_json())
+    read.require_same_model(model.train())
+    with pytest.raises(ValueError, match=r"must be of the model Sequential \w+, got the report of Sequential \w+; mea"):
+        reports["other"].require_same_model(model)
+    with pytest.raises(ValueError, match="got the report of an unknown model"):
+        replace(read, settings={}).require_same_model(model)
+    with pytest.raises(TypeError, match="model must be of type Module"):
+        read.require_same_model("plain")
+    assert compare(reports, models={"plain": model}) == compare(reports)
+    with pytest.raises(ValueError, match="'other': the report must be of the model"):
+        compare(reports, models={"plain": model, "other": model})
+    with pytest.raises(ValueError, match=r"must have the name of a report, \['other', 'plain'\], got 'third'"):
+        compare(reports, models={"third": model})

@@ -176,7 +176,8 @@ def test_modes_come_back_and_bad_input_ends_in_words():
     model.eval()
     assert report.to_json() == evaluate(model, x, y, eps=[0.1], **quick).to_json()
     for changed, error, words in (
-        ({"eps": [-0.1]}, ValueError, "eps must be at least 0"),
+        ({"eps": [-0.1]}, ValueError, "eps must be above 0, got -0.1"),
+        ({"eps": [0.1, 0]}, ValueError, "eps must be above 0, got 0; clean accuracy is measured without an attack"),
         ({"eps": [0.1, 0.1]}, ValueError, "eps must not hold a value twice"),
         ({"eps": []}, ValueError, "eps must hold at least one radius"),
         ({"eps": [8]}, ValueError, "eps must be at most 1"),
@@ -213,3 +214,18 @@ def test_single_values_are_refused_in_words(wrong):
     x, y = torch.rand(2, 1, 2, 2), torch.tensor([0, 1])
     with pytest.raises(TypeError, match=f"{next(iter(wrong))} must be of type"):
         evaluate(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), x, y, **{"eps": [0.1], **wrong})
+
+
+def test_logits_that_ignore_the_image_are_refused():
+    x, y = (part[:20] for part in few_digits())
+    dead = classifier()
+    with torch.no_grad():
+        dead[2].weight.zero_()
+        dead[2].bias.fill_(-1)
+    quick = {"eps": [0.1], "noises": (), "attacks": {"noise": robustness.UniformNoise()}}
+    with pytest.raises(ValueError, match="the model gives the same logits for all of the first 20 images; check that"):
+        evaluate(dead, x, y, **quick)
+    with pytest.raises(ValueError, match="the source of 'transfer from dead' gives the same logits"):
+        evaluate(classifier(), x, y, transfer={"dead": dead}, **quick)
+    evaluate(classifier(), x[:1].expand(20, -1, -1, -1), y, **quick)  # equal images may have equal logits
+    evaluate(dead, x[:3], y[:3], **quick)  # too few images to tell

@@ -6,9 +6,10 @@ from typing import ClassVar
 import matplotlib.pyplot as plt
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from dampode import plots
+from dampode import data, plots
 from dampode.robustness import (
     FGSM,
     IFGSM,
@@ -18,8 +19,10 @@ from dampode.robustness import (
     RecenteredPGD,
     Report,
     Transfer,
+    accuracy,
     evaluate,
     ifgsm,
+    pgd,
     sanity_checks,
 )
 from dampode.robustness.results import SanityCheck, all_passed
@@ -37,6 +40,33 @@ def test_a_plain_network_passes(plain):
     assert plain.passed is True, plain.markdown()
     assert [check.name for check in plain.checks if check.passed is None] == ["a transferred attack is not stronger"]
     assert len(plain.checks) == 16
+
+
+def adversarially_trained():
+    """The plain network, trained further on images of a PGD of two steps."""
+    images = data.load("digits")
+    x, y = data.pixels(images.x_train), images.y_train
+    model = classifier()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+        for _ in range(3):
+            for chosen in torch.randperm(len(x)).split(64):
+                attacked = pgd(model, x[chosen], y[chosen], 24 / 255, alpha=18 / 255, steps=2, keep="last")
+                optimizer.zero_grad()
+                F.cross_entropy(model(attacked), y[chosen]).backward()
+                optimizer.step()
+    return model
+
+
+def test_an_adversarially_trained_network_passes():
+    x, y = (part[:60] for part in few_digits())
+    report = evaluate(adversarially_trained(), x, y, eps=[24 / 255], noises=(), attacks={"PGD": PGD(keep="first")})
+    undefended = accuracy(classifier(), pgd(classifier(), x, y, 24 / 255, keep="first"), y)
+    assert report.robust_accuracy(24 / 255) > undefended + 0.1
+    assert report.passed is True, report.markdown()
+    checks = {check.name: check.detail for check in report.checks}
+    assert "on 0.0 % of images" in checks["the gradient agrees with finite differences"]
 
 
 class Saturated(nn.Module):

@@ -36,7 +36,7 @@ class Both(nn.Module):
     ("changed", "error", "message"),
     [
         ({"model": net}, TypeError, "model must be of type Module, got function"),
-        ({"data": "digits"}, TypeError, "data must be of type ImageData, got str"),
+        ({"data": "digits"}, TypeError, "data must be of type ImageData or ImageStream, got str"),
         ({"recipe": {"epochs": 1}}, TypeError, "recipe must be of type Recipe, got dict"),
         ({"execution": "bf16"}, TypeError, "execution must be of type Execution, got str"),
         ({"data": replace(tiny(), num_classes=3)}, ValueError, "a logit for each class, got 2 for data of 3 classes"),

@@ -111,7 +111,9 @@ class ImplicitLoop(AdaptiveLoop):
         next_h, rejected = self.give_up.limited(next_h, h), active & ~ok
         any_ok, any_rejected = torch.stack((ok.any(), rejected.any())).tolist()
         if any_rejected:
-            self._reject(rejected, next_h <= self.axis.shortest_step(self.tau), converged, rejected & ~finite)
+            # a step whose equations cannot be solved need not become as short as near t = 0 an accurate one may be
+            shortest = torch.where(converged, self.axis.shortest_step(self.tau), self.axis.shortest)
+            self._reject(rejected, next_h <= shortest, converged, rejected & ~finite)
         end = torch.where(ok, end, self.tau)
         self._write_output(end, h, h_slope)
         if self.keep_pieces and any_ok:

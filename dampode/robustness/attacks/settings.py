@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 from torch import Tensor, nn
 
 from dampode._checks import require_instance, require_positive_int
-from dampode._identity import fingerprint
+from dampode._identity import name_with_identity
 from dampode.robustness.attacks.gradient import STEP, Keep, fgsm, ifgsm, pgd, recentered_pgd, require_iteration
 from dampode.robustness.attacks.traits import Attack, AttackTraits
 from dampode.robustness.attacks.uniform import uniform_noise
@@ -196,7 +196,7 @@ class Transfer(Attack):
         return replace(self.attack.traits, transferred=True)
 
     def __repr__(self) -> str:
-        return f"Transfer(source={type(self.source).__name__} {fingerprint(self.source)[:12]}, attack={self.attack})"
+        return f"Transfer(source={name_with_identity(self.source)}, attack={self.attack})"
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int

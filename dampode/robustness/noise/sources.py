@@ -132,6 +132,11 @@ class CifarCFiles(NoiseSource):
         self.folder, self.labels, self.device, self.n = user_path(folder), labels, torch.device(device), len(labels)
         known = CORRUPTIONS + EXTRA_CORRUPTIONS
         self.names = tuple(name for name in known if (self.folder / f"{name}.npy").is_file())
+        if not self.names:
+            raise FileNotFoundError(
+                f"{self.folder} must hold a corruption beside labels.npy, such as {known[0]}.npy, got none; download "
+                "CIFAR-10-C or CIFAR-100-C and name its folder"
+            )
 
     def __repr__(self) -> str:
         return f"CifarCFiles({self._digest})"

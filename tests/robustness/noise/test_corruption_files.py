@@ -90,6 +90,12 @@ def test_only_the_corruptions_in_the_folder_are_measured_by_default(cifar_c, tmp
     assert report.names("noise") == ["fog", "saturate"]
 
 
+def test_labels_without_a_corruption_are_refused(cifar_c, tmp_path):
+    (tmp_path / "labels.npy").hardlink_to(cifar_c / "labels.npy")
+    with pytest.raises(FileNotFoundError, match=r"must hold a corruption beside labels.npy, such as .*, got none"):
+        CifarCFiles(tmp_path, LABELS[:100], images=torch.arange(100))
+
+
 @pytest.fixture(scope="module")
 def imagenet_c(tmp_path_factory):
     """Three classes of two images, two corruptions, two severities: the first pixel tells class and severity."""
