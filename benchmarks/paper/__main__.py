@@ -9,6 +9,7 @@ The target is table1 to table14, figure1 to figure8, next, or an experiment that
 lambda_ablation (where the robustness comes from), fewer_epochs (what robustness a plain network has that is only as
 accurate as a damped one). A run may be stopped at any moment and started again. Results under benchmarks/results/paper/
 are never computed twice or overwritten; checkpoints lie under --out. Several processes may share both folders.
+`python -m benchmarks.paper.parallel` runs several rows at once on one device, in a limited time.
 `python -m benchmarks.paper.render` then writes docs/paper.md.
 """
 
