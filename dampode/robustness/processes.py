@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 from torch import Tensor
 
+from dampode._processes import end_group_at_exit
+
 __all__ = ["ALONE", "Processes", "measuring_together"]
 
 T = TypeVar("T")
@@ -88,6 +90,7 @@ def measuring_together(together: bool) -> Iterator[Processes]:
         return
     if not dist.is_initialized():
         dist.init_process_group()
+        end_group_at_exit()
     groups: list[Any] = []
     try:
         for timeout in (MEETING, MEASURING):  # the first only meets; a wait for a slow share may take longer

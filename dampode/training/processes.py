@@ -6,10 +6,12 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dampode._processes import end_group_at_exit
 from dampode.training.execution import Execution
 
 __all__ = ["distributed", "is_main", "local_device", "own_random", "processes", "require_precision_of_launcher"]
@@ -18,9 +20,12 @@ __all__ = ["distributed", "is_main", "local_device", "own_random", "processes", 
 def processes(device: torch.device) -> PartialState:
     """The processes that train together, each on its own device.
 
-    Accelerate keeps one state of the processes, which a user's own ``Accelerator`` of any precision shares.
+    Accelerate keeps one state of the processes, which a user's own ``Accelerator`` of any precision shares. A group of
+    processes that begins here ends with the program.
     """
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if not alone and not dist.is_initialized():
+        end_group_at_exit()
     return PartialState(cpu=device.type == "cpu" and not alone)
 
 
