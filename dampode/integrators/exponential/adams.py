@@ -1,6 +1,5 @@
 """The exponential Adams method: Eq. 4 to a tolerance, with a step size and an order per sample."""
 
-import functools
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -10,7 +9,7 @@ from dampode.dynamics import DampedODEFunc
 from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.dense_solution import require_no_dense
 from dampode.integrators.exponential.adams_loop import AdamsLoop
-from dampode.integrators.exponential.adams_step import StepFunction, try_step
+from dampode.integrators.exponential.adams_step import try_step
 from dampode.integrators.exponential.compiled import compiled_step
 from dampode.integrators.exponential.multistep_weights import MAX_ORDER
 from dampode.integrators.jumps import Jumps
@@ -111,11 +110,5 @@ class ExponentialAdams(TolerantIntegrator):
 
     def _loop(self, func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter) -> AdamsLoop:
         """The loop of a solve, at its start."""
-        step, tol = _compiled_step() if self.compile else try_step, Tolerance(self.rtol, self.atol)
+        step, tol = compiled_step(try_step) if self.compile else try_step, Tolerance(self.rtol, self.atol)
         return AdamsLoop(func, x, times, tol, calls, step, self.max_order, self.recompute or 1)
-
-
-@functools.cache
-def _compiled_step() -> StepFunction:
-    """`try_step` under torch.compile. All solves share it, and with it the forms that are already compiled."""
-    return compiled_step(try_step)

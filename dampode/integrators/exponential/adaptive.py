@@ -1,6 +1,5 @@
 """The adaptive exponential method: Eq. 4 to a tolerance, with a step size per sample."""
 
-import functools
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -10,7 +9,7 @@ from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.dense_solution import require_no_dense
 from dampode.integrators.exponential.compiled import compiled_step
 from dampode.integrators.exponential.loop import ExponentialLoop
-from dampode.integrators.exponential.step import StepFunction, try_step
+from dampode.integrators.exponential.step import try_step
 from dampode.integrators.jumps import Jumps
 from dampode.integrators.recompute import require_segments
 from dampode.integrators.solution import Solution
@@ -100,11 +99,5 @@ class AdaptiveExponential(TolerantIntegrator):
 
     def _loop(self, func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter) -> ExponentialLoop:
         """The loop of a solve, at its start."""
-        step = _compiled_step() if self.compile else try_step
+        step = compiled_step(try_step) if self.compile else try_step
         return ExponentialLoop(func, x, times, Tolerance(self.rtol, self.atol), calls, step, self.recompute or 1)
-
-
-@functools.cache
-def _compiled_step() -> StepFunction:
-    """`try_step` under torch.compile. All solves share it, and with it the forms that are already compiled."""
-    return compiled_step(try_step)

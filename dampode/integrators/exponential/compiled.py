@@ -1,7 +1,8 @@
 """Steps under torch.compile."""
 
+import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -11,8 +12,14 @@ Step = TypeVar("Step", bound=Callable[..., object])
 
 
 def compiled_step(step: Step) -> Step:
-    """A step under torch.compile. Solves should share it, and with it the forms that are already compiled."""
+    """A step under torch.compile. All solves share it, and with it the forms that are already compiled."""
+    compiled: Step = _compiled(step)
+    return compiled
+
+
+@functools.cache
+def _compiled(step: Callable[..., object]) -> Any:
+    """The step compiled, the same object for the same step."""
     # else an attribute that f changes in every call, such as a counter, would be new code in every call
     counting = torch._dynamo.config.patch(allow_unspec_int_on_nn_module=True)
-    compiled: Step = counting(torch.compile(step))
-    return compiled
+    return counting(torch.compile(step))
