@@ -7,22 +7,18 @@ from torch import Tensor
 from dampode._checks import require_positive_int
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.call_counter import CallCounter
-from dampode.integrators.dense_solution import require_no_dense
 from dampode.integrators.exponential.adams_loop import AdamsLoop
 from dampode.integrators.exponential.adams_step import try_step
 from dampode.integrators.exponential.compiled import compiled_step
 from dampode.integrators.exponential.multistep_weights import MAX_ORDER
-from dampode.integrators.jumps import Jumps
-from dampode.integrators.recompute import require_segments
-from dampode.integrators.solution import Solution
+from dampode.integrators.exponential.recomputing import RecomputingIntegrator
 from dampode.integrators.step_control import Tolerance
-from dampode.integrators.to_tolerance import TolerantIntegrator
 
 __all__ = ["ExponentialAdams"]
 
 
 @dataclass(frozen=True)
-class ExponentialAdams(TolerantIntegrator):
+class ExponentialAdams(RecomputingIntegrator):
     """The exponential Adams method with a step size, an order and a number of evaluations per sample.
 
     Damping is exact, as in `AdaptiveExponential`. N = ρ f is interpolated through its last values instead of through
@@ -88,25 +84,11 @@ class ExponentialAdams(TolerantIntegrator):
             raise ValueError(
                 f"max_order must be at most {MAX_ORDER}, got {self.max_order}; lower rtol for more accuracy"
             )
-        require_segments(self.recompute)
-
-    def solve(
-        self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None, dense: bool = False
-    ) -> Solution:
-        """The states with statistics and a status per sample."""
-        if self.recompute is not None:
-            require_no_dense(dense, "recompute=", "it keeps every step, which recompute= avoids: leave one of them out")
-        return super().solve(func, x, times, jumps, dense)
 
     @property
     def _dense_error(self) -> bool:
         """Always: the correction of the predictor."""
         return True
-
-    @property
-    def _replays(self) -> bool:
-        """Whether the accepted steps are taken again in segments."""
-        return self.recompute is not None
 
     def _loop(self, func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter) -> AdamsLoop:
         """The loop of a solve, at its start."""

@@ -6,21 +6,17 @@ from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.call_counter import CallCounter
-from dampode.integrators.dense_solution import require_no_dense
 from dampode.integrators.exponential.compiled import compiled_step
 from dampode.integrators.exponential.loop import ExponentialLoop
+from dampode.integrators.exponential.recomputing import RecomputingIntegrator
 from dampode.integrators.exponential.step import try_step
-from dampode.integrators.jumps import Jumps
-from dampode.integrators.recompute import require_segments
-from dampode.integrators.solution import Solution
 from dampode.integrators.step_control import Tolerance
-from dampode.integrators.to_tolerance import TolerantIntegrator
 
 __all__ = ["AdaptiveExponential"]
 
 
 @dataclass(frozen=True)
-class AdaptiveExponential(TolerantIntegrator):
+class AdaptiveExponential(RecomputingIntegrator):
     """Krogstad's fourth-order exponential method with an error estimate and a step size per sample.
 
     Damping is exact, so the step size follows f and not λ: for ρ = 1 the calls of f stop growing with λ. With ρ ~ λ the
@@ -74,28 +70,10 @@ class AdaptiveExponential(TolerantIntegrator):
 
     recompute: int | None = field(default=None, repr=False)  # it changes no value, so it is no part of an architecture
 
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        super().__post_init__()
-        require_segments(self.recompute)
-
-    def solve(
-        self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None, dense: bool = False
-    ) -> Solution:
-        """The states with statistics and a status per sample."""
-        if self.recompute is not None:
-            require_no_dense(dense, "recompute=", "it keeps every step, which recompute= avoids: leave one of them out")
-        return super().solve(func, x, times, jumps, dense)
-
     @property
     def _dense_error(self) -> bool:
         """Always: the third difference of N."""
         return True
-
-    @property
-    def _replays(self) -> bool:
-        """Whether the accepted steps are taken again in segments."""
-        return self.recompute is not None
 
     def _loop(self, func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter) -> ExponentialLoop:
         """The loop of a solve, at its start."""
