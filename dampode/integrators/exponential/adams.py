@@ -12,7 +12,6 @@ from dampode.integrators.exponential.adams_step import try_step
 from dampode.integrators.exponential.compiled import compiled_step
 from dampode.integrators.exponential.multistep_weights import MAX_ORDER
 from dampode.integrators.exponential.recomputing import RecomputingIntegrator
-from dampode.integrators.step_control import Tolerance
 
 __all__ = ["ExponentialAdams"]
 
@@ -92,5 +91,5 @@ class ExponentialAdams(RecomputingIntegrator):
 
     def _loop(self, func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter) -> AdamsLoop:
         """The loop of a solve, at its start."""
-        step, tol = compiled_step(try_step) if self.compile else try_step, Tolerance(self.rtol, self.atol)
+        step, tol = compiled_step(try_step) if self.compile else try_step, self._tolerance(x)
         return AdamsLoop(func, x, times, tol, calls, step, self.max_order, self.recompute or 1)

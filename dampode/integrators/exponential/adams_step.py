@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dampode.integrators.exponential.multistep_weights import moments
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import Tolerance
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = [
     "History",
@@ -134,8 +134,7 @@ def try_step(splitting: Splitting, history: History, plan: Plan, tol: Tolerance)
     with torch.no_grad():
         others = torch.baddbmm(value.reshape(len(x), 1, -1), plan.extrapolation[:, 1:], flat, alpha=-1)
         size = torch.maximum(x.abs(), new.abs())
-        root = math.sqrt(x[0].numel())
-        per_tolerance = size.mul_(root * tol.rtol).add_(root * tol.atol).reciprocal_()
+        per_tolerance = tol.allowed(size, math.sqrt(x[0].numel())).reciprocal_()
         scaled = (weights.phi1 * per_tolerance).reshape(len(x), 1, -1)
         changed = torch.zeros_like(x) if plan.second is None else weights.corrector * (value - history.value)
         parts = [gap.reshape(len(x), 1, -1) * scaled, others * scaled]
