@@ -76,7 +76,7 @@ def kinds(problem: Problem, t: Tensor, integrator: Integrator) -> dict[str, Call
 def loop(problem: Problem, t: Tensor, integrator: Integrator) -> None:
     """One sample after the other, with gradients."""
     for n in range(len(t)):
-        with_gradients(lambda n=n: odeint(problem.func, problem.x[n : n + 1], t[n], integrator))
+        with_gradients(partial(odeint, problem.func, problem.x[n : n + 1], t[n], integrator))
 
 
 def torchode_solve(problem: Problem, t: Tensor) -> Callable[[], Tensor] | None:

@@ -139,6 +139,20 @@ class TorchDiffEq(Integrator):
         """The vector field as torchdiffeq will call it."""
         return WatchedField(func, self.method, self.adjoint and torch.is_grad_enabled(), self.method not in _FIXED)
 
+    def _stops(self, func: DampedODEFunc, times: Tensor) -> Tensor | None:
+        """The times inside a solve at which a method to a tolerance must stop, (J,); None if there are none."""
+        breaks = func.breaks()
+        if breaks is None or self.method in _FIXED:
+            return None
+        low, high = times.detach().aminmax()
+        inside = breaks[(breaks > low) & (breaks < high)].to(times).unique()
+        if len(inside) and self.method == "scipy_solver":
+            raise ValueError(
+                f"scipy_solver cannot stop where f or λ is discontinuous, such as t = {inside[0].item():g}, and may "
+                "miss a pulse; take another method, or AdaptiveExponential"
+            )
+        return inside if len(inside) else None
+
     @property
     def _norm(self) -> object:
         """The norm among the options, None if there is none."""
@@ -159,6 +173,10 @@ class TorchDiffEq(Integrator):
         if self.adjoint:
             settings.update({"adjoint_rtol": tol.smallest_rtol, "adjoint_atol": tol.smallest_atol})
         options = {**_OPTIONS.get(self.method, {}), **(self.options or {})}
+        stops = self._stops(field.func, times)
+        if stops is not None:
+            given = options.get("jump_t")
+            options["jump_t"] = stops if given is None else torch.cat((given.to(stops), stops)).unique()
         settings["options"] = options
         if self._norm == "seminorm":
             settings["adjoint_options"] = options
