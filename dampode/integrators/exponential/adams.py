@@ -1,18 +1,21 @@
 """The exponential Adams method: Eq. 4 to a tolerance, with a step size and an order per sample."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from dampode._checks import require_positive_int
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.call_counter import CallCounter
-from dampode.integrators.exponential.adams_loop import AdamsLoop
 from dampode.integrators.exponential.adams_step import try_step
 from dampode.integrators.exponential.compiled import compiled_step
-from dampode.integrators.exponential.multistep_weights import MAX_ORDER
+from dampode.integrators.exponential.moments import MAX_ORDER
 from dampode.integrators.exponential.recomputing import RecomputingIntegrator
 from dampode.integrators.step_control import Tolerance
+
+if TYPE_CHECKING:
+    from dampode.integrators.exponential.adams_loop import AdamsLoop
 
 __all__ = ["ExponentialAdams"]
 
@@ -90,7 +93,9 @@ class ExponentialAdams(RecomputingIntegrator):
         """Always: the correction of the predictor."""
         return True
 
-    def _loop(self, func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter) -> AdamsLoop:
+    def _loop(self, func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter) -> "AdamsLoop":
         """The loop of a solve, at its start."""
+        from dampode.integrators.exponential.adams_loop import AdamsLoop  # it takes Numba a third of a second to import
+
         step, tol = compiled_step(try_step) if self.compile else try_step, Tolerance(self.rtol, self.atol)
         return AdamsLoop(func, x, times, tol, calls, step, self.max_order, self.recompute or 1)
