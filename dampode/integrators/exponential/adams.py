@@ -59,7 +59,7 @@ class ExponentialAdams(RecomputingIntegrator):
             unnoticed.
         max_step: length of the longest step, > 0; None sets no bound. A step sees f at its end only, so it may leap
             over a pulse of f that is shorter than the step, and the status is then still `SUCCESS`: set max_step to the
-            length of the pulse. Where f is 0 or constant, each step is five times as long as the one before. The
+            length of the pulse. Where f is 0 or constant, each step is three times as long as the one before. The
             output times do not bound a step.
         progress: whether to show a tqdm bar of the slowest sample's time.
         compile: whether to compile the device's part of a step, f included, by torch.compile. What

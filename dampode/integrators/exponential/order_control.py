@@ -318,7 +318,7 @@ def _decide(
             next_order = min(order + rises, max_order) if accepted else max(order - (not rises), 1)
         factor = min(length[best], limit[best])
         if accepted:
-            grown = 20.0 if samples.steps[n] == 0 else (2.0 if order >= 4 and samples.steps[n] >= 8 else 5.0)
+            grown = 20.0 if samples.steps[n] == 0 else (2.0 if order >= 4 and samples.steps[n] >= 8 else 3.0)
             factor = min(max(factor, 0.2), 1.0 if samples.shortened[n] else grown)
         else:
             factor = min(max(factor, 0.2), 0.8) if finite else 0.2
