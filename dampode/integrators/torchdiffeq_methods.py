@@ -115,7 +115,7 @@ class TorchDiffEq(Integrator):
     ) -> Solution:
         """The states with the calls of f and a status per sample. If torchdiffeq gives up, all samples fail at t[0]."""
         _require_shared(times, jumps)
-        require_no_dense(dense, "TorchDiffEq", "take AdaptiveExponential, KenCarp4 or a fixed step")
+        require_no_dense(dense, "TorchDiffEq", "take ExponentialAdams, KenCarp4 or a fixed step")
         field = self._watched(func)
         try:
             xs = self._integrated(field, x, times)
