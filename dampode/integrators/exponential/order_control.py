@@ -44,6 +44,9 @@ _CORRECT_AGAIN = 0.3
 _MEASURE_FIRST, _MEASURE_EVERY = 20, 40
 """Accepted steps after which a second evaluation measures L."""
 
+_NOISE = 1e-3
+"""Rounding changes N by this share of the smallest correction that measures L."""
+
 
 class Report(NamedTuple):
     """What a step tells the control, per sample. Norms are in units of the tolerance of a step."""
@@ -229,9 +232,12 @@ def _judge(
             continue
         finite[n], within = error < np.inf, error <= 1.0
         if samples.second[n]:
-            found = report.changed[n] / (samples.moved[n] * report.weight[n])
-            if samples.moved[n] > rounding and found < np.inf:
-                samples.lipschitz[n] = max(samples.lipschitz[n] / 2, found)
+            scale, last = samples.moved[n] * report.weight[n], samples.lipschitz[n]
+            if samples.moved[n] > rounding and report.changed[n] < np.inf:
+                samples.lipschitz[n] = max(last / 2, report.changed[n] / scale)
+            else:  # rounding may hide L, but L is no larger than this
+                bound = (report.changed[n] + _NOISE * rounding) / scale
+                samples.lipschitz[n] = max(last / 2, bound) if bound < last else last
         elif within:
             since = samples.steps[n] - _MEASURE_FIRST
             due = since >= 0 and since % _MEASURE_EVERY == 0 and report.moved[n] > rounding
