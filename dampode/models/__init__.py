@@ -1,6 +1,7 @@
 """The paper's networks: pixels in [0, 1] in, logits out."""
 
 from dampode.models.ablation import AblationNetworks, ablation_networks
+from dampode.models.contractive import contractive_norm, contractive_resnet
 from dampode.models.damped_residuals import Residual, damp, residual_of
 from dampode.models.damping_coefficients import coefficients
 from dampode.models.folding import fold
@@ -29,6 +30,8 @@ __all__ = [
     "architecture",
     "cnn",
     "coefficients",
+    "contractive_norm",
+    "contractive_resnet",
     "damp",
     "fold",
     "in_resnet",

@@ -1,5 +1,6 @@
 """Stability of damped networks: spectra, equilibria, exponents, stability regions, and a report by layer."""
 
+from dampode.stability.certificates import certify, lipschitz, step_lipschitz
 from dampode.stability.eigenvalue_shift import DampingCondition, critical_damping, damped_eigenvalues, damping_condition
 from dampode.stability.equilibrium import Equilibrium, find_equilibrium, is_asymptotically_stable
 from dampode.stability.jacobian_operator import ConvergenceError, JacobianOperator, jacobian
@@ -26,6 +27,7 @@ __all__ = [
     "LayerRow",
     "MissedEigenvalueWarning",
     "StabilityRegion",
+    "certify",
     "critical_damping",
     "damped_eigenvalues",
     "damping_condition",
@@ -37,6 +39,7 @@ __all__ = [
     "largest_stable_step",
     "layer_exponents",
     "layer_report",
+    "lipschitz",
     "log_norm",
     "lyapunov_exponents",
     "spectral_abscissa",
@@ -44,4 +47,5 @@ __all__ = [
     "spectral_radius",
     "stability_function",
     "stability_region",
+    "step_lipschitz",
 ]
