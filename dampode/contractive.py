@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from dampode._checks import name_of, require_positive, require_positive_int
 
-__all__ = ["ConvexPotential", "ConvolutionalPotential", "DensePotential", "gram_bound", "spectral_bound"]
+__all__ = [
+    "BoundedLinear",
+    "ConvexPotential",
+    "ConvolutionalPotential",
+    "DensePotential",
+    "gram_bound",
+    "spectral_bound",
+]
 
 _SLOPES_0_TO_1: tuple[Callable[[Tensor], Tensor], ...] = (torch.relu, torch.tanh, torch.sigmoid, F.softplus)
 """Activations whose slope lies in [0, 1] everywhere."""
@@ -204,4 +211,34 @@ class ConvolutionalPotential(ConvexPotential):
         if tuple(x.shape[-2:]) != tuple(self.size):
             raise ValueError(f"the images must have the size {self.size} of the bound, got {tuple(x.shape[-2:])}")
         w, padding = scale * self.weight, self.weight.shape[-1] // 2
-        return F.conv_transpose2d(self.activation(F.conv2d(x, w, self.bias, padding=padding)), w, padding=padding)
+        gradient: Tensor = F.conv_transpose2d(
+            self.activation(F.conv2d(x, w, self.bias, padding=padding)), w, padding=padding
+        )
+        return gradient
+
+
+class BoundedLinear(nn.Module):
+    """The layer x -> W x + b with ‖W‖ <= 1: W = V / bound(V), V trained.
+
+    Args:
+        in_features, out_features: sizes.
+
+    Raises:
+        ValueError, TypeError: a size is not a positive int.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        require_positive_int(in_features, "in_features")
+        require_positive_int(out_features, "out_features")
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        nn.init.orthogonal_(self.weight)
+        self.bias = nn.Parameter(torch.zeros(out_features))
+
+    def matrix(self) -> Tensor:
+        """W, (out_features, in_features)."""
+        return self.weight / gram_bound(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The image, (N, *, out_features)."""
+        return F.linear(x, self.matrix(), self.bias)

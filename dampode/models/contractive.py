@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dampode._checks import require_nonnegative, require_positive_int
 from dampode.block import DampedBlock
-from dampode.contractive import ConvolutionalPotential, DensePotential
+from dampode.contractive import BoundedLinear, ConvolutionalPotential, DensePotential
 from dampode.damping import Constant
 from dampode.integrators import ExponentialEuler
 
@@ -16,7 +16,7 @@ __all__ = ["contractive_norm", "contractive_resnet"]
 
 
 def contractive_norm(lam: float, h: float = 1.0) -> float:
-    """The largest ‖W‖ with which a step of the exponential Euler method on −λx − Wᵀ σ(W x + b) has the constant e^{−λh}.
+    """The largest ‖W‖ with which an exponential Euler step on −λx − Wᵀ σ(W x + b) has the constant e^{−λh}.
 
     It solves h φ_1(−λh) ‖W‖² = 2 e^{−λh}; for λ = 0 and h = 1 it is √2.
 
@@ -44,7 +44,8 @@ def contractive_resnet(
 
     Pixels are rearranged to a quarter of the positions and four times the channels, which get zeros up to ``width``.
     Flows x ← e^{−λ} x − φ_1(−λ) Wᵀ σ(W x + b) follow, each with the constant e^{−λ}. Half of them come before a mean
-    over 2 x 2 positions. The rest is a linear layer to ``features`` numbers, dense flows, and a linear classifier.
+    over 2 x 2 positions. The rest is a linear layer to ``features`` numbers, dense flows, and a linear
+    classifier, where both linear layers have the constant 1.
 
     Args:
         num_classes: at least 2.
@@ -87,7 +88,7 @@ def contractive_resnet(
         nn.AvgPool2d(2),
         *convolutional(blocks // 2, quarter),
         nn.Flatten(),
-        nn.Linear(width * quarter[0] * quarter[1], features, bias=False),
+        BoundedLinear(width * quarter[0] * quarter[1], features),
         *(flow(DensePotential(features, norm=norm, activation=activation)) for _ in range(dense)),
-        nn.Linear(features, num_classes),
+        BoundedLinear(features, num_classes),
     )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dampode._checks import require_instance, require_labels, require_labels_below, require_state
 from dampode.block import DampedBlock, EquilibriumBlock
-from dampode.contractive import ConvexPotential, spectral_bound
+from dampode.contractive import BoundedLinear, ConvexPotential, spectral_bound
 from dampode.damping import Constant, Damping, Learned
 from dampode.fields import Autonomous
 from dampode.integrators import ExponentialEuler, LinearizedEuler
@@ -40,8 +40,9 @@ def lipschitz(layer: nn.Module) -> float:
     """An upper bound of the Lipschitz constant of a layer in the l2 norm, rounding of the bound included.
 
     It is known for `DampedBlock` and `EquilibriumBlock` with a `ConvexPotential` and a λ that is one number, for
-    Sequential, Linear, Flatten, Identity, ReLU, PixelUnshuffle, padding with a constant, and AvgPool2d without overlap.
-    These are the layers of `models.contractive_resnet`. For another layer, ``lipschitz.register(Kind)`` takes a function of its own.
+    Sequential, Linear, Flatten, Identity, ReLU, PixelUnshuffle, padding with a constant, AvgPool2d without overlap and
+    `BoundedLinear`. These are the layers of `models.contractive_resnet`. For another layer, ``lipschitz.register(Kind)``
+    takes a function of its own.
 
     Args:
         layer: the layer.
@@ -76,6 +77,11 @@ def _sequential(layer: nn.Sequential) -> float:
 @lipschitz.register
 def _linear(layer: nn.Linear) -> float:
     return spectral_bound(layer.weight)
+
+
+@lipschitz.register
+def _bounded_linear(layer: BoundedLinear) -> float:
+    return spectral_bound(layer.matrix())
 
 
 @lipschitz.register
@@ -143,7 +149,7 @@ def certify(model: nn.Sequential, x: Tensor, y: Tensor) -> Tensor:
     A factor that scales the features scales margin and constant alike, so it changes no radius.
 
     Args:
-        model: a Sequential of layers with known constants (`lipschitz`), the last one Linear.
+        model: a Sequential of layers with known constants (`lipschitz`), the last one Linear or BoundedLinear.
         x: images, (N, C, H, W).
         y: labels, (N,).
 
@@ -151,7 +157,7 @@ def certify(model: nn.Sequential, x: Tensor, y: Tensor) -> Tensor:
         Radii, (N,) float64, in the units of x.
 
     Raises:
-        TypeError: a layer has no known constant, or the last one is not Linear.
+        TypeError: a layer has no known constant, or the last one is not linear.
         ValueError: labels do not fit; the settings of a layer have no known constant.
 
     Source: Tsuzuku, Sato & Sugiyama 2018, Lipschitz-margin training.
@@ -161,13 +167,14 @@ def certify(model: nn.Sequential, x: Tensor, y: Tensor) -> Tensor:
     require_labels(y, len(x))
     exact = copy.deepcopy(model).double().eval()
     last = exact[-1]
-    require_instance(last, nn.Linear, "the last layer of a certified model")
-    assert isinstance(last, nn.Linear)
-    require_labels_below(y, last.out_features)
+    require_instance(last, (nn.Linear, BoundedLinear), "the last layer of a certified model")
+    assert isinstance(last, nn.Linear | BoundedLinear)
+    weight = last.matrix() if isinstance(last, BoundedLinear) else last.weight
+    require_labels_below(y, len(weight))
     constant = math.prod(lipschitz(layer) for layer in exact[:-1])
     logits = exact(x.double())
     own = logits.gather(1, y[:, None])
-    distance = torch.linalg.vector_norm(last.weight[y][:, None] - last.weight, dim=2)  # (N, classes)
+    distance = torch.linalg.vector_norm(weight[y][:, None] - weight, dim=2)  # (N, classes)
     rounding = 1e-10 * logits.abs().amax(1, keepdim=True)
     radii = (own - logits - rounding) / (constant * distance)
     radii.scatter_(1, y[:, None], math.inf)

@@ -91,7 +91,7 @@ class _Truncated(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, b: Tensor) -> tuple[Tensor | None, ...]:
         value, point = ctx.graph
         total, term = torch.zeros_like(b), b
