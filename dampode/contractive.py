@@ -237,7 +237,8 @@ class BoundedLinear(nn.Module):
 
     def matrix(self) -> Tensor:
         """W, (out_features, in_features)."""
-        return self.weight / gram_bound(self.weight)
+        w: Tensor = self.weight / gram_bound(self.weight)
+        return w
 
     def forward(self, x: Tensor) -> Tensor:
         """The image, (N, *, out_features)."""

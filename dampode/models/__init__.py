@@ -7,6 +7,7 @@ from dampode.models.damping_coefficients import coefficients
 from dampode.models.folding import fold
 from dampode.models.preresnet import PreResNet
 from dampode.models.resnext import ResNeXt29
+from dampode.models.unrolled import UnrolledBlock, unrolled
 from dampode.models.variants import (
     cnn,
     in_resnet,
@@ -26,6 +27,7 @@ __all__ = [
     "PreResNet",
     "ResNeXt29",
     "Residual",
+    "UnrolledBlock",
     "ablation_networks",
     "architecture",
     "cnn",
@@ -46,4 +48,5 @@ __all__ = [
     "resnet",
     "resnext29",
     "save",
+    "unrolled",
 ]

@@ -41,8 +41,8 @@ def lipschitz(layer: nn.Module) -> float:
 
     It is known for `DampedBlock` and `EquilibriumBlock` with a `ConvexPotential` and a λ that is one number, for
     Sequential, Linear, Flatten, Identity, ReLU, PixelUnshuffle, padding with a constant, AvgPool2d without overlap and
-    `BoundedLinear`. These are the layers of `models.contractive_resnet`. For another layer, ``lipschitz.register(Kind)``
-    takes a function of its own.
+    `BoundedLinear`. These are the layers of `models.contractive_resnet`. For another layer, give a function of its own
+    to ``lipschitz.register(Kind)``.
 
     Args:
         layer: the layer.
