@@ -1,5 +1,6 @@
 """Vector fields whose Lipschitz constants are known: the negative gradient −Wᵀσ(Wx + b) of a convex function."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -106,12 +107,11 @@ class ConvexPotential(nn.Module, ABC):
         return -gradient if u is None else u - gradient
 
     def spectral_norm_bound(self) -> float:
-        """An upper bound of ‖W‖, rounding included: the smaller one of its computed value and ``norm``."""
+        """An upper bound of ‖W‖ for the weights as they are, computed in float64 with a margin for its rounding."""
         with torch.no_grad():
-            matrices = self.matrices()
-            scale = self.norm / gram_bound(matrices).max().double().item()
-        rounding = 1 + 100 * torch.finfo(matrices.real.dtype).eps
-        return scale * spectral_bound(matrices) * rounding
+            matrices = copy.deepcopy(self).double().matrices()
+            scale = self.norm / gram_bound(matrices).max().item()
+        return scale * spectral_bound(matrices) * (1 + 1e-12)
 
     def extra_repr(self) -> str:
         """The bound and the activation."""

@@ -11,6 +11,7 @@ from torch import nn
 from dampode import DampedBlock, EquilibriumBlock, data, models
 from dampode.contractive import BoundedLinear, ConvolutionalPotential, DensePotential
 from dampode.damping import Constant, Gated
+from dampode.data import Augmentation
 from dampode.integrators import AdaptiveExponential, ExponentialEuler
 from dampode.robustness import PGD
 from dampode.stability import certify, lipschitz
@@ -23,9 +24,11 @@ def trained(lam=0.1):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = models.contractive_resnet(
-            10, width=12, blocks=2, dense=1, features=64, size=(8, 8), in_channels=1, lam=lam
+            10, width=8, blocks=2, dense=1, features=64, size=(8, 8), in_channels=1, lam=lam
         )
-    recipe = Recipe(epochs=8, batch_size=64, lr=0.1, weight_decay=0.0, margin=0.1, temperature=0.1)
+    recipe = Recipe(
+        epochs=6, lr=0.02, weight_decay=0.0, margin=0.1, temperature=0.1, augmentation=Augmentation(0, flip=False)
+    )
     fit(model, data.load("digits"), recipe)
     return model.eval()
 
