@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from functools import singledispatch
 
 import torch
@@ -143,8 +144,8 @@ def certify(model: nn.Sequential, x: Tensor, y: Tensor) -> Tensor:
 
     All layers but the last are composed to features with the constant L. The last layer is linear with rows w_k, so the
     difference of two logits has the constant L ‖w_y − w_k‖. The radius is min_k (z_y − z_k) / (L ‖w_y − w_k‖), and 0
-    for an image that is classified wrongly. The logits are computed in float64. Rounding of a float32 model can move
-    its decision by about 1e-6.
+    for an image that is classified wrongly. The logits are computed in float64, and equilibria to 1e-10. Rounding of a
+    float32 model can move its decision by about 1e-6, and an equilibrium block's tolerance by |−λx + ρ f| / λ.
 
     A factor that scales the features scales margin and constant alike, so it changes no radius.
 
@@ -166,6 +167,9 @@ def certify(model: nn.Sequential, x: Tensor, y: Tensor) -> Tensor:
     require_state(x)
     require_labels(y, len(x))
     exact = copy.deepcopy(model).double().eval()
+    for block in exact.modules():
+        if isinstance(block, EquilibriumBlock):
+            block.integrator = replace(block.integrator, rtol=1e-10, atol=1e-11, max_calls=10_000, strict=True)
     last = exact[-1]
     require_instance(last, (nn.Linear, BoundedLinear), "the last layer of a certified model")
     assert isinstance(last, nn.Linear | BoundedLinear)

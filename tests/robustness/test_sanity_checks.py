@@ -419,6 +419,8 @@ def test_more_steps_are_compared_with_the_same_attack_only():
 class EquilibriumClassifier(nn.Module):
     """The classifier of x + z / 4 with the equilibrium z = tanh(W z + x)."""
 
+    share = 0.25
+
     def __init__(self, integrator):
         super().__init__()
         self.model = classifier()
@@ -426,11 +428,13 @@ class EquilibriumClassifier(nn.Module):
         self.block = EquilibriumBlock(lambda z, u: torch.tanh(z @ self.w.T + u), Constant(1.0), integrator=integrator)
 
     def forward(self, x):
-        return self.model(x + self.block(x.flatten(1)).view_as(x) / 4)
+        return self.model(x + self.block(x.flatten(1)).view_as(x) * self.share)
 
 
 class ScaledEquilibrium(EquilibriumClassifier):
-    """As above, with W eight times as large, which no fixed-point step contracts."""
+    """As above, with the whole z, and W eight times as large, which no fixed-point step contracts."""
+
+    share = 1.0
 
     def __init__(self, integrator):
         super().__init__(integrator)
@@ -443,13 +447,13 @@ class ScaledEquilibrium(EquilibriumClassifier):
     ("make", "hidden"),
     [
         (lambda: EquilibriumClassifier(SteadyState(rtol=1e-5)), False),
-        (lambda: ScaledEquilibrium(SteadyState(max_calls=6, strict=False)), True),
+        (lambda: ScaledEquilibrium(SteadyState(max_calls=4, strict=False)), True),
     ],
     ids=["converged", "stopped"],
 )
 def test_an_equilibrium_whose_tolerance_hides_its_gradient_is_caught(make, hidden):
     """The attack on the intermediate states is a transfer from the unrolled network."""
-    x, y = (part[:60] for part in few_digits())
+    x, y = (part[:40] for part in few_digits())
     model = make().eval()
     attacks = {"PGD": PGD(), "PGD on intermediate states": Transfer(unrolled(model, 4), PGD())}
     report = evaluate(model, x, y, eps=[16 / 255], noises=(), attacks=attacks)
