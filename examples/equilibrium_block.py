@@ -17,6 +17,7 @@ from torch import nn
 from dampode import EquilibriumBlock, data
 from dampode.contractive import BoundedLinear, DensePotential
 from dampode.damping import Constant
+from dampode.data import Augmentation
 from dampode.integrators import SteadyState
 from dampode.robustness import PGD
 from dampode.stability import certify, equilibrium_report
@@ -29,7 +30,9 @@ def main() -> None:
     images = data.load("digits")
     block = EquilibriumBlock(DensePotential(64, 64), Constant(1.0), integrator=SteadyState(rtol=1e-5))
     model = nn.Sequential(nn.Flatten(), BoundedLinear(64, 64), block, BoundedLinear(64, 10))
-    fit(model, images, Recipe(epochs=8, batch_size=64, lr=0.02, weight_decay=0.0, margin=0.2, temperature=0.1))
+    still = Augmentation(pad=0, flip=False)
+    recipe = Recipe(6, batch_size=64, lr=0.02, weight_decay=0.0, augmentation=still, margin=0.2, temperature=0.1)
+    fit(model, images, recipe)
     model.eval()
 
     x, y = data.pixels(images.x_test), images.y_test
