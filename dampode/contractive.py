@@ -242,4 +242,5 @@ class BoundedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The image, (N, *, out_features)."""
-        return F.linear(x, self.matrix(), self.bias)
+        image: Tensor = F.linear(x, self.matrix(), self.bias)
+        return image

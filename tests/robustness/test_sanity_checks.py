@@ -432,9 +432,9 @@ class EquilibriumClassifier(nn.Module):
 
 
 class ScaledEquilibrium(EquilibriumClassifier):
-    """As above, with the whole z, and W eight times as large, which no fixed-point step contracts."""
+    """As above, with 4 z, and W eight times as large, which no fixed-point step contracts."""
 
-    share = 1.0
+    share = 4.0
 
     def __init__(self, integrator):
         super().__init__(integrator)
@@ -453,7 +453,7 @@ class ScaledEquilibrium(EquilibriumClassifier):
 )
 def test_an_equilibrium_whose_tolerance_hides_its_gradient_is_caught(make, hidden):
     """The attack on the intermediate states is a transfer from the unrolled network."""
-    x, y = (part[:40] for part in few_digits())
+    x, y = (part[:60] for part in few_digits())
     model = make().eval()
     attacks = {"PGD": PGD(), "PGD on intermediate states": Transfer(unrolled(model, 4), PGD())}
     report = evaluate(model, x, y, eps=[16 / 255], noises=(), attacks=attacks)

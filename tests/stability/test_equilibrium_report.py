@@ -72,7 +72,7 @@ def test_the_penalty_trains_a_field_to_a_stable_equilibrium():
         x = block(u)
         jacobian_penalty(block.func(u), x).backward()
         optimizer.step()
-    assert spectral_abscissa(block.func(u[:1]), torch.zeros(1, 6)) < before - 0.2
+    assert spectral_abscissa(block.func(u[:1]), torch.zeros(1, 6)) + 1 < 0.5 * (before + 1)
 
 
 def test_an_unrolled_block_tends_to_the_equilibrium():
