@@ -144,11 +144,10 @@ def scipy_calls(f: nn.Module, shape: tuple[int, ...], tol: float) -> dict[str, i
             return (counted(x) - x).view(-1).numpy()
 
         reached = tol * float(f(torch.zeros(1, *shape[1:], dtype=torch.float64)).norm())
-        options = (
-            {"fatol": reached, "maxfev": MOST_CALLS} if method == "df-sane" else {"fatol": reached, "maxiter": 100}
-        )
-        if method != "df-sane":
-            options["tol_norm"] = lambda v: float((v**2).sum() ** 0.5)
+        if method == "df-sane":
+            options: dict[str, Any] = {"fatol": reached, "maxfev": MOST_CALLS}
+        else:
+            options = {"fatol": reached, "maxiter": 100, "tol_norm": lambda v: float((v**2).sum() ** 0.5)}
         start = torch.zeros(shape[1:], dtype=torch.float64).view(-1).numpy()
         try:
             found = scipy.optimize.root(fun, start, method=method, options=options)

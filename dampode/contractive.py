@@ -204,7 +204,8 @@ class ConvolutionalPotential(ConvexPotential):
         """The matrices at the frequencies of the circular convolution, (F, hidden, C) complex."""
         kernel = self.weight.shape[-1]
         spectrum = torch.fft.rfft2(self.weight, [n + kernel - 1 for n in self.size])
-        return spectrum.permute(2, 3, 0, 1).flatten(0, 1)
+        matrices: Tensor = spectrum.permute(2, 3, 0, 1).flatten(0, 1)
+        return matrices
 
     def potential_gradient(self, x: Tensor, scale: Tensor) -> Tensor:
         """The gradient, (N, C, H, W)."""
