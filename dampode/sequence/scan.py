@@ -1,0 +1,149 @@
+"""A recurrent layer that is linear in its state: all steps at once."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, glu
+
+from dampode._checks import require_instance, require_positive_int
+from dampode.sequence.forgetting import InputGated, TimeScales, learned_time_scales, require_rates
+from dampode.sequence.recurrence import linear_recurrence
+from dampode.sequence.steps import Steps, last_observed
+
+__all__ = ["DampedScan", "ScanBlock"]
+
+
+class DampedScan(nn.Module):
+    """Between observations h' = −λh, and at an observation h ← h + B u. All T steps are computed at once.
+
+    Eq. 8 is exact over every gap Δt: h_k = e^{−λΔt} h_{k−1} + B u_k. The output is C h + c. The scan is stable for
+    every Δt, because |e^{−λΔt}| <= 1. The state is at least float32; outputs have the dtype of the weights.
+
+    Args:
+        input_size: number of values per observation.
+        hidden_size: number of channels H of the state and of the output.
+        time_scales: (shortest, longest) time 1/λ at the start, in the unit of the data's times.
+        masked: whether u includes the mask of each value. A mask (N, T, C) needs this.
+        gated: whether the last observation gates λ, λ = exp(W u + b); else λ is one number per channel.
+        oscillating: whether the state is complex, h' = −(λ + iω) h, with ω per channel learned, at the start one turn
+            in the time 1/λ.
+
+    Raises:
+        ValueError, TypeError: a size or a time scale is invalid.
+
+    Source: Yang et al. 2020, Eq. 8; Smith et al. 2023, Simplified state space layers for sequence modeling.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        time_scales: TimeScales,
+        *,
+        masked: bool = False,
+        gated: bool = False,
+        oscillating: bool = False,
+    ) -> None:
+        super().__init__()
+        require_positive_int(input_size, "input_size")
+        require_positive_int(hidden_size, "hidden_size")
+        for name, value in (("masked", masked), ("gated", gated), ("oscillating", oscillating)):
+            require_instance(value, bool, name)
+        self.input_size, self.hidden_size, self.masked = input_size, hidden_size, masked
+        inputs, parts = input_size * (1 + masked), 1 + oscillating
+        rates = learned_time_scales(time_scales, hidden_size)
+        self.damping = InputGated(inputs, hidden_size, time_scales) if gated else rates
+        self.frequency = nn.Parameter(2 * torch.pi * rates.act(rates.anchor + rates.raw.detach())) if oscillating else None
+        self.write = nn.Linear(inputs, hidden_size * parts, bias=False)
+        self.read = nn.Linear(hidden_size * parts, hidden_size)
+
+    def forward(
+        self, x: Tensor, times: Tensor | None = None, mask: Tensor | None = None, h0: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs and the last state.
+
+        Args:
+            x: values, (N, T, C). Values that the mask calls missing, or at padding, are ignored.
+            times: (N, T) or (T,), nondecreasing; NaN at the end of a row pads it. None counts steps: 0, 1, 2, ...
+            mask: True or 1 where a value is observed, (N, T, C), or (N, T) for whole observations; None if all are.
+            h0: the state at the first time, (N, H), complex if the state oscillates; None is 0.
+
+        Returns:
+            Outputs (N, T, H), 0 at padding, and the state at each sample's last time, (N, H).
+
+        Raises:
+            ValueError, TypeError: as `Steps.of`; λ is 0, infinite or NaN; or h0 does not fit.
+        """
+        steps = Steps.of(x, times, mask, self.input_size, self.masked)
+        h = self.states(steps, h0)
+        y = self.read(_as_real(h).to(self.read.weight.dtype))
+        return torch.where(steps.padding[:, :, None], 0.0, y), h[:, -1]
+
+    def states(self, steps: Steps, h0: Tensor | None = None) -> Tensor:
+        """The states after all steps, (N, T, H); at padding, the state at the last time."""
+        b = self.write(steps.inputs.to(self.write.weight.dtype))
+        b = b.to(torch.promote_types(b.dtype, torch.float32))
+        if self.frequency is not None:
+            b = torch.view_as_complex(b.unflatten(-1, (-1, 2)))
+        b = torch.where(steps.observed[:, :, None], b, 0.0)
+        if h0 is None:
+            h0 = torch.zeros_like(b[:, 0])
+        elif h0.shape != b[:, 0].shape or h0.is_complex() != b.is_complex():
+            raise ValueError(
+                f"h0 must be {tuple(b[:, 0].shape)} of dtype {b.dtype}, got {tuple(h0.shape)} of {h0.dtype}"
+            )
+        gaps = steps.times.diff(dim=1, prepend=steps.times[:, :1]).to(b.real.dtype)[:, :, None]
+        return linear_recurrence(torch.exp(-gaps * self._rates(steps, b)), b, h0.to(b))
+
+    def _rates(self, steps: Steps, b: Tensor) -> Tensor:
+        """λ, or λ + iω, over the gap before each step: (H,) or (N, T, H), of at least float32."""
+        if isinstance(self.damping, InputGated):
+            last = last_observed(steps.observed)[:, :, None]
+            u = steps.inputs.gather(1, last.clamp(min=0).expand_as(steps.inputs))
+            lam = self.damping(torch.where(last < 0, 0.0, u).to(self.write.weight.dtype))
+        else:
+            lam = self.damping(0.0, b.real)
+        lam = lam.to(b.real.dtype)
+        require_rates(lam)
+        return lam if self.frequency is None else torch.complex(*torch.broadcast_tensors(lam, self.frequency.to(lam)))
+
+
+class ScanBlock(nn.Module):
+    """x + dropout(GLU(W gelu(scan(norm(x))))): a `DampedScan` with a pointwise nonlinearity, to be stacked.
+
+    Args:
+        size: number of channels of x.
+        time_scales: (shortest, longest) time 1/λ at the start, in the unit of the data's times.
+        dropout: probability in [0, 1).
+        gated: as `DampedScan` takes it.
+        oscillating: as `DampedScan` takes it.
+
+    Raises:
+        ValueError, TypeError: as `DampedScan` and `torch.nn.Dropout` raise them.
+
+    Source: Smith et al. 2023, Simplified state space layers for sequence modeling.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        time_scales: TimeScales,
+        *,
+        dropout: float = 0.0,
+        gated: bool = False,
+        oscillating: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(size)
+        self.scan = DampedScan(size, size, time_scales, gated=gated, oscillating=oscillating)
+        self.mix = nn.Linear(size, 2 * size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, times: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """The output, (N, T, size); arguments as `DampedScan` takes them, with a mask (N, T)."""
+        y, _ = self.scan(self.norm(x), times, mask)
+        return x + self.dropout(glu(self.mix(gelu(y)), -1))
+
+
+def _as_real(h: Tensor) -> Tensor:
+    """A complex state (N, T, H) as (N, T, 2H); a real one as it is."""
+    return torch.view_as_real(h).flatten(-2) if h.is_complex() else h
