@@ -6,9 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from dampode._checks import require_instance, require_positive, require_positive_int
-from dampode.damping import Damping, Gated, Learned
+from dampode.damping import Constant, Damping, Gated, Learned
 
-__all__ = ["InputGated", "TimeScales", "learned_time_scales", "require_rates", "state_gated_time_scales"]
+__all__ = [
+    "HeldDamping",
+    "InputGated",
+    "TimeScales",
+    "as_damping",
+    "learned_time_scales",
+    "rates",
+    "state_gated_time_scales",
+]
 
 TimeScales = tuple[float, float]
 """(shortest, longest): the times 1/λ of the channels at the start, in the unit of the data's times."""
@@ -27,7 +35,8 @@ def learned_time_scales(time_scales: TimeScales, channels: int) -> Learned:
         The damping, λ (channels,), from fast to slow.
 
     Raises:
-        ValueError, TypeError: see `_log_rates`.
+        ValueError, TypeError: a time is not positive, the two are not in order, or float32 cannot hold 1/time; or
+            channels is no positive int.
     """
     slow, fast = _log_rates(time_scales)
     require_positive_int(channels, "channels")
@@ -93,17 +102,38 @@ class HeldDamping(Damping):
         return self.lam.to(x)
 
 
-def require_rates(lam: Tensor) -> None:
-    """Raise if training or a time unit has made a λ 0, infinite or NaN. Not under torch.compile."""
-    if torch.compiler.is_compiling():
-        return
-    real = lam.detach().real
-    wrong = real[~(torch.isfinite(real) & (real > 0))]
+def as_damping(damping: TimeScales | Damping | InputGated, channels: int) -> Damping | InputGated:
+    """The damping itself, or the `learned_time_scales` of (shortest, longest)."""
+    if isinstance(damping, tuple):
+        return learned_time_scales(damping, channels)
+    require_instance(damping, (Damping, InputGated), "damping", "give (shortest, longest), or a Damping")
+    return damping
+
+
+def rates(damping: Damping | InputGated, u: Tensor, x: Tensor) -> Tensor:
+    """λ over gaps at whose begin u was observed, for a damping that does not depend on the state.
+
+    Args:
+        damping: the damping.
+        u: inputs of the last observation before each gap, (..., F).
+        x: any state, (N, H).
+
+    Returns:
+        λ, which broadcasts to (..., H).
+
+    Raises:
+        ValueError: training or the unit of time has made a λ 0, infinite or NaN. Not under torch.compile.
+    """
+    lam = damping(0.0, x) if isinstance(damping, Damping) else damping(u)
+    if torch.compiler.is_compiling() or isinstance(damping, Constant):
+        return lam
+    wrong = lam.detach()[~(torch.isfinite(lam.detach()) & (lam.detach() > 0))]
     if len(wrong):
         raise ValueError(
             f"λ must be above 0 and finite in {lam.dtype}, got {wrong[0].item()}; give times in a unit in which the "
             "time scales are near 1, such as hours instead of seconds, or train with a smaller step"
         )
+    return lam
 
 
 def _log_rates(time_scales: TimeScales) -> tuple[float, float]:
@@ -125,5 +155,5 @@ def _log_rates(time_scales: TimeScales) -> tuple[float, float]:
                 "time_scales in a unit in which they are near 1, such as hours instead of nanoseconds"
             )
     if shortest > longest:
-        raise ValueError(f"time_scales must be (shortest, longest), got {time_scales}")
+        raise ValueError(f"time_scales must be (shortest, longest), got ({shortest}, {longest})")
     return -math.log(longest), -math.log(shortest)

@@ -5,8 +5,10 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, glu
 
 from dampode._checks import require_instance, require_positive_int
-from dampode.sequence.forgetting import InputGated, TimeScales, learned_time_scales, require_rates
+from dampode.damping import Damping
+from dampode.sequence.forgetting import InputGated, TimeScales, as_damping, rates
 from dampode.sequence.recurrence import linear_recurrence
+from dampode.sequence.running import at_last
 from dampode.sequence.steps import Steps, last_observed
 
 __all__ = ["DampedScan", "ScanBlock"]
@@ -21,9 +23,9 @@ class DampedScan(nn.Module):
     Args:
         input_size: number of values per observation.
         hidden_size: number of channels H of the state and of the output.
-        time_scales: (shortest, longest) time 1/λ at the start, in the unit of the data's times.
+        damping: (shortest, longest) time 1/λ at the start, in the unit of the data's times, which makes
+            `learned_time_scales`; or a `Damping` that does not depend on the state; or an `InputGated`.
         masked: whether u includes the mask of each value. A mask (N, T, C) needs this.
-        gated: whether the last observation gates λ, λ = exp(W u + b); else λ is one number per channel.
         oscillating: whether the state is complex, h' = −(λ + iω) h, with ω per channel learned, at the start one turn
             in the time 1/λ.
 
@@ -37,22 +39,28 @@ class DampedScan(nn.Module):
         self,
         input_size: int,
         hidden_size: int,
-        time_scales: TimeScales,
+        damping: TimeScales | Damping | InputGated,
         *,
         masked: bool = False,
-        gated: bool = False,
         oscillating: bool = False,
     ) -> None:
         super().__init__()
         require_positive_int(input_size, "input_size")
         require_positive_int(hidden_size, "hidden_size")
-        for name, value in (("masked", masked), ("gated", gated), ("oscillating", oscillating)):
+        for name, value in (("masked", masked), ("oscillating", oscillating)):
             require_instance(value, bool, name)
         self.input_size, self.hidden_size, self.masked = input_size, hidden_size, masked
         inputs, parts = input_size * (1 + masked), 1 + oscillating
-        rates = learned_time_scales(time_scales, hidden_size)
-        self.damping = InputGated(inputs, hidden_size, time_scales) if gated else rates
-        self.frequency = nn.Parameter(2 * torch.pi * rates.act(rates.anchor + rates.raw.detach())) if oscillating else None
+        self.damping = as_damping(damping, hidden_size)
+        if isinstance(self.damping, Damping) and self.damping.varies:
+            raise ValueError(
+                "DampedScan needs a λ that does not depend on the state, so that all steps can be computed at once, got "
+                f"{type(self.damping).__name__}; take InputGated or DampedRNN"
+            )
+        self.frequency: nn.Parameter | None = None
+        if oscillating:
+            at_start = rates(self.damping, torch.zeros(1, inputs), torch.zeros(1, hidden_size))
+            self.frequency = nn.Parameter(2 * torch.pi * at_start.detach().expand(1, hidden_size)[0].clone())
         self.write = nn.Linear(inputs, hidden_size * parts, bias=False)
         self.read = nn.Linear(hidden_size * parts, hidden_size)
 
@@ -96,14 +104,8 @@ class DampedScan(nn.Module):
 
     def _rates(self, steps: Steps, b: Tensor) -> Tensor:
         """λ, or λ + iω, over the gap before each step: (H,) or (N, T, H), of at least float32."""
-        if isinstance(self.damping, InputGated):
-            last = last_observed(steps.observed)[:, :, None]
-            u = steps.inputs.gather(1, last.clamp(min=0).expand_as(steps.inputs))
-            lam = self.damping(torch.where(last < 0, 0.0, u).to(self.write.weight.dtype))
-        else:
-            lam = self.damping(0.0, b.real)
-        lam = lam.to(b.real.dtype)
-        require_rates(lam)
+        u = at_last(steps.inputs, last_observed(steps.observed)).to(self.write.weight.dtype)
+        lam = rates(self.damping, u, b[:, 0].real).to(b.real.dtype)
         return lam if self.frequency is None else torch.complex(*torch.broadcast_tensors(lam, self.frequency.to(lam)))
 
 
@@ -112,9 +114,8 @@ class ScanBlock(nn.Module):
 
     Args:
         size: number of channels of x.
-        time_scales: (shortest, longest) time 1/λ at the start, in the unit of the data's times.
+        damping: as `DampedScan` takes it.
         dropout: probability in [0, 1).
-        gated: as `DampedScan` takes it.
         oscillating: as `DampedScan` takes it.
 
     Raises:
@@ -126,15 +127,14 @@ class ScanBlock(nn.Module):
     def __init__(
         self,
         size: int,
-        time_scales: TimeScales,
+        damping: TimeScales | Damping | InputGated,
         *,
         dropout: float = 0.0,
-        gated: bool = False,
         oscillating: bool = False,
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(size)
-        self.scan = DampedScan(size, size, time_scales, gated=gated, oscillating=oscillating)
+        self.scan = DampedScan(size, size, damping, oscillating=oscillating)
         self.mix = nn.Linear(size, 2 * size)
         self.dropout = nn.Dropout(dropout)
 
