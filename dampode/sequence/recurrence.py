@@ -78,8 +78,19 @@ def _before(h: Tensor, h0: Tensor, backwards: bool) -> Tensor:
     return torch.cat((h[:, 1:], h0[:, None]) if backwards else (h0[:, None], h[:, :-1]), 1)
 
 
+@torch.library.custom_op("dampode::scan", mutates_args=())  # torch.compile would unroll the loop
 def _scan(a: Tensor, b: Tensor, h0: Tensor, backwards: bool) -> Tensor:
     """All states, (N, T, H); backwards, h_k = a_k h_{k+1} + b_k with h0 after the last step."""
+    return _in_chunks(a, b, h0, backwards).contiguous()
+
+
+@_scan.register_fake
+def _(a: Tensor, b: Tensor, h0: Tensor, backwards: bool) -> Tensor:
+    return b.new_empty(b.shape)
+
+
+def _in_chunks(a: Tensor, b: Tensor, h0: Tensor, backwards: bool) -> Tensor:
+    """The states, with narrow steps computed in chunks of time side by side."""
     steps = b.shape[1]
     chunks = min(_WIDTH.get(b.device.type, _WIDTH["cuda"]) // max(h0.numel(), 1), steps // _SHORTEST)
     if chunks < 4:
@@ -91,7 +102,7 @@ def _scan(a: Tensor, b: Tensor, h0: Tensor, backwards: bool) -> Tensor:
     products = _march(a, zero, torch.ones_like(a[:, :, 0]), backwards)
     h = _march(a, b, zero[:, :, 0], backwards)
     end = 0 if backwards else -1
-    ends = _scan(products[:, :, end], h[:, :, end], h0, backwards)
+    ends = _in_chunks(products[:, :, end], h[:, :, end], h0, backwards)
     h.addcmul_(products, _before(ends, h0, backwards)[:, :, None])
     return h.flatten(1, 2)[:, :steps]
 

@@ -15,10 +15,14 @@ __all__ = ["DampedScan", "ScanBlock"]
 
 
 class DampedScan(nn.Module):
-    """Between observations h' = −λh, and at an observation h ← h + B u. All T steps are computed at once.
+    """A damped ODE that is linear in its state h, so that Eq. 8 is exact and all T steps are computed at once.
 
-    Eq. 8 is exact over every gap Δt: h_k = e^{−λΔt} h_{k−1} + B u_k. The output is C h + c. The scan is stable for
-    every Δt, because |e^{−λΔt}| <= 1. The state is at least float32; outputs have the dtype of the weights.
+    By default h decays between observations, h' = −λh, and jumps at an observation, h ← h + B u:
+    h_k = e^{−λΔt} h_{k−1} + B u_k, a sum over observations. With ``held`` the last observation drives h until the next
+    one, h' = λ (B u − h): h_k = e^{−λΔt} h_{k−1} + (1 − e^{−λΔt}) B u_{k−1}, a mean over time.
+
+    The output is C h + c. The scan is stable for every Δt, because |e^{−λΔt}| <= 1. The state is at least float32;
+    outputs have the dtype of the weights.
 
     Args:
         input_size: number of values per observation.
@@ -26,8 +30,9 @@ class DampedScan(nn.Module):
         damping: (shortest, longest) time 1/λ at the start, in the unit of the data's times, which makes
             `learned_time_scales`; or a `Damping` that does not depend on the state; or an `InputGated`.
         masked: whether u includes the mask of each value. A mask (N, T, C) needs this.
-        oscillating: whether the state is complex, h' = −(λ + iω) h, with ω per channel learned, at the start one turn
-            in the time 1/λ.
+        held: whether u drives the state over the gap after it, instead of a jump.
+        oscillating: whether the state is complex, with λ + iω in the place of λ. ω is learned per channel; at the start
+            it makes one turn in the time 1/λ.
 
     Raises:
         ValueError, TypeError: a size or a time scale is invalid.
@@ -42,14 +47,16 @@ class DampedScan(nn.Module):
         damping: TimeScales | Damping | InputGated,
         *,
         masked: bool = False,
+        held: bool = False,
         oscillating: bool = False,
     ) -> None:
         super().__init__()
         require_positive_int(input_size, "input_size")
         require_positive_int(hidden_size, "hidden_size")
-        for name, value in (("masked", masked), ("oscillating", oscillating)):
+        for name, value in (("masked", masked), ("held", held), ("oscillating", oscillating)):
             require_instance(value, bool, name)
         self.input_size, self.hidden_size, self.masked = input_size, hidden_size, masked
+        self.held = held
         inputs, parts = input_size * (1 + masked), 1 + oscillating
         self.damping = as_damping(damping, hidden_size)
         if isinstance(self.damping, Damping) and self.damping.varies:
@@ -57,12 +64,13 @@ class DampedScan(nn.Module):
                 "DampedScan needs a λ that does not depend on the state, so that all steps can be computed at once, got "
                 f"{type(self.damping).__name__}; take InputGated or DampedRNN"
             )
-        self.frequency: nn.Parameter | None = None
-        if oscillating:
-            at_start = rates(self.damping, torch.zeros(1, inputs), torch.zeros(1, hidden_size))
-            self.frequency = nn.Parameter(2 * torch.pi * at_start.detach().expand(1, hidden_size)[0].clone())
         self.write = nn.Linear(inputs, hidden_size * parts, bias=False)
         self.read = nn.Linear(hidden_size * parts, hidden_size)
+        self.frequency: nn.Parameter | None = None
+        if oscillating:
+            like = next(self.damping.parameters(), self.write.weight)
+            lam = rates(self.damping, like.new_zeros(1, inputs), like.new_zeros(1, hidden_size)).detach()
+            self.frequency = nn.Parameter(2 * torch.pi * lam.expand(1, hidden_size)[0].clone())
 
     def forward(
         self, x: Tensor, times: Tensor | None = None, mask: Tensor | None = None, h0: Tensor | None = None
@@ -88,24 +96,29 @@ class DampedScan(nn.Module):
 
     def states(self, steps: Steps, h0: Tensor | None = None) -> Tensor:
         """The states after all steps, (N, T, H); at padding, the state at the last time."""
-        b = self.write(steps.inputs.to(self.write.weight.dtype))
-        b = b.to(torch.promote_types(b.dtype, torch.float32))
+        written = self.write(steps.inputs.to(self.write.weight.dtype))
+        written = written.to(torch.promote_types(written.dtype, torch.float32))
         if self.frequency is not None:
-            b = torch.view_as_complex(b.unflatten(-1, (-1, 2)))
-        b = torch.where(steps.observed[:, :, None], b, 0.0)
+            written = torch.view_as_complex(written.unflatten(-1, (-1, 2)))
         if h0 is None:
-            h0 = torch.zeros_like(b[:, 0])
-        elif h0.shape != b[:, 0].shape or h0.is_complex() != b.is_complex():
+            h0 = torch.zeros_like(written[:, 0])
+        elif h0.shape != written[:, 0].shape or h0.is_complex() != written.is_complex():
             raise ValueError(
-                f"h0 must be {tuple(b[:, 0].shape)} of dtype {b.dtype}, got {tuple(h0.shape)} of {h0.dtype}"
+                f"h0 must be {tuple(written[:, 0].shape)} of dtype {written.dtype}, got {tuple(h0.shape)} of {h0.dtype}"
             )
-        gaps = steps.times.diff(dim=1, prepend=steps.times[:, :1]).to(b.real.dtype)[:, :, None]
-        return linear_recurrence(torch.exp(-gaps * self._rates(steps, b)), b, h0.to(b))
+        gaps = steps.times.diff(dim=1, prepend=steps.times[:, :1])[:, :, None].to(h0.real.dtype)
+        last = last_observed(steps.observed)
+        rate = self._rates(at_last(steps.inputs, last), h0.real)
+        a = torch.exp(-gaps.clamp(max=torch.finfo(gaps.dtype).max) * rate).expand_as(written)
+        if self.held:
+            b = (1 - a) * at_last(written, last)
+        else:
+            b = torch.where(steps.observed[:, :, None], written, 0.0)
+        return linear_recurrence(a, b, h0.to(b))
 
-    def _rates(self, steps: Steps, b: Tensor) -> Tensor:
-        """λ, or λ + iω, over the gap before each step: (H,) or (N, T, H), of at least float32."""
-        u = at_last(steps.inputs, last_observed(steps.observed)).to(self.write.weight.dtype)
-        lam = rates(self.damping, u, b[:, 0].real).to(b.real.dtype)
+    def _rates(self, u: Tensor, h0: Tensor) -> Tensor:
+        """λ, or λ + iω, over the gap after the inputs u (N, T, F): (H,) or (N, T, H), of h0's dtype."""
+        lam = rates(self.damping, u.to(self.write.weight.dtype), h0).to(h0.dtype)
         return lam if self.frequency is None else torch.complex(*torch.broadcast_tensors(lam, self.frequency.to(lam)))
 
 
@@ -116,7 +129,7 @@ class ScanBlock(nn.Module):
         size: number of channels of x.
         damping: as `DampedScan` takes it.
         dropout: probability in [0, 1).
-        oscillating: as `DampedScan` takes it.
+        held, oscillating: as `DampedScan` takes them.
 
     Raises:
         ValueError, TypeError: as `DampedScan` and `torch.nn.Dropout` raise them.
@@ -130,11 +143,12 @@ class ScanBlock(nn.Module):
         damping: TimeScales | Damping | InputGated,
         *,
         dropout: float = 0.0,
+        held: bool = False,
         oscillating: bool = False,
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(size)
-        self.scan = DampedScan(size, size, damping, oscillating=oscillating)
+        self.scan = DampedScan(size, size, damping, held=held, oscillating=oscillating)
         self.mix = nn.Linear(size, 2 * size)
         self.dropout = nn.Dropout(dropout)
 

@@ -180,7 +180,9 @@ def _require_triplets(triplets: Triplets, variables: int) -> None:
                 f"{[tuple(c.shape) for c in triplets]}"
             )
         if name in ("record", "variable") and (column.is_floating_point() or column.dtype == torch.bool):
-            raise TypeError(f"{name} must hold integers, got dtype {column.dtype}; number them, such as by torch.unique")
+            raise TypeError(
+                f"{name} must hold integers, got dtype {column.dtype}; number them, such as by torch.unique"
+            )
         if not bool(torch.isfinite(column).all()):
             row = int(torch.nonzero(~torch.isfinite(column))[0])
             raise ValueError(
