@@ -10,7 +10,7 @@ from dampode.damping import Damping
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import VectorField, as_field
 from dampode.integrators import ExponentialEuler, Integrator
-from dampode.sequence.forgetting import HeldDamping, InputGated, TimeScales, as_damping
+from dampode.sequence.forgetting import InputGated, TimeScales, as_damping
 from dampode.sequence.steps import Steps
 from dampode.weighting import Weighting, proportional
 
@@ -33,7 +33,7 @@ class RestState(VectorField):
         self.value = nn.Parameter(torch.zeros(channels))
 
     def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
-        """b for every sample, (N, channels)."""
+        """B for every sample, (N, channels)."""
         return self.value.to(x.dtype).expand_as(x)
 
 
@@ -147,7 +147,7 @@ class DampedCell(nn.Module):
         if isinstance(self.damping, Damping):
             return self.damping
         u = h.new_zeros(len(h), self.damping.gate.in_features) if last is None else last
-        return HeldDamping(self.damping(u))
+        return self.damping.held(u)
 
 
 def _require_gap(dt: float | Tensor, h: Tensor) -> None:

@@ -9,7 +9,6 @@ from dampode._checks import require_instance, require_positive, require_positive
 from dampode.damping import Constant, Damping, Gated, Learned
 
 __all__ = [
-    "HeldDamping",
     "InputGated",
     "TimeScales",
     "as_damping",
@@ -58,6 +57,21 @@ def state_gated_time_scales(time_scales: TimeScales, channels: int) -> Gated:
     return damping
 
 
+class _Held(Damping):
+    """λ with a given value over a gap."""
+
+    depends_on_state: bool = False
+    depends_on_time: bool = False
+
+    def __init__(self, lam: Tensor) -> None:
+        super().__init__()
+        self.lam = lam
+
+    def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
+        """The value, in x's dtype."""
+        return self.lam.to(x)
+
+
 class InputGated(nn.Module):
     """λ(u) = exp(W u + b) with the inputs u of the last observation; it holds until the next observation.
 
@@ -86,20 +100,9 @@ class InputGated(nn.Module):
         """λ, (..., channels), for inputs u (..., inputs)."""
         return torch.exp(self.gate(u))
 
-
-class HeldDamping(Damping):
-    """λ with a given value over a gap."""
-
-    depends_on_state: bool = False
-    depends_on_time: bool = False
-
-    def __init__(self, lam: Tensor) -> None:
-        super().__init__()
-        self.lam = lam
-
-    def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
-        """The value, in x's dtype."""
-        return self.lam.to(x)
+    def held(self, u: Tensor) -> Damping:
+        """The damping over one gap, after the inputs u (N, inputs)."""
+        return _Held(self(u))
 
 
 def as_damping(damping: TimeScales | Damping | InputGated, channels: int) -> Damping | InputGated:
@@ -124,7 +127,7 @@ def rates(damping: Damping | InputGated, u: Tensor, x: Tensor) -> Tensor:
     Raises:
         ValueError: training or the unit of time has made a λ 0, infinite or NaN. Not under torch.compile.
     """
-    lam = damping(0.0, x) if isinstance(damping, Damping) else damping(u)
+    lam: Tensor = damping(0.0, x) if isinstance(damping, Damping) else damping(u)
     if torch.compiler.is_compiling() or isinstance(damping, Constant):
         return lam
     wrong = lam.detach()[~(torch.isfinite(lam.detach()) & (lam.detach() > 0))]
@@ -137,7 +140,7 @@ def rates(damping: Damping | InputGated, u: Tensor, x: Tensor) -> Tensor:
 
 
 def _log_rates(time_scales: TimeScales) -> tuple[float, float]:
-    """log λ of the slowest and of the fastest channel.
+    """Log λ of the slowest and of the fastest channel.
 
     Raises:
         ValueError: a time is not positive, the two are not in order, or float32 cannot hold λ in this unit.

@@ -1,6 +1,6 @@
 """The linear recurrence h_k = a_k h_{k−1} + b_k as a scan over time, with its own backward formula."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -49,8 +49,8 @@ def linear_recurrence(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
             f"a and b must be (N, T, H) and h0 (N, H), got {tuple(a.shape)}, {tuple(b.shape)} and {tuple(h0.shape)}"
         )
     wide = torch.promote_types(b.dtype, torch.float32)
-    h: Tensor = _Recurrence.apply(a.to(wide), b.to(wide), h0.to(wide), False)
-    return h.to(b.dtype)
+    h = _Recurrence.apply(a.to(wide), b.to(wide), h0.to(wide), False)
+    return cast(Tensor, h.to(b.dtype))
 
 
 class _Recurrence(torch.autograd.Function):
@@ -58,7 +58,7 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, h0: Tensor, backwards: bool) -> Tensor:
-        h = _scan(a, b, h0, backwards)
+        h: Tensor = _scan(a, b, h0, backwards)
         ctx.save_for_backward(a, h, h0)
         ctx.backwards = backwards
         return h

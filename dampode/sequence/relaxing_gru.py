@@ -69,7 +69,7 @@ class _RelaxingGRU(torch.autograd.Function):
         return states
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         gates, hidden, before, starts, decay, observed, rest, weight = ctx.saved_tensors
         reset, update, candidate = gates.chunk(3, 2)

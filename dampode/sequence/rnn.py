@@ -96,12 +96,12 @@ class DampedRNN(nn.Module):
         """
         if isinstance(x, PackedSequence):
             return self._packed(x, times, mask, h0)
+        require_instance(x, Tensor, "x")
         if not self.batch_first:
-            x, times, mask = (
-                value.transpose(0, 1) if isinstance(value, Tensor) and value.ndim > 1 else value
-                for value in (x, times, mask)
+            x = x.transpose(0, 1)
+            times, mask = (
+                value.transpose(0, 1) if value is not None and value.ndim > 1 else value for value in (times, mask)
             )
-        assert isinstance(x, Tensor)
         steps, layers = self._layers(x, times, mask, h0)
         outputs = torch.cat(layers[-1 - self.bidirectional :], 2)
         outputs = torch.where(steps.padding[:, :, None], 0.0, outputs)
@@ -122,7 +122,10 @@ class DampedRNN(nn.Module):
 
         Args:
             query: (N, Q), none before the first time of its row.
-            x, times, mask, h0: as `forward` takes them, with the batch first.
+            x: values, (N, T, C); they come batch first, whatever ``batch_first`` says.
+            times: as `forward` takes them.
+            mask: as `forward` takes it.
+            h0: as `forward` takes it.
 
         Returns:
             (N, Q, H).
@@ -153,8 +156,9 @@ class DampedRNN(nn.Module):
         states = at_last(layers[-1], last, None if h0 is None else h0[-1])
         cell = self.cells[-1]
         assert isinstance(cell, DampedCell)
-        decayed = cell.decay(states.flatten(0, 1), (query - begin).flatten(), u.flatten(0, 1), begin.flatten())
-        return decayed.unflatten(0, query.shape)
+        decayed: Tensor = cell.decay(states.flatten(0, 1), (query - begin).flatten(), u.flatten(0, 1), begin.flatten())
+        at_query: Tensor = decayed.unflatten(0, query.shape)
+        return at_query
 
     def _layers(
         self, x: Tensor, times: Tensor | None, mask: Tensor | None, h0: Tensor | None

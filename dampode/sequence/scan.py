@@ -61,8 +61,8 @@ class DampedScan(nn.Module):
         self.damping = as_damping(damping, hidden_size)
         if isinstance(self.damping, Damping) and self.damping.varies:
             raise ValueError(
-                "DampedScan needs a λ that does not depend on the state, so that all steps can be computed at once, got "
-                f"{type(self.damping).__name__}; take InputGated or DampedRNN"
+                "DampedScan needs a λ that does not depend on the state, so that all steps can be computed at once, "
+                f"got {type(self.damping).__name__}; take InputGated or DampedRNN"
             )
         self.write = nn.Linear(inputs, hidden_size * parts, bias=False)
         self.read = nn.Linear(hidden_size * parts, hidden_size)
@@ -110,10 +110,8 @@ class DampedScan(nn.Module):
         last = last_observed(steps.observed)
         rate = self._rates(at_last(steps.inputs, last), h0.real)
         a = torch.exp(-gaps.clamp(max=torch.finfo(gaps.dtype).max) * rate).expand_as(written)
-        if self.held:
-            b = (1 - a) * at_last(written, last)
-        else:
-            b = torch.where(steps.observed[:, :, None], written, 0.0)
+        seen = steps.observed[:, :, None]
+        b = (1 - a) * at_last(written, last) if self.held else torch.where(seen, written, 0.0)
         return linear_recurrence(a, b, h0.to(b))
 
     def _rates(self, u: Tensor, h0: Tensor) -> Tensor:
@@ -155,7 +153,8 @@ class ScanBlock(nn.Module):
     def forward(self, x: Tensor, times: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """The output, (N, T, size); arguments as `DampedScan` takes them, with a mask (N, T)."""
         y, _ = self.scan(self.norm(x), times, mask)
-        return x + self.dropout(glu(self.mix(gelu(y)), -1))
+        out: Tensor = x + self.dropout(glu(self.mix(gelu(y)), -1))
+        return out
 
 
 def _as_real(h: Tensor) -> Tensor:
