@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import tyro
 
 from benchmarks.common.record import provenance, write
-from benchmarks.fuzz.campaign import QUICK_CALLS, QUICK_LIMIT, call_of, fuzz
+from benchmarks.fuzz.campaign import QUICK_CALLS, QUICK_LIMIT, call_of, fuzz_in_processes
 from benchmarks.fuzz.oracle import judged
 
 SHOWN = 5
@@ -44,7 +44,9 @@ class Args:
     seed: int = 0
     """seed of the first call; the next calls have the next seeds"""
     limit: float = 5.0
-    """seconds that a call may take"""
+    """seconds of processor time that a call may take"""
+    processes: int = 1
+    """number of processes that share the calls"""
     only: int | None = None
     """the seed of the only call to make"""
     quick: bool = False
@@ -60,7 +62,7 @@ def main(args: Args) -> None:
         return
     begun = time.perf_counter()
     calls, limit = (QUICK_CALLS, QUICK_LIMIT) if args.quick else (args.calls, args.limit)
-    found = fuzz(range(args.seed, args.seed + calls), limit)
+    found = fuzz_in_processes(range(args.seed, args.seed + calls), limit, args.processes)
     groups: dict[str, list[int]] = {}
     for seed, (_, _, verdict) in found.items():
         if verdict.outcome == "fault":

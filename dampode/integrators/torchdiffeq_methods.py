@@ -37,8 +37,8 @@ class TorchDiffEq(Integrator):
     """Any method that the installed torchdiffeq offers, through its public ``odeint`` or ``odeint_adjoint``.
 
     The whole batch shares one step size, so the result of a sample depends, within the tolerance, on the other samples.
-    torchdiffeq steps over the times and interpolates. bosh3 and dopri8 interpolate too coarsely, so here they end a step
-    at every time.
+    torchdiffeq steps over the times and interpolates. bosh3 and dopri8 interpolate too coarsely, so here they end a
+    step at every time.
     Where λ is large, explicit methods need a number of steps proportional to λ(t1 − t0); dopri5 needs about a third of
     it.
 
@@ -68,7 +68,9 @@ class TorchDiffEq(Integrator):
             torchdiffeq refuses the options. In the backward pass with adjoint: the state cannot be integrated back.
 
     Warns:
-        UserWarning: gradients are wanted from scipy_solver without the adjoint, which gives none.
+        UserWarning: gradients are wanted from scipy_solver without the adjoint, which gives none; or the method is
+            fehlberg2, whose answers are commonly 100 tolerances off.
+        StiffnessWarning: stability bounded many steps, or gradients pass through a state at rest in unstable steps.
 
     Source: Chen et al. 2018; https://github.com/rtqichen/torchdiffeq.
     """
@@ -194,7 +196,13 @@ class TorchDiffEq(Integrator):
                 "adjoint=True or another method, or torch.no_grad() where none are needed",
                 stacklevel=4,
             )
-        field.warn_if_stiff(xs.requires_grad)
+        field.stiffness.warn(xs.requires_grad)
+        if self.method == "fehlberg2":
+            warnings.warn(
+                "fehlberg2 estimates about a hundredth of its error, so its answers are commonly 100 tolerances off; "
+                "take dopri5 or bosh3, or divide rtol and atol by 100",
+                stacklevel=4,
+            )
         if len(xs) < len(times):  # SciPy's solvers leave out what they did not reach
             raise field.failure(self.method, f"stopped after {len(xs)} of {len(times)} times")
         return xs

@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from dampode import DampedBlock, DampedODEFunc, odeint, solve
 from dampode.damping import Constant, Learned
 from dampode.fields import VectorField
 from dampode.integrators import IntegrationError, Status, TorchDiffEq
+from dampode.integrators.stiff_steps import StiffnessWarning
 from tests.helpers.oracles import Forced
 
 
@@ -273,5 +275,33 @@ def test_an_adjoint_that_takes_too_many_steps_is_worded():
     end = odeint(func, x, t, bounded)[-1]
     end.sum().backward(retain_graph=True)
     end.sum().backward(retain_graph=True)  # the count begins anew
-    with pytest.raises(IntegrationError, match="got more than max_num_steps = 100 steps .* raise max_num_steps"):
+    with pytest.raises(IntegrationError, match=r"got more than max_num_steps = 100 steps .* raise max_num_steps"):
         (1e9 * end).sum().backward()
+
+
+@pytest.mark.parametrize("method", ["bosh3", "adaptive_heun"])
+@pytest.mark.parametrize("stiffness", [1.0, 1000.0])
+def test_stiffness_is_measured_without_two_stages_at_one_time(method, stiffness):
+    func = DampedODEFunc(lambda x: stiffness * (torch.tanh(0.5 * x.flip(-1)) - x), Constant(0.0))
+    t = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        odeint(func, torch.tensor([[0.4, -1.0]], dtype=torch.float64), t, TorchDiffEq(method, 1e-4, 1e-4))
+    assert [w.category for w in caught] == [StiffnessWarning] * (stiffness > 1)
+
+
+@pytest.mark.parametrize("method", ["dopri5", "bosh3", "adaptive_heun"])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_gradients_through_a_state_at_rest_are_not_to_be_trusted(method, wanted):
+    """The steps grow beyond stability, which a state of exact zeros does not show."""
+    x = torch.zeros(1, 1, requires_grad=wanted)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        odeint(DampedODEFunc(torch.square, Constant(1e3)), x, torch.tensor([0.0, 1e3]), TorchDiffEq(method))
+    assert ["do not trust gradients" in str(w.message) for w in caught] == [True] * wanted
+
+
+def test_fehlberg2_says_that_it_underestimates_its_errors():
+    func = DampedODEFunc(torch.tanh, Constant(0.0))
+    with pytest.warns(UserWarning, match="fehlberg2 estimates about a hundredth of its error"):
+        odeint(func, torch.ones(1, 1), torch.tensor([0.0, 1.0]), TorchDiffEq("fehlberg2"))
