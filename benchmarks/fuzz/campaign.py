@@ -42,5 +42,8 @@ def fuzz(seeds: range, limit: float) -> dict[int, tuple[str, str, Verdict]]:
         if done % 500 == 0 and done:
             print(f"{done} calls of this process, {time.perf_counter() - begun:.0f} s", flush=True)
         called, call = call_of(seed)
-        found[seed] = called, call.words, judged(call, limit)
+        verdict = judged(call, limit)
+        if verdict.outcome == "fault":
+            print(f"fault at seed {seed}: {verdict.group}", flush=True)
+        found[seed] = called, call.words, verdict
     return found
