@@ -39,7 +39,7 @@ def fuzz(seeds: range, limit: float) -> dict[int, tuple[str, str, Verdict]]:
     found = {}
     begun = time.perf_counter()
     for done, seed in enumerate(seeds):
-        if done % 500 == 0 and done:
+        if done % 200 == 0 and done:
             print(f"{done} calls of this process, {time.perf_counter() - begun:.0f} s", flush=True)
         called, call = call_of(seed)
         verdict = judged(call, limit)
