@@ -1,15 +1,30 @@
 """What torchdiffeq's continuous adjoint asks for and how it fails, in words."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.base import IntegrationError
 
-__all__ = ["AdjointWatch", "require_digits"]
+__all__ = ["AdjointWatch", "require_digits", "require_whole"]
+
+
+def require_whole(parameters: Iterable[nn.Parameter]) -> None:
+    """Raise if a parameter is sharded: torchdiffeq joins the state and the parameters' gradients in one tensor."""
+    if not (torch.is_grad_enabled() and dist.is_available() and dist.is_initialized()):
+        return
+    from torch.distributed.tensor import DTensor  # a slow import, which fully_shard has made already
+
+    sharded = next((p for p in parameters if isinstance(p, DTensor)), None)
+    if sharded is not None:
+        raise ValueError(
+            "adjoint=True needs whole parameters, got one that is sharded, as fully_shard leaves them, of shape "
+            f"{tuple(sharded.shape)}; use adjoint=False, or an integrator with recompute=, which also saves memory"
+        )
 
 
 def require_digits(func: DampedODEFunc, x: Tensor, times: Tensor) -> None:

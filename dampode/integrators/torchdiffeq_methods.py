@@ -16,7 +16,7 @@ from dampode.integrators.dense_solution import require_no_dense
 from dampode.integrators.jumps import Jumps, require_no_jumps
 from dampode.integrators.sample_times import require_shared
 from dampode.integrators.solution import Solution, solution_of_batch
-from dampode.integrators.torchdiffeq_adjoint import require_digits
+from dampode.integrators.torchdiffeq_adjoint import require_digits, require_whole
 from dampode.integrators.torchdiffeq_field import WatchedField
 from dampode.integrators.torchdiffeq_scipy import solved_by_scipy
 
@@ -61,8 +61,8 @@ class TorchDiffEq(Integrator):
     Raises:
         ValueError: torchdiffeq has no such method (the message lists the installed ones), a tolerance is not above 0,
             or the norm is "seminorm" without adjoint. In a solve with adjoint: f uses a tensor that wants a gradient
-            and is no parameter, or the backward pass
-            would amplify rounding errors beyond the dtype's digits.
+            and is no parameter, a parameter is sharded, or the backward pass would amplify rounding errors beyond the
+            dtype's digits.
         TypeError: a setting is of the wrong type; in a solve to a tolerance, the state is of half precision.
         IntegrationError: in a call or `odeint`, f gives NaN or infinity, or the step size underflows; also in `solve`,
             torchdiffeq refuses the options. In the backward pass with adjoint: the state cannot be integrated back.
@@ -172,6 +172,7 @@ class TorchDiffEq(Integrator):
             raise IntegrationError("scipy_solver needs a finite initial state, got NaN or infinity; check the input")
         if self.adjoint:
             require_digits(field.func, x, times)
+            require_whole(field.func.parameters())
         settings: dict[str, Any] = {"rtol": self.rtol, "atol": self.atol, "method": self.method}
         settings["options"] = self._options(times)
         if self.adjoint:
