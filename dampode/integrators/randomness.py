@@ -29,8 +29,6 @@ def repeats(call: Callable[[], Value], x: Tensor) -> Iterator[Value]:
 
 
 def _random_state(x: Tensor) -> Tensor:
-    """The state of the random number generators of the CPU and of x's device. Every draw changes it."""
+    """The state of the random number generators of the CPU and of x's GPU. Every draw changes it."""
     on_cpu = torch.get_rng_state()
-    if x.device.type == "cpu":
-        return on_cpu
-    return torch.cat((on_cpu, torch.get_device_module(x.device).get_rng_state().cpu()))
+    return torch.cat((on_cpu, torch.cuda.get_rng_state(x.device))) if x.is_cuda else on_cpu
