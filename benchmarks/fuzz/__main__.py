@@ -10,13 +10,15 @@ is a call of `robustness.evaluate` on mutated images, labels, models and setting
 These are faults:
 
 - an error that the library does not raise in its own words, unless the user's own function raises it by itself
-- NaN in an answer called SUCCESS; gradients of a finite answer that are not finite
+- NaN in an answer called SUCCESS; gradients of a finite answer that are not finite, without a StiffnessWarning
 - an answer that is off by more than 100 tolerances, atol + rtol max|x| of the sample up to that time. The reference is
   SciPy's DOP853 or Radau in float64 at a tolerance of 1e-10, for at most 24 numbers. The allowed error is multiplied by
-  the measured amplification of a change of the initial state. Methods with a fixed step are exempt.
+  the measured amplification of a change of the initial state. Methods with a fixed step are exempt, and so are answers
+  with a warning.
 - an answer to bad input, such as repeated times
 - an answer with a step size per sample that differs by more than 100 tolerances from the answer for the samples one by
-  one, and an answer to a tolerance that differs as much when the field draws other random numbers
+  one, unless it is that of the whole batch; and an answer to a tolerance that differs as much when the field draws
+  other random numbers
 - loaded pixels or labels that are not those of the file, or a wrong accuracy
 
 A call that takes too long counts as slow and not as a fault.
