@@ -146,11 +146,11 @@ def main(args: Args) -> None:
     name = f"attack_agreement_{args.norm}_{args.images}"
     for attack in args.attacks:
         for (network_name, model), radius in zip(trained.items(), args.eps, strict=True):
-            rows = [] if args.quick else rows_of(record.RESULTS / f"{name}.json")
+            path = record.RESULTS / f"{name}.json"
             settings = {"network": network_name, "norm": args.norm, "eps_255": radius, "attack": attack}
             settings |= {"queries": args.queries} if attack == "Square" else {"steps": args.steps}
             settings |= {"seeds": args.seeds, "images": args.images}
-            if any(settings.items() <= row.items() for row in rows):
+            if any(settings.items() <= row.items() for row in rows_of(path)) and not args.quick:
                 continue
             clean = int(correct(model, x, y).sum())
             row = {**settings, "clean": clean, **measure(attack, model, x, y, radius / 255, args)}
@@ -160,7 +160,7 @@ def main(args: Args) -> None:
                     **record.provenance(record.command(), 0),
                     "rivals": {"torchattacks": version("torchattacks")},
                 }
-                record.write(name, {**payload, "rows": [*rows, row]})
+                record.write(name, {**payload, "rows": [*rows_of(path), row]})
 
 
 if __name__ == "__main__":
