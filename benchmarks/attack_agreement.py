@@ -88,7 +88,7 @@ def of_torchattacks(model: nn.Module, eps: float, seed: int, args: Args) -> Mapp
 
 def of_official_code(model: nn.Module, eps: float, seed: int, args: Args) -> Mapping[str, Perturb]:
     """The same attacks of the official code, where it is installed."""
-    if find_spec("autoattack") is None:
+    if find_spec("autoattack") is None or find_spec("autoattack.autopgd_base") is None:  # another package of this name
         return {}
     pgd, fab, square = (import_module(f"autoattack.{name}") for name in ("autopgd_base", "fab_pt", "square"))
     settings: dict[str, Any] = {"norm": NAMES[args.norm], "eps": eps, "device": "cpu", "seed": seed}
