@@ -69,6 +69,8 @@ def odeint(
     _require_no_settings(torchdiffeq_settings)
     if not isinstance(x0, Tensor) or x0.is_complex():
         flat = flattened(func, x0)
+        _require_integrator(integrator)
+        integrator = integrator.laid_out(flat.tolerance)
         xs = odeint(flat.func, flat.x, t, integrator, jumps=_flat_jumps(jumps, flat.layout))
         return cast(State, flat.layout.unflatten(xs))
     _require(func, x0, t, integrator)
@@ -117,6 +119,8 @@ def solve(
     """
     if not isinstance(x0, Tensor) or x0.is_complex():
         flat = flattened(func, x0)
+        _require_integrator(integrator)
+        integrator = integrator.laid_out(flat.tolerance)
         put_back = flat.layout.unflatten
         solution = solve(flat.func, flat.x, t, integrator, jumps=_flat_jumps(jumps, flat.layout), dense=dense)
         return replace(solution, x=put_back(solution.x), unflatten=put_back)
@@ -141,13 +145,13 @@ def odeint_event(
     """Where event(t, x) crosses 0 along dx/dt = −λ x + ρ(λ) f(x, t), Eq. 4, for each sample by itself.
 
     A sample ends at its event with the number ``count``, or at t_span[1] if it has fewer. All samples are solved at
-    once. An event is located on the dense output of a step. The step is then taken up to there, and a step of Newton's
-    method along the flow removes what is left of the event function. The dense output is looked at in four places per
-    step: two crossings of one function between two places are missed, unless ``max_step`` is set.
+    once. An event is located on the dense output of a step. The step is then taken up to there, and two steps of
+    Newton's method along the flow remove what is left of the event function. The dense output is looked at in four
+    places per step: two crossings of one function between two places are missed, unless ``max_step`` is set.
 
     Gradients of the event's time and state are those of the implicit function theorem. They also pass through the map
-    to the events after it. They reach x0, the parameters of f, λ, event and map, and t_span. Second derivatives with
-    respect to an event are not right.
+    to the events after it. They reach x0, the parameters of f, λ, event and map, and t_span. Second derivatives work.
+    An event function whose slope along the flow is 0 at the event has no derivative, and its gradients are NaN.
 
     Args:
         func: the damped vector field.
@@ -176,6 +180,8 @@ def odeint_event(
     """
     if not isinstance(x0, Tensor) or x0.is_complex():
         flat = flattened(func, x0)
+        _require_integrator(integrator)
+        integrator = integrator.laid_out(flat.tolerance)
         layout, jumps = flat.layout, _flat_jumps(jumps, flat.layout)
         flat_event, flat_map = layout.flat_event(event), None if map is None else layout.flat_map(map)
         solution = odeint_event(
@@ -232,9 +238,7 @@ def _require_no_settings(settings: Mapping[str, object]) -> None:
 def _require(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator) -> None:
     """Raise unless the arguments of a solve are valid."""
     require_field_and_state(func, x0)
-    require_instance(
-        integrator, Integrator, "integrator", "take one from dampode.integrators, such as TorchDiffEq('dopri5')"
-    )
+    _require_integrator(integrator)
     require_times(t, x0)
     if torch.compiler.is_compiling():
         return
@@ -253,6 +257,13 @@ def _require(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator)
             f"of {length:.3g}: let times begin near 0, or use a float64 state",
             stacklevel=3,
         )
+
+
+def _require_integrator(integrator: object) -> None:
+    """Raise unless it is an integrator."""
+    require_instance(
+        integrator, Integrator, "integrator", "take one from dampode.integrators, such as TorchDiffEq('dopri5')"
+    )
 
 
 def _flat_jumps(jumps: Jumps | None, layout: Layout) -> Jumps | None:

@@ -12,7 +12,6 @@ from dampode.integrators.exponential.adams_step import try_step
 from dampode.integrators.exponential.compiled import compiled_step
 from dampode.integrators.exponential.moments import MAX_ORDER
 from dampode.integrators.exponential.recomputing import RecomputingIntegrator
-from dampode.integrators.step_control import Tolerance
 
 if TYPE_CHECKING:
     from dampode.integrators.exponential.adams_loop import AdamsLoop
@@ -97,5 +96,5 @@ class ExponentialAdams(RecomputingIntegrator):
         """The loop of a solve, at its start."""
         from dampode.integrators.exponential.adams_loop import AdamsLoop  # it takes Numba a third of a second to import
 
-        step, tol = compiled_step(try_step) if self.compile else try_step, Tolerance(self.rtol, self.atol)
+        step, tol = compiled_step(try_step) if self.compile else try_step, self._tolerance(x)
         return AdamsLoop(func, x, times, tol, calls, step, self.max_order, self.recompute or 1)

@@ -27,8 +27,8 @@ from dampode.integrators.output_times import with_ends
 from dampode.integrators.shifts import per_sample
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import Tolerance
 from dampode.integrators.stops import Restart
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["AdamsLoop"]
 
@@ -70,7 +70,7 @@ class AdamsLoop(AdaptiveLoop):
         self._damping = sample_damping(self.splitting, x)
         self._history = first_history(self.splitting, x, n1, self._slots)
         # a correction that moves x by less than ten thousand rounding errors does not measure |∂N/∂x|
-        self._control = OrderControl(len(x), max_order, 1e4 * torch.finfo(x.dtype).eps / tol.rtol)
+        self._control = OrderControl(len(x), max_order, 1e4 * torch.finfo(x.dtype).eps / tol.smallest_rtol)
         self._weight = np.zeros(len(x))
         self._samples = torch.arange(len(x), device=x.device)
         self._inner_tau = self.axis.tau(times[..., 1:-1].cpu()).numpy()
@@ -100,7 +100,8 @@ class AdamsLoop(AdaptiveLoop):
         ratios = torch.stack((tol.ratio(x, size), tol.ratio(self._n1 - self.splitting.lam * x, size)))
         distance, speed = ratios.reshape(2, -1).to("cpu", torch.float64)
         # |x| counts as at least 1/√rtol times the absolute tolerance
-        first = 0.25 * math.sqrt(tol.rtol) * distance.clamp(min=tol.rtol**-0.5) / speed.clamp(min=1e-300)
+        rtol = tol.smallest_rtol
+        first = 0.25 * math.sqrt(rtol) * distance.clamp(min=rtol**-0.5) / speed.clamp(min=1e-300)
         first = torch.minimum(first, 1e-3 * self.axis.span)
         # a solve with a step of 0 or NaN would never end
         return torch.fmax(first, self.axis.shortest_step(self.tau)).clamp_(min=torch.finfo(x.dtype).tiny)

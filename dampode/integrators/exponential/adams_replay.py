@@ -25,9 +25,9 @@ from dampode.integrators.output_times import scatter_states
 from dampode.integrators.recompute import recomputed
 from dampode.integrators.shifts import per_sample
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import Tolerance
 from dampode.integrators.stops import Restart
 from dampode.integrators.time_axis import TimeAxis
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["AcceptedStep", "replay"]
 

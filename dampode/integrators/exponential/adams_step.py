@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dampode.integrators.exponential.moments import moments
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import Tolerance
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = [
     "History",
@@ -134,8 +134,7 @@ def try_step(splitting: Splitting, history: History, plan: Plan, tol: Tolerance)
     after = splitting.at(plan.time, new)
     with torch.no_grad():
         size = torch.maximum(x.abs(), new.abs())
-        root = math.sqrt(x[0].numel())
-        tolerance = size.mul_(root * tol.rtol).add_(root * tol.atol).reshape(len(x), 1, -1)
+        tolerance = tol.allowed(size, math.sqrt(x[0].numel())).reshape(len(x), 1, -1)
         if plan.second is not None:
             differences = torch.cat((differences, (value - history.value).reshape(len(x), 1, -1)), 1)
         if plan.weights is not None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dampode.integrators.implicit.tableau import GAMMA
-from dampode.integrators.step_control import Tolerance
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["Jacobians", "finite_differences"]
 
@@ -46,7 +46,7 @@ def finite_differences(nonlinear: Callable[[Tensor], Tensor], x: Tensor, h: Tens
     n, eps, d = nonlinear(x), torch.finfo(x.dtype).eps, x.shape[1]
     share = (1000 * eps * d * h.abs() * tol.ratio(n, x.abs())).nan_to_num(1.0, 1.0).clamp(max=1.0)
     share = torch.where(share > 0, share, 1.0)
-    size = torch.maximum(eps**0.5 * x.abs(), share * (tol.rtol * x.abs() + tol.atol))
+    size = torch.maximum(eps**0.5 * x.abs(), share * tol.allowed(x.abs()))
     increment = torch.where(x < 0, -size, size)
     jacobian = x.new_empty(len(x), d, d)
     for j in range(d):

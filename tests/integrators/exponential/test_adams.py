@@ -16,8 +16,8 @@ from dampode.integrators.exponential.adams_step import first_history, moved_hist
 from dampode.integrators.exponential.moments import MAX_ORDER
 from dampode.integrators.exponential.multistep_weights import Nodes
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import Tolerance
 from dampode.integrators.stiff_steps import StiffnessWarning
+from dampode.integrators.tolerance import Tolerance
 from dampode.weighting import one_plus, unit
 from tests.helpers.oracles import Forced, dop853
 
