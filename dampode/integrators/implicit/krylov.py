@@ -1,5 +1,6 @@
 """GMRES for many systems side by side, with a Krylov space that may serve several right-hand sides and matrices."""
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -14,7 +15,7 @@ Rows = Callable[[Tensor, Tensor], Tensor]
 class KrylovSpace:
     """Directions p of every sample and their images A p. The images are orthonormal.
 
-    A full space loses its oldest direction for a new one.
+    A full space loses the directions that it gained since `change_matrix`.
 
     Args:
         like: right-hand sides, (N, d).
@@ -26,22 +27,22 @@ class KrylovSpace:
         n, self._d = like.shape
         self._size = min(size, self._d)
         # the last row stays 0: samples without a new direction write there
-        self._rows = like.new_zeros(n, self._size + 1, parts * self._d)
+        self._rows = like.new_empty(n, self._size + 1, parts * self._d)
+        self._rows[:, -1] = 0.0
         self._kept = torch.zeros(n, dtype=torch.long, device=like.device)
         self._sample = torch.arange(n, device=like.device)
-        self._filled = 0
+        self._base, self._filled = 0, 0
         self._eps = torch.finfo(like.dtype).eps
 
     def forget(self, samples: Tensor) -> None:
         """Forget the directions of some samples, (N, 1)."""
-        self._rows.masked_fill_(samples[:, :, None], 0.0)
-        self._kept.masked_fill_(samples[:, 0], 0)
+        self._rows[:, : self._filled].masked_fill_(samples[:, :, None], 0.0)
 
     def change_matrix(self, scale: Tensor, g: Tensor) -> None:
         """Serve the matrix I − g B, where a row holds an image, its direction p and B p.
 
-        Directions whose images are then as good as dependent are dropped. The least important ones will be replaced
-        first.
+        Directions whose images are then as good as dependent are dropped. Of the others, half a full space is kept:
+        those that the matrix stretches most, because GMRES finds the others soon.
 
         Args:
             scale: the directions and their products with B are multiplied by it, (N, d).
@@ -49,14 +50,22 @@ class KrylovSpace:
         """
         if self._filled == 0:
             return
-        directions, products = (scale[:, None] * part for part in self._rows[:, :-1].split(self._d, 2)[1:])
+        directions, products = (scale[:, None] * part for part in self._rows[:, : self._filled].split(self._d, 2)[1:])
         images = torch.addcmul(directions, g[:, None], products, value=-1)
-        squares, vectors = torch.linalg.eigh(images @ images.mT)
+        rows, squares = torch.cat((images, directions, products), 2), images @ images.mT
+        finite = torch.isfinite(squares.sum((1, 2), keepdim=True) + rows.sum((1, 2), keepdim=True))
+        squares, vectors = torch.linalg.eigh(torch.where(finite, squares, 0.0))
         keep = squares > 100 * self._size * self._eps * squares[:, -1:]
         turn = torch.where(keep, squares.clamp(min=torch.finfo(squares.dtype).tiny).rsqrt(), 0.0)[:, None] * vectors
-        self._rows[:, :-1] = turn.mT @ torch.cat((images, directions, products), 2)
-        self._kept.zero_()
-        self._filled = self._size
+        rows = turn.mT @ torch.where(finite, rows, 0.0)
+        self._base = self._filled = min(self._filled, max(1, self._size // 2))
+        # images have length 1: the matrix stretches short directions most
+        directions = rows[:, :, self._d : 2 * self._d]
+        lengths = directions @ directions.mT
+        dropped = torch.where(keep, 0.0, 2 * lengths.diagonal(0, 1, 2).sum(1, keepdim=True) + 1)
+        turn = torch.linalg.eigh(lengths + torch.diag_embed(dropped))[1][:, :, : self._base]
+        self._rows[:, : self._base] = turn.mT @ rows
+        self._kept.fill_(self._base)
 
     def solve(self, rows: Rows, b: Tensor, target: Tensor, limit: int) -> tuple[Tensor, Tensor]:
         """Solve A x = b to |b − A x| <= target in every sample.
@@ -96,15 +105,19 @@ class KrylovSpace:
     def _add(self, row: Tensor, samples: Tensor) -> Tensor:
         """Keep new rows, (N, k d), of some samples, (N, 1). Returns them with images orthonormal to the others."""
         size, d = norms(row[:, : self._d]), self._d
-        slot = self._kept % self._size
-        self._rows[self._sample, torch.where(samples[:, 0], slot, self._size)] = 0.0
+        full = self._kept == self._size
+        self._rows[:, self._base : self._filled].masked_fill_((full & samples[:, 0])[:, None, None], 0.0)
+        self._kept.masked_fill_(full & samples[:, 0], self._base)
+        if self._filled < self._size:
+            self._rows[:, self._filled] = 0.0
+        slot = torch.where(samples[:, 0], self._kept, self._size)
         before, new = self._rows[:, : self._filled], row[:, None]
         for _ in range(2):  # twice is enough for orthogonality to rounding
             new = torch.baddbmm(new, new[:, :, :d] @ before[:, :, :d].mT, before, alpha=-1)
         length = norms(new[:, 0, :d])
         scale = torch.where(length > 4 * self._eps * size, 1 / length, 0.0)
         scaled = torch.where(samples, scale[:, None] * new[:, 0], 0.0)
-        self._rows[self._sample, torch.where(samples[:, 0], slot, self._size)] = scaled
+        self._rows[self._sample, slot] = scaled
         self._kept += samples[:, 0]
         self._filled = min(self._filled + 1, self._size)
         return scaled
@@ -116,36 +129,47 @@ def norms(b: Tensor) -> Tensor:
     return norm
 
 
-def gmres(product: Callable[[Tensor], Tensor], b: Tensor, target: Tensor, memory: int = 40, rounds: int = 5) -> Tensor:
+def gmres(
+    product: Callable[[Tensor], Tensor], b: Tensor, target: Tensor, restart: int = 100, rounds: int = 10
+) -> Tensor:
     """Solve A x = b to |b − A x| <= target in every sample, by GMRES. Samples are solved side by side.
 
     This is the form without a Hessenberg matrix. Images A p of directions p are made orthonormal, and the residual
     loses its part along each image. The residual is the next direction. Where it hardly fell, the last image is the
-    next direction instead; this avoids a breakdown. Images older than the memory are forgotten.
+    next direction instead; this avoids a breakdown.
 
     Args:
         product: v -> A v on (N, *S), each sample by itself.
         b: right-hand sides, (N, *S).
         target: the largest norm of what may be left of them, (N,).
-        memory: directions that are kept, and products before the residual is computed anew.
-        rounds: times at most that it is computed.
+        restart: products before a restart.
+        rounds: restarts at most.
 
     Returns:
-        x, (N, *S).
+        x, (N, *S). A warning says if more than ten times the target is left.
 
     Source: Jiránek & Rozložník 2010, Numer. Algorithms 53 (adaptive simpler GMRES).
     """
     r = b.reshape(len(b), -1)
     x, target = torch.zeros_like(r), target.clamp(min=torch.finfo(b.dtype).tiny ** 0.5)
-    space = KrylovSpace(r, memory, 2)
+    space = KrylovSpace(r, restart, 2)
 
     def rows(p: Tensor, samples: Tensor) -> Tensor:
         return torch.cat((product(p.reshape(b.shape)).reshape(p.shape), p), 1)
 
     for _ in range(rounds):
-        more, left = space.solve(rows, r, target, min(memory, r.shape[1]))
+        more, left = space.solve(rows, r, target, min(restart, r.shape[1]))
         x = x + more
         if not bool((left > target).any()):
             break
         r = b.reshape(r.shape) - product(x.reshape(b.shape)).reshape(r.shape)
+    else:
+        share = (norms(r) / norms(b))[norms(r) > 10 * target]
+        if len(share):
+            warnings.warn(
+                f"a linear equation of an implicit step must be solved for gradients, but {share.max().item():.1g} of "
+                "its right-hand side is left; the gradients are inexact: set max_step, so that steps are shorter",
+                RuntimeWarning,
+                stacklevel=2,
+            )
     return x.reshape(b.shape)

@@ -14,7 +14,7 @@ _AT_ONCE = 32
 """A state of at most so many numbers has a Jacobian from its first step on."""
 
 _LARGEST = 1024
-"""A state of more numbers has none: secants alone solve its stages."""
+"""A state of more numbers has none."""
 
 _ENTRIES = 2**25
 """All Jacobians of a batch have at most so many entries; else there are none."""

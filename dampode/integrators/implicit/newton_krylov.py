@@ -9,7 +9,7 @@ from dampode.integrators.implicit.krylov import KrylovSpace, norms
 
 __all__ = ["KrylovSpaces"]
 
-_DIRECTIONS = 100
+_DIRECTIONS = 200
 """A sample keeps at most so many directions."""
 
 _ENTRIES = 2**25
@@ -18,8 +18,11 @@ _ENTRIES = 2**25
 _FORCING = 0.05
 """The share of the residual that a correction may leave."""
 
-_NEGLIGIBLE = 0.2
+_NEGLIGIBLE = 0.5
 """The same in units of the error that a stage may have."""
+
+_SLOW = 0.4
+"""A space that lets the stages of a step converge more slowly is of too long ago."""
 
 _FAILED_CALLS = 30
 """A sample that spent so many calls on steps whose stages did not converge by secants goes on by GMRES."""
@@ -31,7 +34,7 @@ class KrylovSpaces:
     The products B p of its directions with B = ∂N/∂u are difference quotients, so f may be anything. They contain
     neither h nor λ. A space thus serves many stages and steps, as a Jacobian does: a correction first uses what the
     space knows, and then extends it until the linear residual is small enough. A sample forgets its space if a step
-    did not converge.
+    converged slowly or not at all.
 
     Args:
         x: initial states, (N, d).
@@ -51,6 +54,11 @@ class KrylovSpaces:
         self._unit = torch.ones_like(x)
         self._g = x[:, :1]
 
+    @property
+    def in_use(self) -> bool:
+        """Whether any sample uses the method."""
+        return self._space is not None
+
     def begin_step(self, unit: Tensor, g: Tensor) -> None:
         """Prepare for a step.
 
@@ -65,8 +73,8 @@ class KrylovSpaces:
 
     def corrections(
         self, nonlinear: Callable[[Tensor, Tensor], Tensor], u: Tensor, n: Tensor, residual: Tensor, solving: Tensor
-    ) -> Tensor | None:
-        """Δ of the samples that use the method and are solving, 0 for the others; None where no sample uses it.
+    ) -> Tensor:
+        """Δ of the samples that use the method and are solving, 0 for the others.
 
         Args:
             nonlinear: (u, samples) -> N at the times of the stages, (N, d); the call counts for the samples, (N, 1).
@@ -76,7 +84,7 @@ class KrylovSpaces:
             solving: the samples that take part, (N, 1).
         """
         if self._space is None:
-            return None
+            raise AssertionError("no sample uses the method")
         unit, device = self._unit, u.device.type
         autocast = torch.is_autocast_enabled(device)
 
@@ -94,26 +102,27 @@ class KrylovSpaces:
             found, _ = self._space.solve(rows, b, target, 2 * self._size)
         return found / unit
 
-    def record(self, calls: Tensor, converged: Tensor) -> Tensor:
+    def record(self, calls: Tensor, converged: Tensor, rate: Tensor) -> Tensor:
         """Learn how a step went.
 
         Args:
             calls: each sample's calls of f, (N, 1); 0 for samples that took no part.
             converged: whether all stages converged, (N, 1).
+            rate: the rate of convergence, (N, 1).
 
         Returns:
-            The samples that should try the same step again, (N, 1): with a new space, or now by GMRES.
+            The samples that should try the same step again, with a new space, (N, 1).
         """
-        failed = (calls > 0) & ~converged
-        if not self._possible or not bool(failed.any()):
-            self._fresh = self._fresh & (calls == 0)
-            return torch.zeros_like(self.used)
+        part = calls > 0
+        failed = part & ~converged
         again = failed & self.used & ~self._fresh
-        self._spent = self._spent + torch.where(failed, calls, 0.0)
-        self.used = self.used | (self._spent >= _FAILED_CALLS)
-        if self._space is None and bool(self.used.any()):
-            self._space = KrylovSpace(self._unit, self._size, 3)
+        if self._possible:
+            self._spent = self._spent + torch.where(failed, calls, 0.0)
+            self.used = self.used | (self._spent >= _FAILED_CALLS)
+            if self._space is None and bool(self.used.any()):
+                self._space = KrylovSpace(self._unit, self._size, 3)
+        forgotten = failed | (part & ~self._fresh & (rate > _SLOW))
         if self._space is not None:
-            self._space.forget(failed)
-        self._fresh = (self._fresh & (calls == 0)) | failed
+            self._space.forget(forgotten)
+        self._fresh = (self._fresh & ~part) | forgotten
         return again

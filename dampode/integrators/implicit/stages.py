@@ -162,14 +162,16 @@ class Stages:
         while bool(state.solving.any()):
             calls = calls + state.solving
             n = field(state.tau, state.u, state.solving)
-            residual = scaled_residual(equations, state, n)
-            correction = self._spaces.corrections(partial(field, state.tau), state.u, n, residual, state.solving)
+            correction = None
+            if self._spaces.in_use:
+                residual, nonlinear = scaled_residual(equations, state, n), partial(field, state.tau)
+                correction = self._spaces.corrections(nonlinear, state.u, n, residual, state.solving)
             with self._without_autocast():
                 state = self._iterate(equations, self._secants, state, n, correction)
         self._forget(solving & ~state.converged)
         self._rate = torch.where(state.converged, state.rate, self._rate)
         again = self._jacobians.record(calls, state.converged, state.finite)
-        again = again | self._spaces.record(calls, state.converged)
+        again = again | self._spaces.record(calls, state.converged, state.rate)
         return Solved(state.converged, again, state.finite)
 
     def _forget(self, failed: Tensor) -> None:

@@ -32,7 +32,7 @@ def test_a_jacobian_keeps_a_conserved_sum():
     found = finite_differences(lambda x: func.f(0.0, x), x, Tolerance(1e-4, 1e-24))
     found.diagonal(0, 1, 2).sub_(func.damping(0.0, x))
     lost = found[0, 1] - found[0, 2] - found[0, 3]
-    assert (lost.abs() <= 1e-10 * found[0, 1:].abs().amax(0)).all()
+    assert (lost.abs() <= 1e-3 * found[0, 1:].abs().amax(0)).all()
 
 
 @pytest.mark.parametrize("spent", [8, 20])
