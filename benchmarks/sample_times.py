@@ -75,8 +75,8 @@ def kinds(problem: Problem, t: Tensor, integrator: Integrator) -> dict[str, Call
 
 def loop(problem: Problem, t: Tensor, integrator: Integrator) -> None:
     """One sample after the other, with gradients."""
-    for n in range(len(t)):
-        with_gradients(partial(odeint, problem.func, problem.x[n : n + 1], t[n], integrator))
+    for x, times in zip(problem.x.split(1), t, strict=True):
+        with_gradients(partial(odeint, problem.func, x, times, integrator))
 
 
 def torchode_solve(problem: Problem, t: Tensor) -> Callable[[], Tensor] | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from dampode._checks import require_instance, require_positive_int
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import Autonomous
-from dampode.integrators import AdaptiveExponential, EventSolution, IntegrationError, Integrator, Solution, Status
+from dampode.integrators import EventSolution, ExponentialAdams, IntegrationError, Integrator, Solution, Status
 from dampode.integrators.base import require_field_and_state
 from dampode.integrators.event_search import Event, EventMap, EventSettings
 from dampode.integrators.jumps import Jumps, require_jumps
@@ -28,7 +28,7 @@ def odeint(
     func: DampedODEFunc,
     x0: State,
     t: Tensor,
-    integrator: Integrator = AdaptiveExponential(),
+    integrator: Integrator = ExponentialAdams(),
     *,
     jumps: Jumps | None = None,
     **torchdiffeq_settings: object,
@@ -86,7 +86,7 @@ def solve(
     func: DampedODEFunc,
     x0: Structure,
     t: Tensor,
-    integrator: Integrator = AdaptiveExponential(),
+    integrator: Integrator = ExponentialAdams(),
     *,
     jumps: Jumps | None = None,
     dense: bool = False,
@@ -135,7 +135,7 @@ def odeint_event(
     x0: Structure,
     t_span: tuple[float, float] | Tensor,
     event: Event,
-    integrator: TolerantIntegrator = AdaptiveExponential(),
+    integrator: TolerantIntegrator = ExponentialAdams(),
     *,
     direction: int = 0,
     count: int = 1,
@@ -159,7 +159,7 @@ def odeint_event(
         t_span: first and last time: two numbers, (2,), or (N, 2) for each sample.
         event: called as event(t, x) with times (N, 1, ..., 1) and states (N, *S). It returns (N,), or (N, K) for K
             event functions, of which the first to cross counts. It must act on each sample by itself.
-        integrator: one to a tolerance, `AdaptiveExponential` or `KenCarp4`.
+        integrator: one to a tolerance: `ExponentialAdams`, `AdaptiveExponential` or `KenCarp4`.
         direction: 1 if only crossings from negative to positive count, −1 if only those from positive to negative, 0
             if both do.
         count: the number of events after which a sample ends.
@@ -200,7 +200,7 @@ def odeint_event(
         integrator,
         TolerantIntegrator,
         "integrator",
-        "events need AdaptiveExponential or KenCarp4, which have a tolerance",
+        "events need ExponentialAdams, AdaptiveExponential or KenCarp4, which have a tolerance",
     )
     require_positive_int(count, "count")
     if direction not in (-1, 0, 1):

@@ -107,7 +107,7 @@ class Integrator(ABC):
         self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None, dense: bool = False
     ) -> Solution:
         """`trajectory` with statistics and a status per sample. All samples have the same counts."""
-        require_no_dense(dense, type(self).__name__, "take AdaptiveExponential, KenCarp4 or a fixed step")
+        require_no_dense(dense, type(self).__name__, "take ExponentialAdams, KenCarp4 or a fixed step")
         field = CountedField(func.f)
         xs = self.trajectory(DampedODEFunc(field, func.damping, func.rho), x, times, jumps)
         return solution_of_batch(times, xs, field.calls, -1)

@@ -322,7 +322,7 @@ def test_refusals():
         odeint_event(func, x, span, lambda t, x: x.sum())
     with pytest.raises(TypeError, match=r"event\(t, x\) must be of type Tensor, got float"):
         odeint_event(func, x, span, lambda t, x: 1.0)
-    with pytest.raises(TypeError, match="events need AdaptiveExponential or KenCarp4"):
+    with pytest.raises(TypeError, match="events need ExponentialAdams, AdaptiveExponential or KenCarp4"):
         odeint_event(func, x, span, height, Krogstad4(3))
     with pytest.raises(ValueError, match=r"direction must be 1 \(upward\), -1 \(downward\) or 0 \(both\), got 2"):
         odeint_event(func, x, span, height, direction=2)

@@ -97,7 +97,7 @@ class ImplicitLoop(AdaptiveLoop):
         h = torch.where(active, torch.where(last, left, h), 0.0)
         signed = (self.axis.sign * h).to(self._x.dtype)
         ends = torch.cat((self.tau, end), 1)
-        self._take_jacobians(signed)
+        self._take_jacobians()
         converged, again, finite = stages.solve(self._nonlinear, ends, signed, self._slope, self._lam, active)
         error, h_slope = stages.error_and_slope()
         ratio = self.tol.ratio(error, torch.maximum(self._x.abs(), stages.end_state.abs()))
@@ -158,11 +158,11 @@ class ImplicitLoop(AdaptiveLoop):
         """Whether a sample's λ is negative or NaN anywhere, (N, 1)."""
         return self.splitting.has_negative_damping(self._x.reshape(self.x0.shape)).reshape(-1, 1)
 
-    def _take_jacobians(self, h: Tensor) -> None:
-        """Give the samples that need it ∂F/∂x at the start of the step ``h``, (N, 1)."""
+    def _take_jacobians(self) -> None:
+        """Give the samples that need it ∂F/∂x at their present states."""
         wanted = self._stages.needs_jacobian(self.active)
         if bool(wanted.any()):
-            jacobian = finite_differences(lambda x: self._nonlinear(self.tau, x, wanted), self._x, h, self.tol)
+            jacobian = finite_differences(lambda x: self._nonlinear(self.tau, x, wanted), self._x, self.tol)
             jacobian.diagonal(0, 1, 2).sub_(self._lam)
             self._stages.set_jacobian(jacobian, wanted)
 
