@@ -206,7 +206,7 @@ def test_bad_jumps(at, words):
 def test_bad_jumps_in_words():
     func, x = problem()
     t = tensor(0.0, 1.0)
-    with pytest.raises(ValueError, match="TorchDiffEq cannot stop at jumps; take AdaptiveExponential"):
+    with pytest.raises(ValueError, match="TorchDiffEq cannot stop at jumps; take ExponentialAdams"):
         odeint(func, x, t, TorchDiffEq(), jumps=Jumps(tensor(0.5)))
     with pytest.raises(ValueError, match=r"map\(j, x\) of Jumps must keep the state's shape and dtype"):
         odeint(func, x, t, jumps=Jumps(tensor(0.5), lambda j, x: x[:, :1]))
