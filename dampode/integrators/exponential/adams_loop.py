@@ -113,7 +113,7 @@ class AdamsLoop(AdaptiveLoop):
         x, t = restart.change(self._history.x), self._time(self.tau)
         self.splitting = self.splitting.at(t, x)
         self._n1 = self.splitting.nonlinear(t, x)
-        newest = torch.from_numpy(self._control.newest).to(x.device)
+        newest = torch.from_numpy(self._control.newest.copy()).to(x.device)  # the control changes it in place
         self._history = restarted_history(self._history, self.splitting, x, self._n1, newest, restart.samples)
         self._control.restart(restart.samples.cpu().numpy())
         self._count_active()
