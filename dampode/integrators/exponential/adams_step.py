@@ -195,10 +195,12 @@ def _products(weights: Tensor, values: Tensor) -> Tensor:
     return torch.bmm(weights, values)
 
 
-@torch.compiler.assume_constant_result
 def _rounds_products() -> bool:
     """Whether torch may round products of float32 matrices to fewer bits."""
     return torch.get_float32_matmul_precision() != "highest"
+
+
+torch.compiler.assume_constant_result(_rounds_products)  # type: ignore[no-untyped-call]
 
 
 def _per_slot(lam: Tensor, x: Tensor) -> Tensor:
