@@ -21,7 +21,8 @@ from dampode.integrators.exponential.adams_step import (
     restarted_history,
 )
 from dampode.integrators.exponential.multistep_weights import Nodes
-from dampode.integrators.exponential.order_control import STIFF_BOUND, Judgement, OrderControl
+from dampode.integrators.exponential.order_choice import STIFF_BOUND, Judgement
+from dampode.integrators.exponential.order_control import OrderControl
 from dampode.integrators.exponential.stiffness import warn_if_stiff
 from dampode.integrators.output_times import with_ends
 from dampode.integrators.shifts import per_sample

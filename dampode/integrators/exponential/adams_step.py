@@ -20,7 +20,6 @@ __all__ = [
     "TriedStep",
     "first_history",
     "moved_history",
-    "products",
     "restarted_history",
     "step_weights",
     "try_step",
@@ -200,7 +199,7 @@ def _rounds_products() -> bool:
     return torch.get_float32_matmul_precision() != "highest"
 
 
-torch.compiler.assume_constant_result(_rounds_products)  # type: ignore[no-untyped-call]
+torch.compiler.assume_constant_result(_rounds_products)
 
 
 def _per_slot(lam: Tensor, x: Tensor) -> Tensor:
