@@ -8,7 +8,7 @@ from dampode.dynamics import DampedODEFunc
 from dampode.functional import Scalar
 from dampode.integrators.call_counter import Call, CallCounter
 from dampode.integrators.randomness import repeats
-from dampode.integrators.step_control import Tolerance
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["IndependenceProbe"]
 
@@ -83,8 +83,8 @@ class IndependenceProbe:
     @torch.no_grad()
     def _differ(self, got: Parts, expected: Parts, x: Tensor) -> Tensor:
         """Which samples differ by more than rounding and the tolerance in λ, ρ(λ) and f, (3, N)."""
-        share = max(_SHARE * self._tol.rtol, _ROUNDING * torch.finfo(x.dtype).eps)
-        size = share * _largest(torch.where(torch.isfinite(x), x, 0.0)) + _SHARE * self._tol.atol
+        share = max(_SHARE * self._tol.smallest_rtol, _ROUNDING * torch.finfo(x.dtype).eps)
+        size = share * _largest(torch.where(torch.isfinite(x), x, 0.0)) + _SHARE * self._tol.smallest_atol
         span = self._span.to(x).reshape(-1, *[1] * (x.ndim - 1))
         slacks: tuple[float | Tensor, ...] = (0.0, 0.0, size / span)
         return torch.stack([_differs(a, b, x, share, slack) for a, b, slack in zip(got, expected, slacks, strict=True)])

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
-from dampode.fields import Autonomous, TimeDependent
 from dampode.integrators.base import IntegrationError
 from dampode.integrators.randomness import repeats
 from dampode.integrators.recompute import OutsideTensors
@@ -76,11 +75,7 @@ class WatchedField:
         """A callback of the user for torchdiffeq, and a watch over the steps of the adjoint."""
         if name not in _CALLBACKS:
             raise AttributeError(name)
-        f = self.func.f
-        owners = (self.func, f, f.f) if isinstance(f, Autonomous | TimeDependent) else (self.func, f)
-        callback: Callable[..., None] | None = next(
-            (found for owner in owners if (found := getattr(owner, name, None)) is not None), None
-        )
+        callback: Callable[..., None] | None = getattr(self.func, name, None) or self.func.f.callback(name)
         if name == "callback_step_adjoint" and self._method != "scipy_solver":  # which knows no callbacks
             return AdjointWatch(callback, self._times, self._max_steps)
         if name == "callback_accept_step" and self._is_adaptive and self._method != "scipy_solver":

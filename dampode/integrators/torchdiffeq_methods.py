@@ -3,19 +3,21 @@
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torchdiffeq
 from torch import Tensor
 
-from dampode._checks import require_instance, require_positive
+from dampode._checks import require_instance
 from dampode.dynamics import DampedODEFunc
-from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
+from dampode.functional import Scalar
+from dampode.integrators.base import IntegrationError, Integrator, LayOut, require_call, require_single
 from dampode.integrators.dense_solution import require_no_dense
 from dampode.integrators.jumps import Jumps, require_no_jumps
 from dampode.integrators.sample_times import require_shared
 from dampode.integrators.solution import Solution, solution_of_batch
+from dampode.integrators.tolerance import Tolerance, Tolerances, require_tolerance
 from dampode.integrators.torchdiffeq_adjoint import require_digits, require_whole
 from dampode.integrators.torchdiffeq_field import WatchedField
 from dampode.integrators.torchdiffeq_scipy import solved_by_scipy
@@ -44,7 +46,9 @@ class TorchDiffEq(Integrator):
 
     Args:
         method: a torchdiffeq method, "dopri5", "rk4", ...
-        rtol, atol: tolerances of an adaptive method, > 0.
+        rtol, atol: tolerances of an adaptive method, > 0: numbers, or tensors that broadcast to the state. For a
+            structured state also a tuple, list or dict of these, a value for each part. The backward pass of the
+            adjoint takes the smallest of them.
         adjoint: whether gradients come from the continuous adjoint instead of backpropagation through the steps. The
             adjoint re-integrates the state backwards from each output time to the one before. Memory stays constant,
             but damping makes errors grow like e^{λΔt}, so gradients lose accuracy quickly as λΔt grows
@@ -76,8 +80,8 @@ class TorchDiffEq(Integrator):
     """
 
     method: str = "dopri5"
-    rtol: float = 1e-5
-    atol: float = 1e-7
+    rtol: Tolerances = field(default=1e-5, hash=False)
+    atol: Tolerances = field(default=1e-7, hash=False)
     adjoint: bool = False
     options: Mapping[str, Any] | None = field(default=None, hash=False)
 
@@ -92,13 +96,17 @@ class TorchDiffEq(Integrator):
                 'the norm "seminorm" needs adjoint=True, because it leaves the gradients of the parameters out of the '
                 "error of the backward pass, got adjoint=False; set adjoint=True, or leave norm out"
             )
-        require_positive(self.rtol, "rtol")
-        require_positive(self.atol, "atol")
+        require_tolerance(self.rtol, "rtol")
+        require_tolerance(self.atol, "atol")
         try:
             # torchdiffeq refuses an unknown method with a list of the installed ones
             torchdiffeq.odeint(lambda t, y: y, torch.zeros(1), torch.zeros(1), method=self.method)
         except ValueError as error:
             raise ValueError(f"method must be one that the installed torchdiffeq offers: {error}") from None
+
+    def laid_out(self, flat: LayOut) -> Self:
+        """This integrator with the tolerances of a structured state laid out as the state is."""
+        return replace(self, rtol=flat(self.rtol, "rtol"), atol=flat(self.atol, "atol"))
 
     def __call__(self, func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> Tensor:
         """The state at t1."""
@@ -122,7 +130,7 @@ class TorchDiffEq(Integrator):
     ) -> Solution:
         """The states with the calls of f and a status per sample. If torchdiffeq gives up, all samples fail at t[0]."""
         _require_shared(times, jumps)
-        require_no_dense(dense, "TorchDiffEq", "take AdaptiveExponential, KenCarp4 or a fixed step")
+        require_no_dense(dense, "TorchDiffEq", "take ExponentialAdams, KenCarp4 or a fixed step")
         field = self._watched(func, times)
         try:
             xs = self._integrated(field, x, times)
@@ -173,11 +181,15 @@ class TorchDiffEq(Integrator):
         if self.adjoint:
             require_digits(field.func, x, times)
             require_whole(field.func.parameters())
-        settings: dict[str, Any] = {"rtol": self.rtol, "atol": self.atol, "method": self.method}
+        tol = Tolerance.of(self.rtol, self.atol, x)
+        settings: dict[str, Any] = {"rtol": tol.rtol, "atol": tol.atol, "method": self.method}
         settings["options"] = self._options(times)
+        if self.method == "scipy_solver":  # SciPy takes a value for each of its numbers
+            settings |= {name: _in_a_row(settings[name], x) for name in ("rtol", "atol")}
         if self.adjoint:
             params = tuple(p for p in field.func.parameters() if p.requires_grad)
             settings |= {"adjoint_params": params, "adjoint_options": self._adjoint_options(times)}
+            settings |= {"adjoint_rtol": tol.smallest_rtol, "adjoint_atol": tol.smallest_atol}
         odeint: Callable[..., Tensor] = torchdiffeq.odeint_adjoint if self.adjoint else torchdiffeq.odeint
         try:
             if self.method == "scipy_solver":
@@ -207,6 +219,14 @@ class TorchDiffEq(Integrator):
         if len(xs) < len(times):  # SciPy's solvers leave out what they did not reach
             raise field.failure(self.method, f"stopped after {len(xs)} of {len(times)} times")
         return xs
+
+
+def _in_a_row(tolerance: Scalar, x: Tensor) -> Any:
+    """A tolerance as a number, or as a NumPy array of one value for the clock of `solved_by_scipy` and x's values."""
+    if not isinstance(tolerance, Tensor):
+        return tolerance
+    row = tolerance.expand_as(x).reshape(-1)
+    return torch.cat((row[:1], row)).cpu().numpy()
 
 
 def _require_shared(times: Tensor, jumps: Jumps | None) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from dampode import DampedBlock, DampedODEFunc, odeint, solve
 from dampode.damping import Constant, Learned
-from dampode.fields import VectorField
+from dampode.fields import TimeDependent, VectorField
 from dampode.integrators import IntegrationError, Status, TorchDiffEq
 from dampode.integrators.stiff_steps import StiffnessWarning
 from tests.helpers.oracles import Forced
@@ -183,6 +183,40 @@ def test_callbacks_and_seminorm(norm):
     assert f.steps["forward"] > 1
     assert f.steps["backward"] > 1
     assert f.weight.grad.item() == pytest.approx(6 * math.exp(-1), rel=1e-4)
+
+
+class CalledWithPairs(Called):
+    """The same for a pair, whose callbacks keep what they get."""
+
+    def __init__(self):
+        super().__init__()
+        self.got = {}
+
+    def forward(self, t, x):
+        return self.weight * x[0], 0 * x[1]
+
+    def callback_step(self, t, x, dt):
+        self.got["forward"] = x
+
+    def callback_accept_step(self, t, x, dt):
+        self.got["accepted"] = x
+
+    def callback_step_adjoint(self, t, x, dt):
+        self.got["backward"] = x
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, TimeDependent], ids=["field", "module"])
+def test_callbacks_of_a_structured_state_get_the_structure(wrap):
+    f = CalledWithPairs()
+    x = torch.ones(2, 3), torch.ones(2, 2, dtype=torch.complex64)
+    xs = odeint(DampedODEFunc(wrap(f), Constant(0.0)), x, torch.tensor([0.0, 1.0]), TorchDiffEq(adjoint=True))
+    xs[0][-1].sum().backward()
+    for pair in (f.got["forward"], f.got["accepted"], f.got["backward"][1], f.got["backward"][2]):
+        assert [(tuple(part.shape), part.dtype) for part in pair] == [
+            ((2, 3), torch.float32),
+            ((2, 2), torch.complex64),
+        ]
+    assert len(f.got["backward"]) == 4  # with ∂L/∂t and ∂L/∂weight
 
 
 def test_seminorm_is_of_the_adjoint():

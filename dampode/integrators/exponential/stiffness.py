@@ -9,8 +9,8 @@ from dampode.dynamics import DampedODEFunc
 from dampode.integrators.exponential_rk import KrogstadStep
 from dampode.integrators.sample_times import first_times
 from dampode.integrators.solution import Solution
-from dampode.integrators.step_control import Tolerance
 from dampode.integrators.stiff_steps import StiffnessWarning
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["field_to_damping_ratio", "is_creeping", "warn_if_errors_add_up", "warn_if_stiff"]
 
