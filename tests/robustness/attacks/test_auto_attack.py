@@ -220,7 +220,6 @@ def test_images_are_broken_alike_in_batches_of_7_and_500_and_without_their_neigh
     assert torch.equal(correct(model, alone, y[:20]), flags[:20])
 
 
-@pytest.mark.parametrize("norm", RADII)
 @pytest.mark.parametrize(
     "attack", [TargetedAPGD(steps=20), TargetedFAB(steps=10), APGD(steps=20, restarts=4), FAB(steps=5, restarts=4)]
 )
@@ -240,6 +239,7 @@ def test_runs_that_share_passes_give_what_they_give_one_after_another(attack):
     assert torch.allclose(together, alone, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("norm", RADII)
 def test_auto_attack_is_at_least_as_strong_as_each_of_its_attacks(norm):
     (x, y), model = few_digits(), classifier()
     x, y, eps = x[:70], y[:70], RADII[norm]
