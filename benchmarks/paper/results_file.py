@@ -124,7 +124,7 @@ def read_current(folder: Path) -> list[Result]:
 
 
 def sound_path(folder: Path, job: Job) -> Path:
-    """The file of a job's measurement under a sound protocol. It holds a report, as `Report.to_json` writes it."""
+    """The file of a job's measurement under a sound protocol. Its key "report" is what `Report.to_json` writes."""
     return folder / "sound" / f"{job.stem}.json"
 
 

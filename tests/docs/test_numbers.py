@@ -44,6 +44,16 @@ def factor(ratio):
 
 
 @quotes
+def steady_state_calls():
+    rows = results("steady_state")["rows"]
+    calls = {(r["field"], r["dtype"], r["tolerance"], r["solver"]): r["calls"] for r in rows}
+    solvers = ("SteadyState", "torchdeq anderson", "torchdeq broyden")
+    for field in dict.fromkeys(r["field"] for r in rows):
+        at = (("float32", 1e-4), ("float32", 1e-5), ("float64", 1e-6), ("float64", 1e-8))
+        yield row(field, *(" / ".join(str(calls[field, *where, solver]) for solver in solvers) for where in at))
+
+
+@quotes
 def readme_beside_plain():
     everything = results_file.read_current(results_file.RESULTS)
     more = {}

@@ -277,9 +277,10 @@ SOUND_HEAD = """### The paper's attacks beside sound ones
 
 The paper's step of 2/255 is twice ε at ε = 1/255. The iteration then jumps between the faces of the ball, and a
 network looks more robust than it is. Each network is therefore measured a second time, on the same images and radii:
-under PGD with α = ε/4 and five restarts, and under APGD on the cross entropy with 100 steps. The column "sound" is the
-accuracy in the worst case of these attacks, in percent. The measurements lie in `benchmarks/results/paper/sound/`. A
-run measures both ways. A complete result whose checkpoint was kept gets the second measurement by the same command."""
+under PGD with α = ε/4 and five restarts, and under APGD on the cross entropy with 100 steps. The column "sound" is
+the accuracy in the worst case of these attacks, in percent. The measurements lie in
+`benchmarks/results/paper/sound/`. A run measures both ways, and a complete result whose checkpoint was kept gets the
+second measurement by the same command."""
 
 ABLATION_HEAD = """With batch norm on the state, a frozen λ only sets the gains of the branches, which are the factors
 in front of them (`dampode.models.fold`). The robustness of a damped network may therefore come from the training of λ,
