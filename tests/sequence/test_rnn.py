@@ -82,6 +82,16 @@ def test_equals_the_cells(kind):
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-7)
 
 
+def test_gradients_of_a_long_series_equal_those_of_the_cells():
+    rnn = DampedRNN(2, 3, SCALES, masked=True, cell=plain).double()
+    x, times, mask = series(2, 75)
+    parameters = list(rnn.parameters())
+    outputs = rnn(x, times, mask)[0], one_by_one(rnn.cells[0], x, times, mask)
+    ours, theirs = (torch.autograd.grad(out.square().sum(), parameters) for out in outputs)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
 def test_equals_a_solve_with_jumps():
     rnn = DampedRNN(2, 5, SCALES, cell=plain).double()
     (cell,) = rnn.cells
