@@ -57,7 +57,7 @@ class Args:
     seeds: int = 5
     """seeds per row"""
     quick: bool = False
-    """one epoch, prints only"""
+    """two epochs, prints only"""
 
 
 def batches(task: Task, rows: Tensor, shuffle: bool) -> Iterator[tuple[Tensor, ...]]:
@@ -158,7 +158,7 @@ def main(args: Args) -> None:
             data = made[task](seed) if missing else None
             for name in missing:
                 assert data is not None
-                epochs = 1 if args.quick else EPOCHS.get(task, 60)
+                epochs = 2 if args.quick else EPOCHS.get(task, 60)
                 row = train(data, name, seed, epochs)
                 print(task, name, seed, row, flush=True)
                 rows[f"{task}|{name}|{seed}"] = row
