@@ -18,7 +18,7 @@ from dampode import (
     stability,
     weighting,
 )
-from dampode.block import DampedBlock, Transition
+from dampode.block import DampedBlock, EquilibriumBlock, Transition
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import VectorField
 from dampode.integrators import EventSolution, Jumps, Solution
@@ -32,6 +32,7 @@ __version__ = version("dampode")
 __all__ = [
     "DampedBlock",
     "DampedODEFunc",
+    "EquilibriumBlock",
     "EventSolution",
     "Jumps",
     "Solution",

@@ -25,9 +25,9 @@ from dampode.integrators.output_times import scatter_states
 from dampode.integrators.recompute import recomputed
 from dampode.integrators.shifts import per_sample
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import Tolerance
 from dampode.integrators.stops import Restart
 from dampode.integrators.time_axis import TimeAxis
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["AcceptedStep", "replay"]
 
@@ -91,7 +91,7 @@ def replay(
         history = History(x, values.clone(), states[0].clone() if varies else None, corrected, value)
         start = steps[0].nodes.begin
         splitting = Splitting(func, time_of(steps[0].axis, torch.from_numpy(start)), x, calls)
-        inner = InnerStates(x, inner_tau, start)
+        inner, samples = InnerStates(x, inner_tau, start), torch.arange(len(x), device=x.device)
         for nodes, second, again, accepted, slot, axis in steps:
             calls.active = torch.from_numpy(nodes.end > nodes.begin).to(x.device)
             time = axis.time(torch.from_numpy(nodes.end), x.dtype).double().numpy()
@@ -100,13 +100,13 @@ def replay(
             inner.add(planned, tried, history.x, splitting.lam, accepted)
             every = bool(accepted.all())
             mask = None if every else per_sample(torch.from_numpy(accepted).to(x.device), x)
-            history = moved_history(history, tried, splitting.lam, slot, mask)
+            history = moved_history(history, tried, splitting.lam, (samples, slot), mask)
             reached = torch.from_numpy(np.where(accepted, nodes.end, nodes.begin))
             splitting = tried.splitting if every else splitting.at(time_of(axis, reached), history.x)
         states = [] if history.states is None else [history.states]
         return history.x, history.values, history.corrected, history.value, *states, *inner.indexed_states()
 
-    begin = first_history(splitting, x, n1, slots)
+    begin = first_history(splitting, x, n1.to(x.dtype), slots)
     indices, inner_states = [], []
     slot = torch.zeros(len(x), dtype=torch.long, device=x.device)  # of each sample's newest value
     kept = [begin.x, begin.values, begin.corrected, begin.value, *(() if begin.states is None else (begin.states,))]
@@ -116,7 +116,8 @@ def replay(
             after, t = part.change(kept[0]), time_of(part.axis, part.tau)
             splitting = Splitting(func, t, after, calls)
             history = History(kept[0], kept[1], kept[4] if varies else None, kept[2], kept[3])
-            history = restarted_history(history, splitting, after, splitting.nonlinear(t, after), slot, part.samples)
+            n1 = splitting.nonlinear(t, after).to(x.dtype)
+            history = restarted_history(history, splitting, after, n1, slot, part.samples)
             kept = [history.x, history.values, history.corrected, history.value]
             kept += [] if history.states is None else [history.states]
         else:

@@ -13,10 +13,11 @@ from dampode.integrators import AdaptiveExponential, ExponentialAdams, Status
 from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.exponential.adams_plan import plan_step, sample_damping
 from dampode.integrators.exponential.adams_step import first_history, moved_history, try_step
-from dampode.integrators.exponential.multistep_weights import MAX_ORDER, Nodes
+from dampode.integrators.exponential.moments import MAX_ORDER
+from dampode.integrators.exponential.multistep_weights import Nodes
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import Tolerance
 from dampode.integrators.stiff_steps import StiffnessWarning
+from dampode.integrators.tolerance import Tolerance
 from dampode.weighting import one_plus, unit
 from tests.helpers.oracles import Forced, dop853
 
@@ -39,8 +40,8 @@ def fixed_steps(func, exact, order, steps, span):
     history = first_history(splitting, x, past[0], slots)
     for n, value in enumerate(past):
         history.values[:, n] = value
-    times, worst = np.zeros((slots, size)), 0.0
-    times[:order] = h * np.arange(order)[:, None]
+    times, worst = np.zeros((size, slots)), 0.0
+    times[:, :order] = h * np.arange(order)
     none = np.zeros(size, dtype=bool)
     for n in range(order - 1, steps):
         newest = np.full(size, n % slots)
@@ -49,9 +50,10 @@ def fixed_steps(func, exact, order, steps, span):
         nodes = Nodes(times.copy(), newest, count, count, begin, begin + h)
         planned = plan_step(nodes, nodes.end, 1.0, sample_damping(splitting, x), none, none, x)
         tried = try_step(splitting, history, planned.plan, Tolerance(1.0, 1.0))
-        slot = (newest + 1) % slots
-        history = moved_history(history, tried, splitting.lam, torch.from_numpy(slot), None)
-        times[slot, np.arange(size)] = nodes.end
+        slot, sample = (newest + 1) % slots, np.arange(size)
+        index = torch.from_numpy(sample), torch.from_numpy(slot)
+        history = moved_history(history, tried, splitting.lam, index, None)
+        times[sample, slot] = nodes.end
         worst = max(worst, (history.x - exact((n + 1) * h)).abs().max().item())
     return worst
 
@@ -270,3 +272,43 @@ def test_compiled_is_the_same():
         torch.testing.assert_close(
             odeint(func, x, t, ExponentialAdams(compile=True)), odeint(func, x, t, ExponentialAdams())
         )
+
+
+@pytest.mark.parametrize("kind", ["scalar", "per channel", "gated"])
+def test_autocast_is_for_f_only(kind):
+    """The solver's own sums keep float32: the answer is that of the same f rounded to bfloat16."""
+    inner = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+    damping, x, t = DAMPINGS[kind](), torch.randn(3, 3), torch.linspace(0.0, 1.0, 3)
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            got = odeint(DampedODEFunc(inner, damping), x, t, ExponentialAdams(1e-3, 1e-4))
+        want = odeint(DampedODEFunc(inner, damping), x, t, ExponentialAdams(1e-3, 1e-4))
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, want, rtol=0.02, atol=0.01)
+    constant = DampedODEFunc(lambda x: torch.full_like(x, 0.3), Constant(torch.tensor([0.5, 1.0, 7.0])))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        got = odeint(constant, x, t, ExponentialAdams(1e-5, 1e-7))
+    torch.testing.assert_close(got, odeint(constant, x, t, ExponentialAdams(1e-5, 1e-7)), rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_under_autocast_with_recomputation():
+    inner, x = nn.Linear(3, 3), torch.randn(2, 3, requires_grad=True)
+    for recompute in (None, 2):
+        with torch.autocast("cpu", torch.bfloat16):
+            end = odeint(
+                DampedODEFunc(inner, Constant(1.0)), x, torch.tensor([0.0, 1.0]), ExponentialAdams(recompute=recompute)
+            )
+        (gradient,) = torch.autograd.grad(end.sum(), x)
+        assert torch.isfinite(gradient).all()
+        assert not torch.is_autocast_enabled("cpu")
+
+
+def test_settings_that_round_products_change_nothing(monkeypatch):
+    func, x, t = DampedODEFunc(Forced(3), Constant(2.0)).float(), torch.randn(2, 3), torch.linspace(0.0, 1.0, 3)
+    want = odeint(func, x, t, ExponentialAdams())
+    monkeypatch.setattr(torch, "bmm", lambda a, b: (a.bfloat16() @ b.bfloat16()).float())
+    torch.set_float32_matmul_precision("medium")
+    try:
+        torch.testing.assert_close(odeint(func, x, t, ExponentialAdams()), want, rtol=1e-5, atol=1e-6)
+    finally:
+        torch.set_float32_matmul_precision("highest")
