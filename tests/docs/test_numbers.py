@@ -6,6 +6,7 @@ NAME below computes from the results what that text must hold, formatted as on t
 
 import json
 import re
+from statistics import mean, stdev
 
 import pytest
 
@@ -263,6 +264,18 @@ def random_calls():
     for called, counts in found["outcomes"].items():
         numbers = (sum(counts.values()), counts.get("fault", 0), counts.get("slow", 0))
         yield row(called, *(f"{number:,}" for number in numbers))
+
+
+@quotes
+def irregular_physionet():
+    scores = {}
+    for key, found in results("sequence_quality")["results"].items():
+        task, name, _ = key.split("|")
+        if task == "PhysioNet":
+            scores.setdefault(name, []).append(found["score"])
+    for name, values in scores.items():
+        if len(values) > 1:
+            yield row(name, f"{mean(values):.3f} ± {stdev(values):.3f}", len(values))
 
 
 @pytest.mark.parametrize(("page", "numbers"), [("training", training_numbers)])
