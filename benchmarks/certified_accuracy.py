@@ -4,7 +4,11 @@
     python -m benchmarks.certified_accuracy --root DIR --small   3,000 images, 4 epochs
 
 Each network is `models.contractive_resnet` with relu, trained by `training.fit` with a margin. By theory a constant λ
-with relu is a scale, which changes no radius; what differs between the rows is training.
+with relu is a scale. So two rules of training are compared:
+
+- equal radius: margin and temperature are multiplied by the constant e^{-λ n} of the n flows, so that every λ is asked
+  for the same radius. What then differs between the rows is rounding and the scale of the biases.
+- equal margin: margin and temperature are the same numbers, so that a larger λ is asked for a larger radius.
 
 - Clean: accuracy on test images.
 - Certified: share of images that are right and whose radius is at least ε.
@@ -25,7 +29,7 @@ import tyro
 from torch import Tensor, nn
 
 from benchmarks.common.record import command, provenance, write
-from dampode import data, models
+from dampode import DampedBlock, data, models
 from dampode.robustness import PGD
 from dampode.stability import certify, lipschitz
 from dampode.training import Recipe, fit
@@ -74,21 +78,19 @@ def broken(model: nn.Module, x: Tensor, y: Tensor, radii: Tensor, restarts: int)
     return flips
 
 
-def measure(args: Args, images: data.ImageData, lam: float) -> dict[str, Any]:
+def measure(args: Args, images: data.ImageData, lam: float, rule: str) -> dict[str, Any]:
     """Train and measure one network."""
     torch.manual_seed(args.seed)
-    size: dict[str, int] = {"width": 16, "blocks": 4, "dense": 1, "features": 128} if args.small else {}
-    model = models.contractive_resnet(lam=lam, **size)  # type: ignore[arg-type]
-    recipe = Recipe(
-        epochs=4 if args.small else 40,
-        batch_size=64,
-        lr=0.02,
-        weight_decay=0.0,
-        margin=0.1 * math.exp(-lam),
-        temperature=0.1,
-    )
+    if args.small:
+        model = models.contractive_resnet(lam=lam, width=16, blocks=4, dense=1, features=128)
+    else:
+        model = models.contractive_resnet(lam=lam)
+    flows = sum(isinstance(layer, DampedBlock) for layer in model)
+    scale = 0.1 * math.exp(-lam * flows) if rule == "equal radius" else 0.1
+    epochs = 4 if args.small else 40
+    recipe = Recipe(epochs, 64, lr=0.02, weight_decay=0.0, margin=scale, temperature=scale)
     begin = time.perf_counter()
-    history = fit(model, images, recipe, seed=args.seed, label=f"λ = {lam}")
+    history = fit(model, images, recipe, seed=args.seed, label=f"{rule}, λ = {lam}")
     seconds = time.perf_counter() - begin
     model.eval()
     x, y = data.pixels(images.x_test), images.y_test
@@ -110,6 +112,7 @@ def measure(args: Args, images: data.ImageData, lam: float) -> dict[str, Any]:
     ]
     return {
         "lam": lam,
+        "rule": rule,
         "clean": float((radii > 0).double().mean()),
         "radii": rows,
         "broken": broken(model, x[few], y[few], radii[few], args.restarts),
@@ -134,10 +137,11 @@ def main(args: Args) -> None:
             y_test=images.y_test[:1000],
         )
     rows = []
-    for lam in args.lams:
-        rows.append(measure(args, images, lam))
-        print(rows[-1], flush=True)
-    print(write("certified_accuracy", {**provenance(command(), args.seed), "small": args.small, "rows": rows}))
+    for rule in ("equal radius", "equal margin"):
+        for lam in args.lams:
+            rows.append(measure(args, images, lam, rule))
+            print(rows[-1], flush=True)
+        print(write("certified_accuracy", {**provenance(command(), args.seed), "small": args.small, "rows": rows}))
 
 
 if __name__ == "__main__":

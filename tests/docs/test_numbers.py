@@ -54,6 +54,21 @@ def steady_state_calls():
 
 
 @quotes
+def three_networks():
+    def percent(share):
+        return "–" if share is None else f"{100 * share:.1f}"
+
+    for r in results("certified_digits")["rows"]:
+        pairs = (f"{percent(at['pgd'])} / {percent(at['certified'])}" for at in r["radii"])
+        yield row(r["network"], f"{r['parameters']:,}", percent(r["clean"]), *pairs)
+    beside = results("equilibrium_digits")
+    sizes = {r["network"]: r["parameters"] for r in beside["rows"]}
+    yield f"With {sizes['equilibrium']:,} parameters"
+    yield f"reaches {percent(beside['means']['equilibrium'])} %"
+    yield f"In-ResNet with {sizes['in_resnet']:,} parameters reaches {percent(beside['means']['in_resnet'])} %"
+
+
+@quotes
 def readme_beside_plain():
     everything = results_file.read_current(results_file.RESULTS)
     more = {}
