@@ -32,7 +32,7 @@ from benchmarks.common.record import command, provenance, write
 from dampode import DampedBlock, data, models
 from dampode.robustness import PGD
 from dampode.stability import certify, lipschitz
-from dampode.training import Recipe, fit
+from dampode.training import MarginLoss, Recipe, fit
 
 RADII = (36 / 255, 72 / 255)
 
@@ -88,9 +88,9 @@ def measure(args: Args, images: data.ImageData, lam: float, rule: str) -> dict[s
     flows = sum(isinstance(layer, DampedBlock) for layer in model)
     scale = 0.1 * math.exp(-lam * flows) if rule == "equal radius" else 0.1
     epochs = 4 if args.small else 40
-    recipe = Recipe(epochs, 64, lr=0.02, weight_decay=0.0, margin=scale, temperature=scale)
+    recipe = Recipe(epochs, 64, lr=0.02, weight_decay=0.0)
     begin = time.perf_counter()
-    history = fit(model, images, recipe, seed=args.seed, label=f"{rule}, λ = {lam}")
+    history = fit(model, images, recipe, seed=args.seed, label=f"{rule}, λ = {lam}", loss=MarginLoss(scale, scale))
     seconds = time.perf_counter() - begin
     model.eval()
     x, y = data.pixels(images.x_test), images.y_test

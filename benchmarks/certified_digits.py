@@ -22,7 +22,7 @@ from dampode.data import Augmentation
 from dampode.integrators import SteadyState
 from dampode.robustness import PGD
 from dampode.stability import certify
-from dampode.training import Recipe, fit
+from dampode.training import MarginLoss, Recipe, fit
 
 RADII = (0.1, 0.3, 0.5)
 
@@ -58,8 +58,8 @@ def measure(name: str, model: nn.Module, args: Args) -> dict[str, Any]:
     still = Augmentation(pad=0, flip=False)
     certified = isinstance(model, nn.Sequential)
     lr, decay, margin, temperature = (0.02, 0.0, 0.2, 0.1) if certified else (0.1, 1e-4, 0.0, 1.0)
-    recipe = Recipe(args.epochs, 64, lr, weight_decay=decay, augmentation=still, margin=margin, temperature=temperature)
-    fit(model, images, recipe, seed=args.seed, label=name)
+    recipe = Recipe(args.epochs, 64, lr, weight_decay=decay, augmentation=still)
+    fit(model, images, recipe, seed=args.seed, label=name, loss=MarginLoss(margin, temperature))
     model.eval()
     x, y = data.pixels(images.x_test), images.y_test
     radii = certify(model, x, y) if isinstance(model, nn.Sequential) else None

@@ -15,7 +15,7 @@ from dampode.data import Augmentation
 from dampode.integrators import AdaptiveExponential, ExponentialEuler
 from dampode.robustness import PGD
 from dampode.stability import certify, lipschitz
-from dampode.training import Recipe, fit
+from dampode.training import MarginLoss, Recipe, fit
 
 
 @cache
@@ -26,16 +26,8 @@ def trained(lam=0.1):
         model = models.contractive_resnet(
             10, width=8, blocks=2, dense=1, features=64, size=(8, 8), in_channels=1, lam=lam
         )
-    recipe = Recipe(
-        epochs=8,
-        batch_size=64,
-        lr=0.02,
-        weight_decay=0.0,
-        margin=0.1,
-        temperature=0.1,
-        augmentation=Augmentation(0, flip=False),
-    )
-    fit(model, data.load("digits"), recipe)
+    recipe = Recipe(epochs=8, batch_size=64, lr=0.02, weight_decay=0.0, augmentation=Augmentation(0, flip=False))
+    fit(model, data.load("digits"), recipe, loss=MarginLoss(margin=0.1, temperature=0.1))
     return model.eval()
 
 
