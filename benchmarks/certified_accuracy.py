@@ -3,12 +3,8 @@
     python -m benchmarks.certified_accuracy --root DIR           hours
     python -m benchmarks.certified_accuracy --root DIR --small   3,000 images, 4 epochs
 
-Each network is `models.contractive_resnet` with relu, trained by `training.fit` with a margin. By theory a constant λ
-with relu is a scale. So two rules of training are compared:
-
-- equal radius: margin and temperature are multiplied by the constant e^{-λ n} of the n flows, so that every λ is asked
-  for the same radius. What then differs between the rows is rounding and the scale of the biases.
-- equal margin: margin and temperature are the same numbers, so that a larger λ is asked for a larger radius.
+Each network is `models.contractive_resnet` with relu, trained by `training.fit` with the same margin in the logits. By
+theory a constant λ with relu is a scale, so the same margin asks for a larger radius where λ is larger.
 
 - Clean: accuracy on test images.
 - Certified: share of images that are right and whose radius is at least ε.
@@ -29,7 +25,7 @@ import tyro
 from torch import Tensor, nn
 
 from benchmarks.common.record import command, provenance, write
-from dampode import DampedBlock, data, models
+from dampode import data, models
 from dampode.robustness import PGD
 from dampode.stability import certify, lipschitz
 from dampode.training import MarginLoss, Recipe, fit
@@ -78,19 +74,17 @@ def broken(model: nn.Module, x: Tensor, y: Tensor, radii: Tensor, restarts: int)
     return flips
 
 
-def measure(args: Args, images: data.ImageData, lam: float, rule: str) -> dict[str, Any]:
+def measure(args: Args, images: data.ImageData, lam: float) -> dict[str, Any]:
     """Train and measure one network."""
     torch.manual_seed(args.seed)
     if args.small:
         model = models.contractive_resnet(lam=lam, width=16, blocks=4, dense=1, features=128)
     else:
         model = models.contractive_resnet(lam=lam)
-    flows = sum(isinstance(layer, DampedBlock) for layer in model)
-    scale = 0.1 * math.exp(-lam * flows) if rule == "equal radius" else 0.1
     epochs = 4 if args.small else 40
     recipe = Recipe(epochs, 64, lr=0.02, weight_decay=0.0)
     begin = time.perf_counter()
-    history = fit(model, images, recipe, seed=args.seed, label=f"{rule}, λ = {lam}", loss=MarginLoss(scale, scale))
+    history = fit(model, images, recipe, seed=args.seed, label=f"λ = {lam}", loss=MarginLoss(0.1, 0.1))
     seconds = time.perf_counter() - begin
     model.eval()
     x, y = data.pixels(images.x_test), images.y_test
@@ -112,7 +106,6 @@ def measure(args: Args, images: data.ImageData, lam: float, rule: str) -> dict[s
     ]
     return {
         "lam": lam,
-        "rule": rule,
         "clean": float((radii > 0).double().mean()),
         "radii": rows,
         "broken": broken(model, x[few], y[few], radii[few], args.restarts),
@@ -137,11 +130,10 @@ def main(args: Args) -> None:
             y_test=images.y_test[:1000],
         )
     rows = []
-    for rule in ("equal radius", "equal margin"):
-        for lam in args.lams:
-            rows.append(measure(args, images, lam, rule))
-            print(rows[-1], flush=True)
-        print(write("certified_accuracy", {**provenance(command(), args.seed), "small": args.small, "rows": rows}))
+    for lam in args.lams:
+        rows.append(measure(args, images, lam))
+        print(rows[-1], flush=True)
+    print(write("certified_accuracy", {**provenance(command(), args.seed), "small": args.small, "rows": rows}))
 
 
 if __name__ == "__main__":
