@@ -5,7 +5,19 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from dampode import damping, data, fields, functional, integrators, models, paths, robustness, stability, weighting
+from dampode import (
+    damping,
+    data,
+    fields,
+    functional,
+    integrators,
+    models,
+    paths,
+    robustness,
+    sequence,
+    stability,
+    weighting,
+)
 from dampode.block import DampedBlock, EquilibriumBlock, Transition
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import VectorField
@@ -38,6 +50,7 @@ __all__ = [
     "paths",
     "plots",
     "robustness",
+    "sequence",
     "solve",
     "stability",
     "training",

@@ -74,7 +74,8 @@ class DampedBlock(nn.Module):
         """The state at t_span[1], (N, *S), in the structure of x."""
         if not isinstance(x, Tensor) or x.is_complex():
             flat = flattened(self.func, x)
-            return cast(State, flat.layout.unflatten(self.integrator(flat.func, flat.x, *self.t_span)))
+            integrator = self.integrator.laid_out(flat.tolerance)
+            return cast(State, flat.layout.unflatten(integrator(flat.func, flat.x, *self.t_span)))
         require_state(x)
         return cast(State, self.integrator(self.func, x, *self.t_span))
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dampode.integrators.implicit.gradients import gmres, with_implicit_gradient
+from dampode.integrators.implicit.gradients import with_implicit_gradient
+from dampode.integrators.implicit.krylov import gmres
 
 __all__ = ["GradientReport", "InexactGradientWarning", "equilibrium_with_gradient"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from dampode.integrators.implicit.anderson import AndersonSearch
 from dampode.integrators.implicit.equilibrium_gradient import GradientReport
 from dampode.integrators.solution import Status
-from dampode.integrators.step_control import Tolerance
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["Equilibria", "Found", "search"]
 

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["LinearSolver", "gmres", "with_implicit_gradient"]
+from dampode.integrators.implicit.krylov import gmres, norms
+
+__all__ = ["LinearSolver", "with_implicit_gradient"]
 
 Map = Callable[[Tensor], Tensor]
 
@@ -97,12 +99,12 @@ class _NewtonMatrix:
         """M^{-1} b or M^{-T} b. Autocast is for f only, so it is off here."""
         with torch.no_grad(), torch.autocast(b.device.type, enabled=False):
             product = self._transposed_product if transposed else self._product
-            return self._linear_solver(product, b.detach(), self._rtol * _norms(b))
+            return self._linear_solver(product, b.detach(), self._rtol * norms(b))
 
     def is_remainder(self, b: Tensor) -> bool:
         """Whether ``b``, of the first chord step, is no more than what the solve for the second one left over."""
         size, self.second_size = self.second_size, None
-        return size is not None and bool((_norms(b) <= 2 * self._rtol * size).all())
+        return size is not None and bool((norms(b) <= 2 * self._rtol * size).all())
 
 
 class _Inverse(torch.autograd.Function):
@@ -116,7 +118,7 @@ class _Inverse(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, b: Tensor) -> tuple[Tensor | None, None, None]:
         if ctx.second:
-            ctx.operator.second_size = _norms(b)
+            ctx.operator.second_size = norms(b)
         elif ctx.operator.is_remainder(b) and not torch.is_grad_enabled():
             return None, None, None
         solved: Tensor = _InverseTransposed.apply(b, ctx.operator)
@@ -134,54 +136,3 @@ class _InverseTransposed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return ctx.operator.solve(grad, False), None
-
-
-def _norms(b: Tensor) -> Tensor:
-    """|b| of each sample, (N,)."""
-    norm: Tensor = torch.linalg.vector_norm(b.detach().reshape(len(b), -1), dim=1)
-    return norm
-
-
-def gmres(product: Map, b: Tensor, target: Tensor, restart: int = 40, rounds: int = 5) -> Tensor:
-    """Solve A x = b to |b − A x| <= target in every sample, by restarted GMRES. Samples are solved side by side.
-
-    This is the form without a Hessenberg matrix. Images A p of directions p are made orthonormal, and the residual
-    loses its part along each image. The residual is the next direction. Where it hardly fell, the last image is the
-    next direction instead; this avoids a breakdown.
-
-    Args:
-        product: v -> A v on (N, *S), each sample by itself.
-        b: right-hand sides, (N, *S).
-        target: the largest norm of what may be left of them, (N,).
-        restart: products before a restart.
-        rounds: restarts at most.
-
-    Returns:
-        x, (N, *S).
-
-    Source: Jiránek & Rozložník 2010, Numer. Algorithms 53 (adaptive simpler GMRES).
-    """
-    x, r = torch.zeros_like(b).reshape(len(b), -1), b.reshape(len(b), -1)
-    left, target = _norms(r), target.clamp(min=torch.finfo(b.dtype).tiny ** 0.5)
-    d = r.shape[1]
-    pairs = r.new_empty(len(r), min(restart, d), 2 * d)  # an image and its direction in a row
-    for _ in range(rounds):
-        p = r
-        for k in range(pairs.shape[1]):
-            if not bool((left > target).any()):
-                return x.reshape(b.shape)
-            q = product(p.reshape(b.shape)).reshape(r.shape)
-            pair, before = torch.cat((q, p), 1)[:, None], pairs[:, :k]
-            for _ in range(2):  # twice is enough for orthogonality to rounding
-                pair = torch.baddbmm(pair, pair[:, :, :d] @ before[:, :, :d].mT, before, alpha=-1)
-            length = _norms(pair[:, :, :d])
-            scale = torch.where(length > 4 * torch.finfo(b.dtype).eps * _norms(q), 1 / length, 0.0)
-            pairs[:, k] = scale[:, None] * pair[:, 0]
-            image, direction = pairs[:, k].split(d, 1)
-            part = (image * r).sum(1, keepdim=True)
-            x, r, last = torch.addcmul(x, part, direction), torch.addcmul(r, part, image, value=-1), left
-            left = _norms(r)
-            p = torch.where((left < 0.9 * last)[:, None], r, image)
-        r = b.reshape(r.shape) - product(x.reshape(b.shape)).reshape(r.shape)
-        left = _norms(r)
-    return x.reshape(b.shape)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dampode.integrators.implicit.quasi_newton import SecantPairs
 
-__all__ = ["Iteration", "StageEquations", "StageState", "iterate", "stage_start"]
+__all__ = ["Iteration", "StageEquations", "StageState", "iterate", "scaled_residual", "stage_start"]
 
 _MAX_SECANT_ITERATIONS = 12
 """Of a stage. A shorter step costs less than more iterations."""
@@ -38,9 +38,9 @@ class StageEquations(NamedTuple):
     sample: Tensor
     """0 to N − 1, (N,)."""
     newton: Tensor
-    """The samples that iterate by Newton's method, (N, 1). The others use secants."""
+    """The samples that iterate by Newton's method, by a Jacobian or by GMRES, (N, 1). The others use secants."""
     inverse: Tensor | None
-    """`Jacobians.inverse`."""
+    """`Jacobians.inverse`. None where no sample has a Jacobian."""
 
 
 class StageState(NamedTuple):
@@ -72,18 +72,25 @@ class StageState(NamedTuple):
     """Whether N was finite at all iterates."""
 
 
-Iteration = Callable[[StageEquations, SecantPairs | None, StageState, Tensor], StageState]
+Iteration = Callable[[StageEquations, SecantPairs | None, StageState, Tensor, Tensor | None], StageState]
 """`iterate`, or its compiled form."""
 
 
-def iterate(equations: StageEquations, secants: SecantPairs | None, state: StageState, n: Tensor) -> StageState:
+def iterate(
+    equations: StageEquations,
+    secants: SecantPairs | None,
+    state: StageState,
+    n: Tensor,
+    correction: Tensor | None,
+) -> StageState:
     """One iteration. A sample whose stage has converged starts with its next stage.
 
     Args:
         equations: the equations of the step.
-        secants: the pairs kept so far; None where all samples have a Jacobian.
+        secants: the pairs kept so far; None where all samples iterate by Newton's method.
         state: where the samples are.
         n: N at the iterates, (N, d).
+        correction: `KrylovSpaces.corrections`.
 
     Returns:
         Where the samples are afterwards.
@@ -91,11 +98,13 @@ def iterate(equations: StageEquations, secants: SecantPairs | None, state: Stage
     u, solving, stage, newton = state.u, state.solving, state.stage, equations.newton
     iterations = state.iterations + 1
     again = solving & (iterations > 1)
-    scaled = torch.addcmul(torch.addcmul(-u, equations.weight, state.explicit), equations.g, n)
+    scaled = scaled_residual(equations, state, n)
     residual = scaled / equations.weight
     move = scaled
     if secants is not None:
         move = secants.correction(u - state.last_u, n - state.last_n, again & ~newton, scaled, equations.g)
+    if correction is not None:
+        move = torch.where(newton, correction, move)
     if equations.inverse is not None:
         move = torch.where(newton, torch.bmm(residual[:, None], equations.inverse.mT)[:, 0], move)
     size = torch.linalg.vector_norm(move * equations.unit, dim=1, keepdim=True)
@@ -125,6 +134,11 @@ def iterate(equations: StageEquations, secants: SecantPairs | None, state: Stage
         converged=state.converged & ~failed,
         finite=state.finite & ~nonfinite,
     )
+
+
+def scaled_residual(equations: StageEquations, state: StageState, n: Tensor) -> Tensor:
+    """The residual of the stage equation, w base + g N(u) − u, (N, d), at the iterates, where N is ``n``."""
+    return torch.addcmul(torch.addcmul(-state.u, equations.weight, state.explicit), equations.g, n)
 
 
 def _is_solved(equations: StageEquations, residual: Tensor, size: Tensor, rate: Tensor) -> Tensor:

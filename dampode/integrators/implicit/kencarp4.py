@@ -10,7 +10,6 @@ from dampode.dynamics import DampedODEFunc
 from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.implicit.iteration import Iteration, iterate
 from dampode.integrators.implicit.loop import ImplicitLoop
-from dampode.integrators.step_control import Tolerance
 from dampode.integrators.to_tolerance import TolerantIntegrator
 
 __all__ = ["KenCarp4"]
@@ -21,7 +20,7 @@ class KenCarp4(TolerantIntegrator):
     """Kennedy and Carpenter's L-stable, stiffly accurate method of order 4, with a step size per sample.
 
     It is for stiff problems: f itself is stiff, or ρ grows with λ. Each stage solves (1 + hγλ) U = base + hγ N(U, t)
-    with N = ρ f. Two iterations solve it; every sample has its own.
+    with N = ρ f. Three iterations solve it; every sample has its own.
 
     - Newton's method, for states of at most 32 numbers. Its Jacobian comes from d + 1 calls of f by finite differences,
       so f may be anything. It serves many steps: it is taken anew once slow convergence has cost as many calls.
@@ -29,15 +28,18 @@ class KenCarp4(TolerantIntegrator):
       anyway, about two per stage. It fits ρ = 1 + λ: divided by 1 + hγλ, the Jacobian of the stage is I − θ ∂f/∂x with
       θ = hγρ / (1 + hγλ) < 1 + 1/λ, as easy for λ = 10⁴ as for λ = 10. A state of at most 1,024 numbers turns to
       Newton's method once slow convergence has cost as many calls as a Jacobian.
+    - Newton's method with GMRES, for still larger states whose steps do not converge by the quasi-Newton method (see
+      `KrylovSpaces`), and where all Jacobians of the batch would have more than 2^25 entries. A product with the
+      Jacobian is one call of f, by finite differences. Directions and their products serve many steps.
 
-    A stage counts as solved if the error that is left, by the measured rate of convergence, is a fiftieth of the
-    tolerance; without a Jacobian its residual must be small too. A step whose stages do not converge is tried again,
-    first with a new Jacobian, then shorter.
+    A stage counts as solved if the error that is left, by the measured rate of convergence, is a twentieth of the
+    tolerance; by the quasi-Newton method its residual must be small too. A step whose stages do not converge is tried
+    again, first with a new Jacobian or new directions, then shorter.
 
     Neither damping nor stiffness shortens the steps. Where f is not stiff and ρ = 1, `AdaptiveExponential` needs fewer
     calls and less time. Output between the ends of a step is the cubic through them; the tolerance does not bound its
     error. Samples of a batch do not influence one another if f acts on each sample by itself. Batch norm and dropout in
-    train mode are refused. `Solution.nfe` counts a Jacobian as its d + 1 calls.
+    train mode are refused. `Solution.nfe` counts a Jacobian as its d + 1 calls, and a product as 1.
 
     Gradients are those of the accepted steps. Each stage is differentiated by the implicit function theorem: GMRES
     solves its linear equations with products of the transposed Jacobian. Gradients reach the state, the parameters of f
@@ -73,7 +75,7 @@ class KenCarp4(TolerantIntegrator):
     def _loop(self, func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter) -> ImplicitLoop:
         """The loop of a solve, at its start."""
         iteration = _compiled_iterate() if self.compile else iterate
-        return ImplicitLoop(func, x, times, Tolerance(self.rtol, self.atol), calls, iteration)
+        return ImplicitLoop(func, x, times, self._tolerance(x), calls, iteration)
 
 
 @cache

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dampode.integrators.implicit.tableau import GAMMA
-from dampode.integrators.step_control import Tolerance
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["Jacobians", "finite_differences"]
 
@@ -14,7 +14,7 @@ _AT_ONCE = 32
 """A state of at most so many numbers has a Jacobian from its first step on."""
 
 _LARGEST = 1024
-"""A state of more numbers has none: secants alone solve its stages."""
+"""A state of more numbers has none."""
 
 _ENTRIES = 2**25
 """All Jacobians of a batch have at most so many entries; else there are none."""
@@ -26,16 +26,16 @@ _SECANT_CALLS = 15
 """The same for a step by secants."""
 
 
-def finite_differences(nonlinear: Callable[[Tensor], Tensor], x: Tensor, h: Tensor, tol: Tolerance) -> Tensor:
+def finite_differences(nonlinear: Callable[[Tensor], Tensor], x: Tensor, tol: Tolerance) -> Tensor:
     """∂N/∂x of every sample by forward differences. It takes d + 1 calls of N, which may be any function.
 
-    The increment of x_j is √ε |x_j| or more: the rounding errors of N, multiplied by the step, must stay below a
-    thousandth of it in the norm of the tolerance. Increments lead away from 0, because N may be undefined behind 0.
+    The increment of x_j is ten tolerances of x_j, or √ε |x_j| if this is more. Over a smaller one, N changes less
+    compared with its rounding errors; and f that takes part in a conserved sum would lose it to them. Increments are
+    powers of 2, so that dividing by them does not round. They lead away from 0, because N may be undefined behind 0.
 
     Args:
         nonlinear: N at one time, (N, d) -> (N, d).
         x: the states, (N, d).
-        h: length of the step that needs the Jacobian, (N, 1), in x's dtype.
         tol: tolerance of a step. It says which changes of x are small.
 
     Returns:
@@ -43,11 +43,10 @@ def finite_differences(nonlinear: Callable[[Tensor], Tensor], x: Tensor, h: Tens
 
     Source: Hindmarsh et al. 2005, ACM TOMS 31 (the difference quotients of CVODE).
     """
-    n, eps, d = nonlinear(x), torch.finfo(x.dtype).eps, x.shape[1]
-    share = (1000 * eps * d * h.abs() * tol.ratio(n, x.abs())).nan_to_num(1.0, 1.0).clamp(max=1.0)
-    share = torch.where(share > 0, share, 1.0)
-    size = torch.maximum(eps**0.5 * x.abs(), share * (tol.rtol * x.abs() + tol.atol))
-    increment = torch.where(x < 0, -size, size)
+    n, d = nonlinear(x), x.shape[1]
+    size = torch.maximum(torch.finfo(x.dtype).eps ** 0.5 * x.abs(), tol.allowed(x.abs(), 10))
+    power = torch.ldexp(torch.ones_like(x), torch.frexp(size).exponent)
+    increment = torch.where(x < 0, -power, power)
     jacobian = x.new_empty(len(x), d, d)
     for j in range(d):
         moved = x.clone()
@@ -69,7 +68,8 @@ class Jacobians:
 
     def __init__(self, x: Tensor) -> None:
         n, d = x.shape
-        self._possible = d <= _LARGEST and n * d * d <= _ENTRIES
+        self.possible = d <= _LARGEST and n * d * d <= _ENTRIES
+        """Whether this solve may take Jacobians."""
         self._jacobian: Tensor | None = None
         self.known = torch.zeros(n, 1, dtype=torch.bool, device=x.device)
         """The samples that have a Jacobian, (N, 1)."""
@@ -81,7 +81,7 @@ class Jacobians:
 
     def wanted(self, active: Tensor) -> Tensor:
         """The samples among the ``active`` ones, (N, 1), that need a new Jacobian before their next step."""
-        return active & (self._spent >= self._price) if self._possible else torch.zeros_like(active)
+        return active & (self._spent >= self._price) if self.possible else torch.zeros_like(active)
 
     def update(self, jacobian: Tensor, samples: Tensor) -> None:
         """Give some samples, (N, 1), the Jacobian of their present state.

@@ -1,20 +1,22 @@
 """The stages of an implicit step, solved for every sample by itself."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dampode.integrators.implicit import tableau
-from dampode.integrators.implicit.iteration import Iteration, StageEquations, StageState, stage_start
+from dampode.integrators.implicit.iteration import Iteration, StageEquations, StageState, scaled_residual, stage_start
 from dampode.integrators.implicit.newton import Jacobians
+from dampode.integrators.implicit.newton_krylov import KrylovSpaces
 from dampode.integrators.implicit.quasi_newton import SecantPairs
-from dampode.integrators.step_control import Tolerance
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["Solved", "Stages"]
 
-_ERROR_SHARE = 0.02
+_ERROR_SHARE = 0.05
 """The share of the tolerance that the error of a stage may take."""
 
 _RESIDUAL_SHARE = 0.3
@@ -58,7 +60,7 @@ class Stages:
     def __init__(self, x: Tensor, span: Tensor, tol: Tolerance, iterate: Iteration) -> None:
         self._tol, self._iterate = tol, iterate
         self._eps = torch.finfo(x.dtype).eps
-        self._error_share = max(_ERROR_SHARE, 2 * self._eps / tol.rtol)
+        self._error_share = max(_ERROR_SHARE, 2 * self._eps / tol.smallest_rtol)
         self._nodes = torch.tensor(tableau.NODES, dtype=torch.float64, device=x.device)
         explicit_sums, end_sums = tableau.combinations()
         self._explicit_sums, self._end_sums = explicit_sums.to(x), end_sums.to(x)
@@ -72,6 +74,8 @@ class Stages:
         self._sample = torch.arange(len(x), device=x.device)
         self._secants: SecantPairs | None = SecantPairs.empty(x)
         self._jacobians = Jacobians(x)
+        increment = max(1.0, self._eps**0.5 / tol.smallest_rtol) / self._error_share
+        self._spaces = KrylovSpaces(x, not self._jacobians.possible, increment)
 
     @property
     def start_state(self) -> Tensor:
@@ -158,11 +162,16 @@ class Stages:
         while bool(state.solving.any()):
             calls = calls + state.solving
             n = field(state.tau, state.u, state.solving)
+            correction = None
+            if self._spaces.in_use:
+                residual, nonlinear = scaled_residual(equations, state, n), partial(field, state.tau)
+                correction = self._spaces.corrections(nonlinear, state.u, n, residual, state.solving)
             with self._without_autocast():
-                state = self._iterate(equations, self._secants, state, n)
+                state = self._iterate(equations, self._secants, state, n, correction)
         self._forget(solving & ~state.converged)
         self._rate = torch.where(state.converged, state.rate, self._rate)
         again = self._jacobians.record(calls, state.converged, state.finite)
+        again = again | self._spaces.record(calls, state.converged, state.rate)
         return Solved(state.converged, again, state.finite)
 
     def _forget(self, failed: Tensor) -> None:
@@ -180,20 +189,22 @@ class Stages:
         guess_sums = tableau.predictors(self._times).to(x.dtype)
         sums = torch.stack((guess_sums, self._explicit_sums.expand_as(guess_sums)), 2)
         weight, g = tableau.stage_coefficients(lam, h)
-        root, allowed = x.shape[1] ** 0.5, self._tol.rtol * x.abs() + self._tol.atol
+        root, allowed = x.shape[1] ** 0.5, self._tol.allowed(x.abs())
         rounding = 4 * self._eps * x.abs() / weight
+        unit = 1 / (root * self._error_share * allowed)
         with self._without_autocast():
             inverse = self._jacobians.inverse(h, solving)
+            self._spaces.begin_step(unit, g)
         return StageEquations(
             rows=self._rows,
             sums=sums,
             times=self._times[:, 3:],
             weight=weight,
             g=g,
-            unit=1 / (root * self._error_share * allowed),
+            unit=unit,
             residual_unit=1 / (root * (_RESIDUAL_SHARE * allowed + rounding)),
             sample=self._sample,
-            newton=self._jacobians.known,
+            newton=self._jacobians.known | self._spaces.used,
             inverse=inverse,
         )
 

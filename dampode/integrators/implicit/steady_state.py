@@ -23,7 +23,7 @@ from dampode.integrators.implicit.equilibrium_search import Equilibria, search
 from dampode.integrators.jumps import Jumps, require_no_jumps
 from dampode.integrators.sample_times import columns
 from dampode.integrators.solution import Solution, Status
-from dampode.integrators.step_control import Tolerance
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["SteadyState", "UnconvergedWarning"]
 

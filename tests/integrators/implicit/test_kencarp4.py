@@ -13,7 +13,7 @@ from dampode.damping import Constant, Gated, Learned
 from dampode.fields import VectorField
 from dampode.integrators import AdaptiveExponential, IntegrationError, KenCarp4, Status
 from dampode.integrators.implicit import gradients
-from dampode.integrators.implicit.gradients import gmres
+from dampode.integrators.implicit.krylov import gmres
 from dampode.integrators.implicit.quasi_newton import SecantPairs
 from dampode.integrators.implicit.tableau import EMBEDDED, GAMMA, NODES, ROWS, WEIGHTS, hermite
 from dampode.weighting import one_plus

@@ -5,7 +5,8 @@ import torch
 
 from dampode.integrators.implicit.newton import Jacobians, finite_differences
 from dampode.integrators.implicit.quasi_newton import SecantPairs
-from dampode.integrators.step_control import Tolerance
+from dampode.integrators.tolerance import Tolerance
+from tests.helpers.stiff_problems import PROBLEMS
 
 
 def test_a_jacobian_by_finite_differences():
@@ -16,11 +17,22 @@ def test_a_jacobian_by_finite_differences():
         a, b, c, d = x.unbind(1)
         return torch.stack((torch.sqrt(a) + d, b * b * a, torch.sin(1e-8 * c) * b, d - c + torch.sqrt(d)), 1)
 
-    found = finite_differences(f, x, torch.full((2, 1), 0.1, dtype=torch.float64), Tolerance(1e-4, 1e-6))
+    found = finite_differences(f, x, Tolerance(1e-9, 1e-11))
     want = torch.stack([torch.func.jacrev(lambda v: f(v[None])[0])(one) for one in x])
     assert torch.isfinite(found).all()
     torch.testing.assert_close(found[:, :, 1:3], want[:, :, 1:3], rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(found[:, 1, 0], want[:, 1, 0], rtol=1e-5, atol=1e-7)
+
+
+def test_a_jacobian_keeps_a_conserved_sum():
+    """E5 keeps y2 − y3 − y4. With λ split off from f, the rounding of λ y3 hides the changes of y3'."""
+    (e5,) = (problem for problem in PROBLEMS if problem.name == "E5")
+    func = e5.func("diagonal")
+    x = torch.tensor([[4.7e-10, 1.81888e-14, 1.81888e-14, 8.3e-20]], dtype=torch.float64)
+    found = finite_differences(lambda x: func.f(0.0, x), x, Tolerance(1e-4, 1e-24))
+    found.diagonal(0, 1, 2).sub_(func.damping(0.0, x))
+    lost = found[0, 1] - found[0, 2] - found[0, 3]
+    assert (lost.abs() <= 1e-3 * found[0, 1:].abs().amax(0)).all()
 
 
 @pytest.mark.parametrize("spent", [8, 20])
