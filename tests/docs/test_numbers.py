@@ -69,6 +69,16 @@ def three_networks():
 
 
 @quotes
+def certified_accuracy():
+    for r in results("certified_accuracy")["rows"]:
+        at = r["radii"]["36/255"]
+        shares = (at["pgd on the attacked"], at["certified on the attacked"])
+        pair = " / ".join(f"{100 * share:.1f}" for share in shares)
+        first = (f"{r['lam']:g}", f"{100 * r['clean']:.1f}", f"{100 * at['certified']:.1f}")
+        yield row(*first, pair, str(r["broken"]), f"{r['slope']:.2g}", f"{r['bound']:.2g}")
+
+
+@quotes
 def readme_beside_plain():
     everything = results_file.read_current(results_file.RESULTS)
     more = {}
