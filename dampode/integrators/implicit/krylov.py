@@ -130,7 +130,7 @@ def norms(b: Tensor) -> Tensor:
 
 
 def gmres(product: Callable[[Tensor], Tensor], b: Tensor, target: Tensor) -> Tensor:
-    """x of `gmres_and_remainder`, with a warning if more than ten times the target is left."""
+    """The solution of `gmres_and_remainder`, with a warning if more than ten times the target is left."""
     x, left = gmres_and_remainder(product, b, target)
     share = (left / norms(b))[left > 10 * target.clamp(min=torch.finfo(b.dtype).tiny ** 0.5)]
     if len(share):
