@@ -55,6 +55,31 @@ def steady_state_calls():
 
 
 @quotes
+def three_networks():
+    def percent(share):
+        return "–" if share is None else f"{100 * share:.1f}"
+
+    for r in results("certified_digits")["rows"]:
+        pairs = (f"{percent(at['pgd'])} / {percent(at['certified'])}" for at in r["radii"])
+        yield row(r["network"], f"{r['parameters']:,}", percent(r["clean"]), *pairs)
+    beside = results("equilibrium_digits")
+    sizes = {r["network"]: r["parameters"] for r in beside["rows"]}
+    yield f"With {sizes['equilibrium']:,} parameters"
+    yield f"reaches {percent(beside['means']['equilibrium'])} %"
+    yield f"In-ResNet with {sizes['in_resnet']:,} parameters reaches {percent(beside['means']['in_resnet'])} %"
+
+
+@quotes
+def certified_accuracy():
+    for r in results("certified_accuracy")["rows"]:
+        at = r["radii"]["36/255"]
+        shares = (at["pgd on the attacked"], at["certified on the attacked"])
+        pair = " / ".join(f"{100 * share:.1f}" for share in shares)
+        first = (f"{r['lam']:g}", f"{100 * r['clean']:.1f}", f"{100 * at['certified']:.1f}")
+        yield row(*first, pair, str(r["broken"]), f"{r['slope']:.2g}", f"{r['bound']:.2g}")
+
+
+@quotes
 def readme_beside_plain():
     everything = results_file.read_current(results_file.RESULTS)
     more = {}

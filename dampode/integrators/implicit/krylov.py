@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["KrylovSpace", "gmres", "norms"]
+__all__ = ["KrylovSpace", "gmres", "gmres_and_remainder", "norms"]
 
 Rows = Callable[[Tensor, Tensor], Tensor]
 """(p, samples) -> rows, (N, k d): A p, p, and what else is linear in p. p is 0 outside the ``samples``, (N, 1)."""
@@ -129,9 +129,23 @@ def norms(b: Tensor) -> Tensor:
     return norm
 
 
-def gmres(
+def gmres(product: Callable[[Tensor], Tensor], b: Tensor, target: Tensor) -> Tensor:
+    """The solution of `gmres_and_remainder`, with a warning if more than ten times the target is left."""
+    x, left = gmres_and_remainder(product, b, target)
+    share = (left / norms(b))[left > 10 * target.clamp(min=torch.finfo(b.dtype).tiny ** 0.5)]
+    if len(share):
+        warnings.warn(
+            f"a linear equation of an implicit step must be solved for gradients, but {share.max().item():.1g} of "
+            "its right-hand side is left; the gradients are inexact: set max_step, so that steps are shorter",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return x
+
+
+def gmres_and_remainder(
     product: Callable[[Tensor], Tensor], b: Tensor, target: Tensor, restart: int = 100, rounds: int = 10
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Solve A x = b to |b − A x| <= target in every sample, by GMRES. Samples are solved side by side.
 
     This is the form without a Hessenberg matrix. Images A p of directions p are made orthonormal, and the residual
@@ -146,13 +160,13 @@ def gmres(
         rounds: restarts at most.
 
     Returns:
-        x, (N, *S). A warning says if more than ten times the target is left.
+        x, (N, *S), and |b − A x|, (N,).
 
     Source: Jiránek & Rozložník 2010, Numer. Algorithms 53 (adaptive simpler GMRES).
     """
     r = b.reshape(len(b), -1)
     x, target = torch.zeros_like(r), target.clamp(min=torch.finfo(b.dtype).tiny ** 0.5)
-    space = KrylovSpace(r, restart, 2)
+    space, left = KrylovSpace(r, restart, 2), norms(r)
 
     def rows(p: Tensor, samples: Tensor) -> Tensor:
         return torch.cat((product(p.reshape(b.shape)).reshape(p.shape), p), 1)
@@ -163,13 +177,5 @@ def gmres(
         if not bool((left > target).any()):
             break
         r = b.reshape(r.shape) - product(x.reshape(b.shape)).reshape(r.shape)
-    else:
-        share = (norms(r) / norms(b))[norms(r) > 10 * target]
-        if len(share):
-            warnings.warn(
-                f"a linear equation of an implicit step must be solved for gradients, but {share.max().item():.1g} of "
-                "its right-hand side is left; the gradients are inexact: set max_step, so that steps are shorter",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-    return x.reshape(b.shape)
+        left = norms(r)
+    return x.reshape(b.shape), left
