@@ -1,11 +1,13 @@
 """Robust accuracy under APGD, targeted APGD, targeted FAB and Square beside that of torchattacks, at the same settings.
 
-Each attack runs alone on the same images: once per seed with dampode, and once with the other libraries. The official
-code of AutoAttack is on no package index; where it can be imported as `autoattack`, it is measured too. Numbers are
-images that stay correct, so the unit of the table is one image. Two networks are attacked: a ResNet-20 trained as
-usual, and one trained on attacked images. With --quick, few images are attacked in few steps, and nothing is written.
+Each attack runs alone on the same images, once per seed with each library. The official code of AutoAttack is on no
+package index; where it can be imported as `autoattack`, it is measured too. Numbers are images that stay correct, so
+the unit of the table is one image. Two networks are attacked: a ResNet-20 trained as usual, and one trained on attacked
+images. A row is written as soon as it is measured, and a row that is in the file already is not measured again. With
+--quick, few images are attacked in few steps, and nothing is written.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -27,6 +29,9 @@ from dampode.robustness.classifier import correct
 
 SCHEDULED = 10_000
 """Queries in which the squares of the official code reach their smallest size."""
+CLASSES = 10
+NAMES = {"linf": "Linf", "l2": "L2"}
+"""The norms' names in the other libraries."""
 Perturb = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -49,7 +54,9 @@ class Args:
     queries: int = 500
     """forward passes per image of Square"""
     seeds: int = 1
-    """runs of each attack of dampode"""
+    """runs of each attack, with seeds 0, 1, ..."""
+    batch: int = 100
+    """images per forward pass"""
     attacks: tuple[Literal["APGD-CE", "APGD-T", "FAB-T", "Square"], ...] = ("APGD-CE", "APGD-T", "FAB-T", "Square")
     """attacks to compare"""
     checkpoints: Path | None = None
@@ -68,23 +75,23 @@ def ours(args: Args) -> dict[str, Attack]:
     }
 
 
-def of_torchattacks(model: nn.Module, eps: float, classes: int, args: Args) -> Mapping[str, Perturb]:
+def of_torchattacks(model: nn.Module, eps: float, seed: int, args: Args) -> Mapping[str, Perturb]:
     """The same attacks of torchattacks."""
-    settings: dict[str, Any] = {"norm": {"linf": "Linf", "l2": "L2"}[args.norm], "eps": eps, "n_restarts": 1, "seed": 0}
+    settings: dict[str, Any] = {"norm": NAMES[args.norm], "eps": eps, "n_restarts": 1, "seed": seed}
     return {
         "APGD-CE": torchattacks.APGD(model, steps=args.steps, loss="ce", **settings),
-        "APGD-T": torchattacks.APGDT(model, steps=args.steps, n_classes=classes, **settings),
-        "FAB-T": torchattacks.FAB(model, steps=args.steps, multi_targeted=True, n_classes=classes, **settings),
+        "APGD-T": torchattacks.APGDT(model, steps=args.steps, n_classes=CLASSES, **settings),
+        "FAB-T": torchattacks.FAB(model, steps=args.steps, multi_targeted=True, n_classes=CLASSES, **settings),
         "Square": torchattacks.Square(model, n_queries=args.queries, resc_schedule=False, **settings),
     }
 
 
-def of_official_code(model: nn.Module, eps: float, args: Args) -> Mapping[str, Perturb]:
+def of_official_code(model: nn.Module, eps: float, seed: int, args: Args) -> Mapping[str, Perturb]:
     """The same attacks of the official code, where it is installed."""
-    if find_spec("autoattack") is None:
+    if find_spec("autoattack") is None or find_spec("autoattack.autopgd_base") is None:  # another package of this name
         return {}
     pgd, fab, square = (import_module(f"autoattack.{name}") for name in ("autopgd_base", "fab_pt", "square"))
-    settings: dict[str, Any] = {"norm": {"linf": "Linf", "l2": "L2"}[args.norm], "eps": eps, "device": "cpu", "seed": 0}
+    settings: dict[str, Any] = {"norm": NAMES[args.norm], "eps": eps, "device": "cpu", "seed": seed}
     return {
         "APGD-CE": pgd.APGDAttack(model, n_iter=args.steps, loss="ce", **settings).perturb,
         "APGD-T": pgd.APGDAttack_targeted(model, n_iter=args.steps, **settings).perturb,
@@ -93,24 +100,22 @@ def of_official_code(model: nn.Module, eps: float, args: Args) -> Mapping[str, P
     }
 
 
-def measure(name: str, model: nn.Module, x: Tensor, y: Tensor, eps: float, args: Args) -> list[dict[str, Any]]:
-    """One row per attack: the number of images that stay correct, by library."""
-    rivals = {
-        "torchattacks": of_torchattacks(model, eps, 10, args),
-        "official": of_official_code(model, eps, args),
-    }
-    rows = []
-    for attack_name in args.attacks:
-        attack = ours(args)[attack_name]
-        row: dict[str, Any] = {"network": name, "norm": args.norm, "eps_255": 255 * eps, "attack": attack_name}
-        perturbed = [attack(model, x, y, eps, torch.Generator().manual_seed(seed), 500) for seed in range(args.seeds)]
-        row["dampode"] = [int(correct(model, moved, y).sum()) for moved in perturbed]
-        for rival, attacks in rivals.items():
+def measure(attack: str, model: nn.Module, x: Tensor, y: Tensor, eps: float, args: Args) -> dict[str, list[int]]:
+    """The number of images that stay correct under an attack, by library and for each seed."""
+    counts: dict[str, list[int]] = {}
+    for seed in range(args.seeds):
+        generator = torch.Generator().manual_seed(seed)
+        perturbed = {"dampode": ours(args)[attack](model, x, y, eps, generator, args.batch)}
+        for library, attacks in (
+            ("torchattacks", of_torchattacks(model, eps, seed, args)),
+            ("official", of_official_code(model, eps, seed, args)),
+        ):
             if attacks:
-                row[rival] = int(correct(model, attacks[attack_name](x, y).detach(), y).sum())
-        rows.append({**row, "clean": int(correct(model, x, y).sum()), "images": len(x)})
-        print(rows[-1], flush=True)
-    return rows
+                parts = zip(x.split(args.batch), y.split(args.batch), strict=True)
+                perturbed[library] = torch.cat([attacks[attack](*part).detach() for part in parts])
+        for library, moved in perturbed.items():
+            counts.setdefault(library, []).append(int(correct(model, moved, y).sum()))
+    return counts
 
 
 def network(name: str, images: data.ImageData, folder: Path | None) -> nn.Module:
@@ -126,22 +131,36 @@ def network(name: str, images: data.ImageData, folder: Path | None) -> nn.Module
     return trained
 
 
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The rows that a file of results holds."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    return rows
+
+
 def main(args: Args) -> None:
     if args.quick:
         args = replace(args, train_images=500, images=30, steps=10, queries=30, seeds=1)
     images = data.load("cifar10", root=args.root).subset(train=args.train_images)
     x, y = data.pixels(images.x_test[: args.images]), images.y_test[: args.images]
-    rows: list[dict[str, Any]] = []
-    for name, eps in zip(NETWORKS, args.eps, strict=True):
-        rows += measure(name, network(name, images, args.checkpoints), x, y, eps / 255, args)
-        if args.quick:
-            continue
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "checkpoints"}
-        payload = {**record.provenance(record.command(), 0), "rivals": {"torchattacks": version("torchattacks")}}
-        path = record.write(
-            f"attack_agreement_{args.norm}_{args.images}", {**payload, "settings": settings, "rows": rows}
-        )
-        print(f"written to {path}")
+    trained = {name: network(name, images, args.checkpoints) for name in NETWORKS}
+    name = f"attack_agreement_{args.norm}_{args.images}"
+    for attack in args.attacks:
+        for (network_name, model), radius in zip(trained.items(), args.eps, strict=True):
+            path = record.RESULTS / f"{name}.json"
+            settings = {"network": network_name, "norm": args.norm, "eps_255": radius, "attack": attack}
+            settings |= {"queries": args.queries} if attack == "Square" else {"steps": args.steps}
+            settings |= {"seeds": args.seeds, "images": args.images}
+            if any(settings.items() <= row.items() for row in rows_of(path)) and not args.quick:
+                continue
+            clean = int(correct(model, x, y).sum())
+            row = {**settings, "clean": clean, **measure(attack, model, x, y, radius / 255, args)}
+            print(row, flush=True)
+            if not args.quick:
+                payload = {
+                    **record.provenance(record.command(), 0),
+                    "rivals": {"torchattacks": version("torchattacks")},
+                }
+                record.write(name, {**payload, "rows": [*rows_of(path), row]})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Calls of f and seconds that an error along the whole trajectory costs: AdaptiveExponential and its rivals.
+"""Calls of f and seconds that an error along the whole trajectory costs: ExponentialAdams and its rivals.
 
     python -m benchmarks.work_precision          half an hour on two quiet cores
     python -m benchmarks.work_precision --quick  a few minutes, small batches; prints only
@@ -10,7 +10,7 @@ Every problem is non-autonomous and starts away from its slow manifold.
   torchdiffeq's dopri5 starts at 1e-4, because stability sets its steps there, not the tolerance.
 - Seconds: medians over rounds. In each round all solvers run in a new random order.
 - Budget: a solver that spends its budget without reaching an error has no number for it.
-- Compiled: AdaptiveExponential with compile=True, for λ <= 10, where the cost of a step itself decides. Its first runs
+- Compiled: ExponentialAdams with compile=True, for λ <= 10, where the cost of a step itself decides. Its first runs
   compile and are recorded separately.
 - Rivals: SciPy's methods solve one sample of the batch. diffrax has the MLP field and no gradients, and its compilation
   is recorded separately. Rivals that are not installed are listed as not measured.
@@ -39,9 +39,10 @@ from benchmarks.common.problems import Problem, conv, mlp
 from benchmarks.common.record import RESULTS, command, provenance, write
 from benchmarks.common.solvers import (
     Solver,
+    exponential_adams,
+    exponential_adams_compiled,
     floor,
     ours,
-    ours_compiled,
     scipy_one_sample,
     torchdiffeq_adaptive,
     torchdiffeq_fixed,
@@ -51,7 +52,8 @@ from dampode import odeint
 from dampode.integrators import AdaptiveExponential
 from dampode.weighting import one_plus
 
-COMPILED = "AdaptiveExponential, compiled"
+OURS, PAIR, DOPRI5 = "ExponentialAdams", "AdaptiveExponential", "torchdiffeq dopri5"
+COMPILED = f"{OURS}, compiled"
 COMPILED_ON = tuple(f"MLP, λ = {lam}, ρ = 1" for lam in (0, 1, 10))
 BACKWARD_CALLS = 1500  # the graph of more calls does not fit in memory
 
@@ -65,7 +67,7 @@ class Args:
     rounds: int = 3
     """timed runs of every solver"""
     budget: float = 2.0
-    """seconds per solver and problem; AdaptiveExponential and dopri5 get 40 times as many"""
+    """seconds per solver and problem; our solvers and dopri5 get 40 times as many"""
     seed: int = 0
     """seed of the order of the runs"""
 
@@ -86,9 +88,10 @@ def problems(quick: bool) -> list[tuple[str, Problem]]:
 def solvers() -> dict[str, Solver]:
     """Every solver on tensors."""
     named = {
-        "AdaptiveExponential": ours,
-        COMPILED: ours_compiled,
-        "torchdiffeq dopri5": torchdiffeq_adaptive("dopri5"),
+        OURS: exponential_adams,
+        COMPILED: exponential_adams_compiled,
+        PAIR: ours,
+        DOPRI5: torchdiffeq_adaptive("dopri5"),
         "torchdiffeq dopri8": torchdiffeq_adaptive("dopri8"),
         "torchdiffeq bosh3": torchdiffeq_adaptive("bosh3"),
         "torchdiffeq rk4": torchdiffeq_fixed("rk4", 4),
@@ -108,10 +111,10 @@ def compiled_rows(problem: Problem, eager: dict[float, Cost]) -> dict[float, Cos
         for grad in (False, True):
             start = time.perf_counter()
             if grad:
-                backward(problem, ours_compiled, row["tolerance"])
+                backward(problem, exponential_adams_compiled, row["tolerance"])
             else:
                 with torch.no_grad():
-                    ours_compiled(problem, row["tolerance"])
+                    exponential_adams_compiled(problem, row["tolerance"])
             row["first run with gradient s" if grad else "first run s"] = time.perf_counter() - start
     return rows
 
@@ -127,7 +130,7 @@ def measure(name: str, problem: Problem, args: Args, order: random.Random) -> di
             if solver != COMPILED and not ("SciPy" in solver and name.startswith("conv"))
         }
     if name in COMPILED_ON:
-        rows[COMPILED] = compiled_rows(problem, rows["AdaptiveExponential"])
+        rows[COMPILED] = compiled_rows(problem, rows[OURS])
     time_rows(problem, rows, args, order)
     if name.startswith("MLP"):
         rows.update(measure_diffrax(problem, exact, args.rounds, args.budget))
@@ -136,13 +139,13 @@ def measure(name: str, problem: Problem, args: Args, order: random.Random) -> di
 
 def budget_of(solver: str, args: Args) -> float:
     """Seconds that a solver may spend on one problem."""
-    return args.budget * (40 if solver in ("AdaptiveExponential", "torchdiffeq dopri5") else 1)
+    return args.budget * (40 if solver in (OURS, PAIR, DOPRI5) else 1)
 
 
 def tolerances_of(solver: str, problem: Problem) -> list[float]:
     """The tolerances to try; for dopri5 on a stiff problem stability sets the step, so it starts at 1e-4."""
     stiff = float(problem.func.lam(problem.t[0], problem.x).max()) >= 1e3
-    return TOLERANCES[6:] if solver == "torchdiffeq dopri5" and stiff else TOLERANCES
+    return TOLERANCES[6:] if solver == DOPRI5 and stiff else TOLERANCES
 
 
 def time_rows(problem: Problem, rows: dict[str, dict[float, Cost]], args: Args, order: random.Random) -> None:
@@ -194,7 +197,7 @@ def figure(results: dict[str, dict[str, dict[str, Cost]]]) -> None:
             if "1e-05" in found:
                 points[lam] = found["1e-05"]["calls"], found["1e-05"]["forward s"]
     missing = (
-        "No point: the solver did not reach the error in its seconds. AdaptiveExponential and torchdiffeq's dopri5 "
+        "No point: the solver did not reach the error in its seconds. Our solvers and torchdiffeq's dopri5 "
         "have 40 times as many seconds as the others. Compiled: measured up to λ = 10."
     )
     cost_against_damping(costs, "damping λ, ρ = 1", missing, RESULTS / "work_precision.png")

@@ -5,8 +5,20 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from dampode import damping, data, fields, functional, integrators, models, paths, robustness, stability, weighting
-from dampode.block import DampedBlock, Transition
+from dampode import (
+    damping,
+    data,
+    fields,
+    functional,
+    integrators,
+    models,
+    paths,
+    robustness,
+    sequence,
+    stability,
+    weighting,
+)
+from dampode.block import DampedBlock, EquilibriumBlock, Transition
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import VectorField
 from dampode.integrators import EventSolution, Jumps, Solution
@@ -20,6 +32,7 @@ __version__ = version("dampode")
 __all__ = [
     "DampedBlock",
     "DampedODEFunc",
+    "EquilibriumBlock",
     "EventSolution",
     "Jumps",
     "Solution",
@@ -37,6 +50,7 @@ __all__ = [
     "paths",
     "plots",
     "robustness",
+    "sequence",
     "solve",
     "stability",
     "training",

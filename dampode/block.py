@@ -1,19 +1,20 @@
-"""Layers: `DampedBlock`, a flow that keeps the state's shape, and `Transition`, which changes it."""
+"""Layers: `DampedBlock` over a time span, `EquilibriumBlock` to t1 = ∞, and `Transition`, which changes the shape."""
 
 from collections.abc import Callable
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
-from dampode._checks import require_instance, require_real, require_state
-from dampode.damping import Damping
+from dampode._checks import name_of, require_instance, require_real, require_state
+from dampode.damping import Damping, Learned
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import VectorField
-from dampode.integrators import Integrator, LinearizedEuler
+from dampode.integrators import Equilibria, Integrator, LinearizedEuler, SteadyState
 from dampode.structures import State, flattened
 from dampode.weighting import Weighting, unit
 
-__all__ = ["DampedBlock", "Transition"]
+__all__ = ["DampedBlock", "EquilibriumBlock", "Transition"]
 
 
 class DampedBlock(nn.Module):
@@ -73,13 +74,81 @@ class DampedBlock(nn.Module):
         """The state at t_span[1], (N, *S), in the structure of x."""
         if not isinstance(x, Tensor) or x.is_complex():
             flat = flattened(self.func, x)
-            return cast(State, flat.layout.unflatten(self.integrator(flat.func, flat.x, *self.t_span)))
+            integrator = self.integrator.laid_out(flat.tolerance)
+            return cast(State, flat.layout.unflatten(integrator(flat.func, flat.x, *self.t_span)))
         require_state(x)
         return cast(State, self.integrator(self.func, x, *self.t_span))
 
     def extra_repr(self) -> str:
         """Integrator and time span."""
         return f"integrator={self.integrator}, t_span={self.t_span}"
+
+
+class EquilibriumBlock(nn.Module):
+    """A layer that goes to t1 = ∞: u (N, *S) -> x* with −λ x* + ρ(λ) f(x*, u) = 0.
+
+    The input u is part of the field, and not the initial state, which an equilibrium forgets. Gradients reach u and all
+    parameters by the implicit function theorem (`SteadyState`).
+
+    Args:
+        f: a callable of (x, u) that keeps x's shape; a module is registered with its parameters.
+        damping: λ; None makes a new ``Learned(1.0, 1.0)``, which starts as the equation x = f(x, u).
+        rho: the weight function ρ.
+        integrator: the search for the equilibrium and its tolerances.
+
+    Raises:
+        TypeError: a part is of the wrong type; in forward, the input is not a floating tensor.
+        IntegrationError: in forward, a sample does not converge, and the integrator is strict.
+
+    Source: Bai, Kolter & Koltun 2019, Deep equilibrium models; Yang et al. 2020, Eq. 17.
+    """
+
+    def __init__(
+        self,
+        f: Callable[[Tensor, Tensor], Tensor],
+        damping: Damping | None = None,
+        rho: Weighting = unit,
+        integrator: SteadyState = SteadyState(),
+    ) -> None:
+        super().__init__()
+        if not callable(f):
+            raise TypeError(f"f must be a callable of (x, u), got {type(f).__name__}")
+        damping = Learned(1.0, 1.0) if damping is None else damping
+        require_instance(damping, Damping, "damping", "wrap a number in Constant(value)")
+        require_instance(integrator, SteadyState, "integrator", "other integrators are for DampedBlock")
+        self.f = f
+        self.damping = damping
+        self.rho = rho
+        self.integrator = integrator
+
+    def func(self, u: Tensor) -> DampedODEFunc:
+        """The damped field of one input, (N, *S): dx/dt = −λ x + ρ(λ) f(x, u)."""
+        require_state(u)
+        return DampedODEFunc(_WithInput(self.f, u), self.damping, self.rho)
+
+    def forward(self, u: Tensor, start: Tensor | None = None) -> Tensor:
+        """The equilibrium, (N, *S), searched from ``start``, (N, *S); None: from 0."""
+        return self.integrator(self.func(u), torch.zeros_like(u) if start is None else start, 0.0, 1.0)
+
+    def equilibria(self, u: Tensor, start: Tensor | None = None) -> Equilibria:
+        """The equilibrium with residual, calls and status of each sample. A failure is no error here."""
+        return self.integrator.equilibria(self.func(u), torch.zeros_like(u) if start is None else start)
+
+    def extra_repr(self) -> str:
+        """Integrator and weight function."""
+        return f"integrator={self.integrator}, rho={name_of(self.rho)}"
+
+
+class _WithInput(VectorField):
+    """f(x, u) at one u."""
+
+    def __init__(self, f: Callable[[Tensor, Tensor], Tensor], u: Tensor) -> None:
+        super().__init__()
+        self.f = f
+        self.u = u
+
+    def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
+        return self.f(x, self.u)
 
 
 class Transition(nn.Module):

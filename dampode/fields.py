@@ -43,8 +43,27 @@ class VectorField(nn.Module, ABC):
         """
         return breaks_in(self)
 
+    def callback(self, name: str) -> Callable[..., None] | None:
+        """The callback for torchdiffeq of this name, such as ``callback_step(t, x, dt)``: the method, or None."""
+        found: Callable[..., None] | None = getattr(self, name, None)
+        return found
 
-class Autonomous(VectorField):
+
+class _FromCallable(VectorField):
+    """A vector field from another callable f."""
+
+    f: Callable[..., Tensor]
+
+    def callback(self, name: str) -> Callable[..., None] | None:
+        """That of f."""
+        return self.f.callback(name) if isinstance(self.f, VectorField) else getattr(self.f, name, None)
+
+    def extra_repr(self) -> str:
+        """The name of f if it is not a module."""
+        return "" if isinstance(self.f, nn.Module) else name_of(self.f)
+
+
+class Autonomous(_FromCallable):
     """f that does not depend on time: f(x, t) = f(x).
 
     Args:
@@ -72,12 +91,8 @@ class Autonomous(VectorField):
                 f"f must be a callable of the state alone, got an f that raises in f(x): {error}; {remedy}"
             ) from error
 
-    def extra_repr(self) -> str:
-        """The name of f if it is not a module."""
-        return "" if isinstance(self.f, nn.Module) else name_of(self.f)
 
-
-class TimeDependent(VectorField):
+class TimeDependent(_FromCallable):
     """f from a callable f(t, x), such as a module that was written for torchdiffeq.
 
     f gets t as a tensor: 0-dim, or (N, 1, ..., 1) with a step size per sample.
@@ -109,12 +124,8 @@ class TimeDependent(VectorField):
                 )
             raise
 
-    def extra_repr(self) -> str:
-        """The name of f if it is not a module."""
-        return "" if isinstance(self.f, nn.Module) else name_of(self.f)
 
-
-class Driven(VectorField):
+class Driven(_FromCallable):
     """f with an input: f(x, t, u(t)), where u is a path between observations.
 
     Solves to a tolerance and fixed steps stop at every break of the path, so they miss no pulse, however short.

@@ -98,20 +98,21 @@ class Layout:
         """A map of number, time and structure to a structure as one of (N, D)."""
         return lambda k, t, x: self.flatten(change(k, _time(t, self), self.unflatten(x)), "the state after an event")
 
-    def flat_damping(self, lams: list[Tensor], x: list[Tensor]) -> Tensor:
-        """λ of every part as one λ of (N, D), (1, D) or (N, D).
+    def beside(self, values: list[Tensor], x: list[Tensor], name: str) -> Tensor:
+        """A value of every part, such as its λ, as one of (N, D): (1, D) or (N, D).
 
         Args:
-            lams: λ, each of which broadcasts to its part.
+            values: the values, each of which broadcasts to its part.
             x: the parts of the state.
+            name: what they are, for an error.
 
         Raises:
-            ValueError: λ does not broadcast to its part.
+            ValueError: a value does not broadcast to its part.
         """
         rows = []
-        for lam, value, part in zip(lams, x, self.parts, strict=True):
-            require_broadcast(lam, value, f"λ of part {part.name}")
-            whole = lam.reshape(*[1] * (value.ndim - lam.ndim), *lam.shape)
+        for given, value, part in zip(values, x, self.parts, strict=True):
+            require_broadcast(given, value, f"{name} of part {part.name}")
+            whole = given.reshape(*[1] * (value.ndim - given.ndim), *given.shape)
             row = whole.expand(len(whole), *part.shape).reshape(len(whole), -1)
             rows.append(row.repeat_interleave(2, 1) if part.is_complex else row)
         n = max(len(row) for row in rows)
@@ -124,6 +125,27 @@ class Flat(NamedTuple):
     func: DampedODEFunc
     x: Tensor
     layout: Layout
+
+    def tolerance(self, value: Any, name: str) -> float | Tensor:
+        """A tolerance for (N, D): one number for all parts as it is, a value for each part as (1, D) or (N, D).
+
+        Args:
+            value: the tolerance.
+            name: rtol or atol, for an error.
+
+        Raises:
+            ValueError: it has another structure than the state, or does not broadcast to a part.
+        """
+        if isinstance(value, float | int):
+            return value
+        given, names = dict(_leaves(value, name, kind=(float, int, Tensor))), [part.name for part in self.layout.parts]
+        if list(given) != names:
+            raise ValueError(
+                f"{name} must be one number, or have a value for every part of the state, {names}, got {value!r}"
+            )
+        parts = self.layout.values(self.x)
+        beside = [torch.as_tensor(given[name], dtype=self.x.dtype, device=self.x.device) for name in names]
+        return self.layout.beside(beside, parts, name)
 
 
 def flattened(func: DampedODEFunc, x: Structure) -> Flat:
@@ -152,6 +174,17 @@ class _FlatField(VectorField):
         """Those of f."""
         return self.f.breaks()
 
+    def callback(self, name: str) -> Callable[..., None] | None:
+        """That of f, which gets the structure. One of the adjoint gets it twice, in the place of x and ∂L/∂x."""
+        found, put_back = self.f.callback(name), self._layout.unflatten
+        if found is None:
+            return None
+
+        def called(t: Tensor, x: Tensor | tuple[Tensor, ...], dt: Tensor) -> None:
+            found(t, put_back(x) if isinstance(x, Tensor) else (x[0], put_back(x[1]), put_back(x[2]), *x[3:]), dt)
+
+        return called
+
 
 class _FlatDamping(Damping):
     """λ of a structure as λ of (N, D): one damping for every part, or the same for all."""
@@ -177,7 +210,7 @@ class _FlatDamping(Damping):
         parts = [value.real if value.is_complex() else value for value in self._layout.values(x)]
         times = _time(t, self._layout)
         lams = [damping(times, part) for damping, part in zip(self._dampings, parts, strict=True)]
-        return self._layout.flat_damping(lams, parts)
+        return self._layout.beside(lams, parts, "λ")
 
 
 def _time(t: float | Tensor, layout: Layout) -> float | Tensor:
@@ -188,7 +221,7 @@ def _time(t: float | Tensor, layout: Layout) -> float | Tensor:
     return t.reshape(-1, *[1] * ranks.pop())
 
 
-def _leaves(x: Any, what: str, name: str = "", kind: type = Tensor) -> Iterator[tuple[str, Any]]:
+def _leaves(x: Any, what: str, name: str = "", kind: type | tuple[type, ...] = Tensor) -> Iterator[tuple[str, Any]]:
     """The leaves of a structure, with their names, in order."""
     if isinstance(x, kind):
         yield name, x

@@ -11,7 +11,7 @@ from torch import Tensor
 from dampode._checks import require_instance, require_positive_int
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import Autonomous
-from dampode.integrators import AdaptiveExponential, EventSolution, IntegrationError, Integrator, Solution, Status
+from dampode.integrators import EventSolution, ExponentialAdams, IntegrationError, Integrator, Solution, Status
 from dampode.integrators.base import require_field_and_state
 from dampode.integrators.event_search import Event, EventMap, EventSettings
 from dampode.integrators.jumps import Jumps, require_jumps
@@ -28,7 +28,7 @@ def odeint(
     func: DampedODEFunc,
     x0: State,
     t: Tensor,
-    integrator: Integrator = AdaptiveExponential(),
+    integrator: Integrator = ExponentialAdams(),
     *,
     jumps: Jumps | None = None,
     **torchdiffeq_settings: object,
@@ -69,6 +69,8 @@ def odeint(
     _require_no_settings(torchdiffeq_settings)
     if not isinstance(x0, Tensor) or x0.is_complex():
         flat = flattened(func, x0)
+        _require_integrator(integrator)
+        integrator = integrator.laid_out(flat.tolerance)
         xs = odeint(flat.func, flat.x, t, integrator, jumps=_flat_jumps(jumps, flat.layout))
         return cast(State, flat.layout.unflatten(xs))
     _require(func, x0, t, integrator)
@@ -84,7 +86,7 @@ def solve(
     func: DampedODEFunc,
     x0: Structure,
     t: Tensor,
-    integrator: Integrator = AdaptiveExponential(),
+    integrator: Integrator = ExponentialAdams(),
     *,
     jumps: Jumps | None = None,
     dense: bool = False,
@@ -117,6 +119,8 @@ def solve(
     """
     if not isinstance(x0, Tensor) or x0.is_complex():
         flat = flattened(func, x0)
+        _require_integrator(integrator)
+        integrator = integrator.laid_out(flat.tolerance)
         put_back = flat.layout.unflatten
         solution = solve(flat.func, flat.x, t, integrator, jumps=_flat_jumps(jumps, flat.layout), dense=dense)
         return replace(solution, x=put_back(solution.x), unflatten=put_back)
@@ -131,7 +135,7 @@ def odeint_event(
     x0: Structure,
     t_span: tuple[float, float] | Tensor,
     event: Event,
-    integrator: TolerantIntegrator = AdaptiveExponential(),
+    integrator: TolerantIntegrator = ExponentialAdams(),
     *,
     direction: int = 0,
     count: int = 1,
@@ -141,13 +145,13 @@ def odeint_event(
     """Where event(t, x) crosses 0 along dx/dt = −λ x + ρ(λ) f(x, t), Eq. 4, for each sample by itself.
 
     A sample ends at its event with the number ``count``, or at t_span[1] if it has fewer. All samples are solved at
-    once. An event is located on the dense output of a step. The step is then taken up to there, and a step of Newton's
-    method along the flow removes what is left of the event function. The dense output is looked at in four places per
-    step: two crossings of one function between two places are missed, unless ``max_step`` is set.
+    once. An event is located on the dense output of a step. The step is then taken up to there, and two steps of
+    Newton's method along the flow remove what is left of the event function. The dense output is looked at in four
+    places per step: two crossings of one function between two places are missed, unless ``max_step`` is set.
 
     Gradients of the event's time and state are those of the implicit function theorem. They also pass through the map
-    to the events after it. They reach x0, the parameters of f, λ, event and map, and t_span. Second derivatives with
-    respect to an event are not right.
+    to the events after it. They reach x0, the parameters of f, λ, event and map, and t_span. Second derivatives work.
+    An event function whose slope along the flow is 0 at the event has no derivative, and its gradients are NaN.
 
     Args:
         func: the damped vector field.
@@ -155,7 +159,7 @@ def odeint_event(
         t_span: first and last time: two numbers, (2,), or (N, 2) for each sample.
         event: called as event(t, x) with times (N, 1, ..., 1) and states (N, *S). It returns (N,), or (N, K) for K
             event functions, of which the first to cross counts. It must act on each sample by itself.
-        integrator: one to a tolerance, `AdaptiveExponential` or `KenCarp4`.
+        integrator: one to a tolerance: `ExponentialAdams`, `AdaptiveExponential` or `KenCarp4`.
         direction: 1 if only crossings from negative to positive count, −1 if only those from positive to negative, 0
             if both do.
         count: the number of events after which a sample ends.
@@ -176,6 +180,8 @@ def odeint_event(
     """
     if not isinstance(x0, Tensor) or x0.is_complex():
         flat = flattened(func, x0)
+        _require_integrator(integrator)
+        integrator = integrator.laid_out(flat.tolerance)
         layout, jumps = flat.layout, _flat_jumps(jumps, flat.layout)
         flat_event, flat_map = layout.flat_event(event), None if map is None else layout.flat_map(map)
         solution = odeint_event(
@@ -194,7 +200,7 @@ def odeint_event(
         integrator,
         TolerantIntegrator,
         "integrator",
-        "events need AdaptiveExponential or KenCarp4, which have a tolerance",
+        "events need ExponentialAdams, AdaptiveExponential or KenCarp4, which have a tolerance",
     )
     require_positive_int(count, "count")
     if direction not in (-1, 0, 1):
@@ -232,9 +238,7 @@ def _require_no_settings(settings: Mapping[str, object]) -> None:
 def _require(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator) -> None:
     """Raise unless the arguments of a solve are valid."""
     require_field_and_state(func, x0)
-    require_instance(
-        integrator, Integrator, "integrator", "take one from dampode.integrators, such as TorchDiffEq('dopri5')"
-    )
+    _require_integrator(integrator)
     require_times(t, x0)
     if torch.compiler.is_compiling():
         return
@@ -253,6 +257,13 @@ def _require(func: DampedODEFunc, x0: Tensor, t: Tensor, integrator: Integrator)
             f"of {length:.3g}: let times begin near 0, or use a float64 state",
             stacklevel=3,
         )
+
+
+def _require_integrator(integrator: object) -> None:
+    """Raise unless it is an integrator."""
+    require_instance(
+        integrator, Integrator, "integrator", "take one from dampode.integrators, such as TorchDiffEq('dopri5')"
+    )
 
 
 def _flat_jumps(jumps: Jumps | None, layout: Layout) -> Jumps | None:

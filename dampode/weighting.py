@@ -3,7 +3,7 @@
 In the whole package ``rho`` is the function ρ and ``weight`` is its value ρ(λ).
 
 `one_plus` meets both limits: ρ → 1 as λ → 0 (the ResNet limit) and ρ ~ λ as λ → ∞ (the CNN limit). `unit` meets only
-the first. With `unit`, Eq. 8 tends to 0 as λ → ∞.
+the first. With `unit`, Eq. 8 tends to 0 as λ → ∞. `proportional` meets only the second.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["Limits", "Weighting", "limits", "one_plus", "unit", "weight_at"]
+__all__ = ["Limits", "Weighting", "limits", "one_plus", "proportional", "unit", "weight_at"]
 
 T = TypeVar("T", float, Tensor)
 
@@ -47,6 +47,20 @@ def one_plus(lam: T) -> T:
     Source: Yang et al. 2020, Sec. 3.3, above Eq. 14.
     """
     return 1 + lam
+
+
+def proportional(lam: T) -> T:
+    """ρ(λ) = λ: x' = λ (f − x), a leaky integrator with the time constant 1/λ that tends to f.
+
+    Of the limits of Eq. 9 it meets the second alone: as λ → 0 the state stands still.
+
+    Args:
+        lam: λ, a float or a tensor.
+
+    Returns:
+        λ itself.
+    """
+    return lam
 
 
 def weight_at(rho: Weighting, lam: float) -> float:

@@ -27,6 +27,7 @@ from dampode.integrators import (
     KenCarp4,
     Krogstad4,
     LinearizedEuler,
+    SteadyState,
     TorchDiffEq,
 )
 from dampode.weighting import one_plus, unit
@@ -55,6 +56,7 @@ INTEGRATORS = {
     KenCarp4: KenCarp4(rtol=1e-7, atol=1e-8),
     TorchDiffEq: TorchDiffEq("dopri5", rtol=1e-9, atol=1e-10),
 }
+TO_INFINITY = {SteadyState: SteadyState(rtol=1e-9, atol=1e-10)}  # no state at a finite time: no order, no way back
 
 
 def concrete(base):
@@ -70,6 +72,7 @@ def named(items):
 
 every_damping = pytest.mark.parametrize("make", named(DAMPINGS))
 every_integrator = pytest.mark.parametrize("integrator", named(INTEGRATORS))
+every_integrator_or_limit = pytest.mark.parametrize("integrator", named(INTEGRATORS | TO_INFINITY))
 every_fixed_step = pytest.mark.parametrize(
     "integrator", named({k: i for k, i in INTEGRATORS.items() if isinstance(i, FixedStep)})
 )
@@ -82,7 +85,7 @@ every_smooth_control = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.parametrize(("base", "known"), [(Damping, DAMPINGS), (Integrator, INTEGRATORS)])
+@pytest.mark.parametrize(("base", "known"), [(Damping, DAMPINGS), (Integrator, INTEGRATORS | TO_INFINITY)])
 def test_every_class_is_under_contract(base, known):
     assert concrete(base) == set(known)
 
@@ -187,7 +190,7 @@ def test_integrator_second_derivatives(integrator):
     assert gradgradcheck(lambda v, *p: integrator(func, v, 0.0, 0.2), (x, *parameters), eps=1e-5, atol=1e-4)
 
 
-@every_integrator
+@every_integrator_or_limit
 def test_keeps_dtype_device_and_batch(integrator, dtype):
     func = DampedODEFunc(Forced(3, dtype=dtype), Constant(2.0))
     x = torch.randn(4, 3, dtype=dtype)
@@ -197,7 +200,7 @@ def test_keeps_dtype_device_and_batch(integrator, dtype):
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
 
 
-@every_integrator
+@every_integrator_or_limit
 def test_integrator_is_a_value(integrator):
     for twin in (copy.deepcopy(integrator), pickle.loads(pickle.dumps(integrator))):
         assert twin == integrator
@@ -251,7 +254,7 @@ def test_autocast(integrator):
 
 
 @pytest.mark.gpu
-@every_integrator
+@every_integrator_or_limit
 def test_on_cuda(integrator):
     assert torch.cuda.is_available()
     block = DampedBlock(Autonomous(nn.Linear(3, 3)), Learned(), one_plus, integrator)
@@ -265,7 +268,7 @@ def small_block(integrator, gated):
     return DampedBlock(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), damping, one_plus, integrator)
 
 
-@every_integrator
+@every_integrator_or_limit
 def test_a_field_that_changes_the_state_in_place_is_refused(integrator):
     """A pre-activation branch that begins with ReLU(inplace=True) would damp relu(x) in the place of x."""
     block = DampedBlock(nn.Sequential(nn.ReLU(inplace=True), nn.Tanh()), Constant(0.5), integrator=integrator)

@@ -9,6 +9,7 @@ from dampode import DampedBlock, DampedODEFunc, odeint, solve
 from dampode.damping import Constant
 from dampode.integrators import (
     AdaptiveExponential,
+    ExponentialAdams,
     ExponentialEuler,
     HochbruckOstermann4,
     IntegrationError,
@@ -68,10 +69,10 @@ def test_fixed_steps_count_per_output_interval():
     torch.testing.assert_close(s.x[1], ExponentialEuler(steps=5)(func, x, 0.0, 0.2))
 
 
-def test_the_default_is_the_adaptive_exponential():
+def test_the_default_is_exponential_adams():
     func, x = problem()
     t = torch.linspace(0, 1, 3, dtype=torch.float64)
-    assert torch.equal(odeint(func, x, t), odeint(func, x, t, AdaptiveExponential()))
+    assert torch.equal(odeint(func, x, t), odeint(func, x, t, ExponentialAdams()))
 
 
 def test_fixed_step_times_carry_gradients():

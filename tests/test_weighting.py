@@ -1,6 +1,6 @@
 import torch
 
-from dampode.weighting import Limits, limits, one_plus, unit, weight_at
+from dampode.weighting import Limits, limits, one_plus, proportional, unit, weight_at
 
 
 def test_values():
@@ -13,7 +13,7 @@ def test_values():
 def test_which_limits_of_eq9_hold():
     assert limits(unit) == Limits(residual=True, non_residual=False)
     assert limits(one_plus) == Limits(residual=True, non_residual=True)
-    assert limits(lambda lam: lam) == Limits(residual=False, non_residual=True)
+    assert limits(proportional) == Limits(residual=False, non_residual=True)
     assert limits(lambda lam: 1 + 2 * lam) == Limits(residual=True, non_residual=False)
     assert limits(lambda lam: torch.sqrt(1 + lam)) == Limits(residual=True, non_residual=False)
     assert limits(lambda lam: (1 + lam.square()).sqrt()) == Limits(residual=True, non_residual=True)

@@ -12,6 +12,8 @@ import matplotlib.pyplot as plt
 __all__ = ["STYLES", "cost_against_damping"]
 
 STYLES = {
+    "ExponentialAdams": "k o -",
+    "ExponentialAdams, compiled": "k * --",
     "AdaptiveExponential": "C0 o -",
     "AdaptiveExponential, compiled": "C0 * --",
     "KenCarp4": "C3 s -",

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from benchmarks.common.problems import ForcedMLP, Problem
 from dampode import odeint
-from dampode.integrators import AdaptiveExponential, TorchDiffEq
+from dampode.integrators import AdaptiveExponential, ExponentialAdams, TorchDiffEq
 
 __all__ = [
     "Diffrax",
     "Solver",
     "diffrax_solver",
+    "exponential_adams",
+    "exponential_adams_compiled",
     "floor",
     "ours",
     "ours_compiled",
@@ -48,6 +50,16 @@ def ours(problem: Problem, tol: float) -> Tensor:
 def ours_compiled(problem: Problem, tol: float) -> Tensor:
     """AdaptiveExponential with compiled steps."""
     return odeint(problem.func, problem.x, problem.t, AdaptiveExponential(tol, tol * floor(problem), compile=True))
+
+
+def exponential_adams(problem: Problem, tol: float) -> Tensor:
+    """ExponentialAdams."""
+    return odeint(problem.func, problem.x, problem.t, ExponentialAdams(tol, tol * floor(problem)))
+
+
+def exponential_adams_compiled(problem: Problem, tol: float) -> Tensor:
+    """ExponentialAdams with compiled steps."""
+    return odeint(problem.func, problem.x, problem.t, ExponentialAdams(tol, tol * floor(problem), compile=True))
 
 
 def torchdiffeq_adaptive(method: str) -> Solver:

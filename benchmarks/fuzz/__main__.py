@@ -10,13 +10,15 @@ is a call of `robustness.evaluate` on mutated images, labels, models and setting
 These are faults:
 
 - an error that the library does not raise in its own words, unless the user's own function raises it by itself
-- NaN in an answer called SUCCESS; gradients of a finite answer that are not finite
+- NaN in an answer called SUCCESS; gradients of a finite answer that are not finite, without a StiffnessWarning
 - an answer that is off by more than 100 tolerances, atol + rtol max|x| of the sample up to that time. The reference is
   SciPy's DOP853 or Radau in float64 at a tolerance of 1e-10, for at most 24 numbers. The allowed error is multiplied by
-  the measured amplification of a change of the initial state. Methods with a fixed step are exempt.
+  the measured amplification of a change of the initial state. Methods with a fixed step are exempt, and so are answers
+  with a warning.
 - an answer to bad input, such as repeated times
 - an answer with a step size per sample that differs by more than 100 tolerances from the answer for the samples one by
-  one, and an answer to a tolerance that differs as much when the field draws other random numbers
+  one, unless it is that of the whole batch; and an answer to a tolerance that differs as much when the field draws
+  other random numbers
 - loaded pixels or labels that are not those of the file, or a wrong accuracy
 
 A call that takes too long counts as slow and not as a fault.
@@ -29,7 +31,7 @@ from dataclasses import dataclass
 import tyro
 
 from benchmarks.common.record import provenance, write
-from benchmarks.fuzz.campaign import QUICK_CALLS, QUICK_LIMIT, call_of, fuzz
+from benchmarks.fuzz.campaign import QUICK_CALLS, QUICK_LIMIT, call_of, fuzz_in_processes
 from benchmarks.fuzz.oracle import judged
 
 SHOWN = 5
@@ -44,7 +46,9 @@ class Args:
     seed: int = 0
     """seed of the first call; the next calls have the next seeds"""
     limit: float = 5.0
-    """seconds that a call may take"""
+    """seconds of processor time that a call may take"""
+    processes: int = 1
+    """number of processes that share the calls"""
     only: int | None = None
     """the seed of the only call to make"""
     quick: bool = False
@@ -60,7 +64,7 @@ def main(args: Args) -> None:
         return
     begun = time.perf_counter()
     calls, limit = (QUICK_CALLS, QUICK_LIMIT) if args.quick else (args.calls, args.limit)
-    found = fuzz(range(args.seed, args.seed + calls), limit)
+    found = fuzz_in_processes(range(args.seed, args.seed + calls), limit, args.processes)
     groups: dict[str, list[int]] = {}
     for seed, (_, _, verdict) in found.items():
         if verdict.outcome == "fault":

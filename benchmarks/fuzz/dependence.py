@@ -6,6 +6,7 @@ from torch import Tensor
 from dampode import DampedODEFunc, solve
 from dampode.fields import VectorField
 from dampode.integrators import AdaptiveExponential, IntegrationError, KenCarp4, Status, TorchDiffEq
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["OneByOne", "ToTolerance", "differs_from", "tolerances_apart"]
 
@@ -57,11 +58,11 @@ def tolerances_apart(integrator: ToTolerance, xs: Tensor, exact: Tensor) -> Tens
         xs: the answer, (T, N, *S).
         exact: what it should be, (T, N, *S).
     """
-    rtol = max(integrator.rtol, 10 * torch.finfo(xs.dtype).eps)
+    tol = Tolerance.of(integrator.rtol, integrator.atol, xs[0]).at_least(10 * torch.finfo(xs.dtype).eps)
     size = _largest(exact).cummax(0).values  # (T, N)
     if isinstance(integrator, TorchDiffEq):
         size = size.amax(1, keepdim=True).expand_as(size)
-    return _largest(xs.double() - exact.double()) / (integrator.atol + rtol * size)
+    return _largest(xs.double() - exact.double()) / tol.allowed(size)
 
 
 def _largest(xs: Tensor) -> Tensor:

@@ -67,11 +67,14 @@ def _images(rng: np.random.Generator, axes: str, floating: bool) -> Arrays:
 def _changing(
     keys: tuple[str, ...], change: Callable[[NDArray[Any]], Any]
 ) -> Callable[[Arrays, random.Random], Arrays]:
-    """A mutation of one of the arrays."""
+    """A mutation of one of the arrays. NumPy may refuse it where another mutation came before: then nothing changes."""
 
     def mutate(arrays: Arrays, r: random.Random) -> Arrays:
         key = r.choice([k for k in keys if k in arrays] or list(arrays))
-        return {**arrays, key: np.asarray(change(arrays[key]))}
+        try:
+            return {**arrays, key: np.asarray(change(arrays[key]))}
+        except (IndexError, TypeError, ValueError):
+            return arrays
 
     return mutate
 

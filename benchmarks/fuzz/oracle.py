@@ -58,7 +58,7 @@ class Call:
 
 
 def judged(call: Call, limit: float) -> Verdict:
-    """The verdict on a call that may take ``limit`` seconds."""
+    """The verdict on a call that may take ``limit`` seconds of processor time."""
     try:
         with _time_limit(limit), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -116,16 +116,16 @@ def _without_numbers(message: str) -> str:
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise `Slow` in a block that takes longer. The random state and the modes of torch are restored."""
+    """Raise `Slow` in a block that takes more processor time. The random state and the modes of torch are restored."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Slow
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         with torch.random.fork_rng([]):
             yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)

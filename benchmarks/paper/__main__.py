@@ -9,6 +9,11 @@ The target is table1 to table14, figure1 to figure8, next, or an experiment that
 lambda_ablation (where the robustness comes from), fewer_epochs (what robustness a plain network has that is only as
 accurate as a damped one). A run may be stopped at any moment and started again. Results under benchmarks/results/paper/
 are never computed twice or overwritten; checkpoints lie under --out. Several processes may share both folders.
+
+Each network is measured twice: under the paper's attacks, and under attacks whose steps scale with ε, in the folder
+sound/ of the results. A complete result whose checkpoint still lies under --out gets the second measurement by the same
+command.
+
 `python -m benchmarks.paper.parallel` runs several rows at once on one device, in a limited time.
 `python -m benchmarks.paper.render` then writes docs/paper.md.
 """
@@ -30,7 +35,7 @@ from benchmarks.paper import results_file
 from benchmarks.paper.plan.jobs import Job, jobs_of
 from benchmarks.paper.plan.protocols import PROTOCOLS, SCALES
 from benchmarks.paper.results_file import RESULTS, Result
-from benchmarks.paper.run.complete_job import checkpoint, complete, partial_files, reserved
+from benchmarks.paper.run.complete_job import checkpoint, complete, complete_sound, partial_files, reserved
 from dampode import data
 from dampode._checks import as_seed, require_positive
 from dampode._files import require_writable, user_path
@@ -122,11 +127,16 @@ def run(jobs: list[Job], args: Args, results: Path = RESULTS) -> None:
 
 
 def run_one(job: Job, args: Args, results: Path, images: dict[str, data.ImageData]) -> bool:
-    """Complete one job unless its result exists, a member is missing, or another process has it; whether it ran."""
+    """Complete one job unless it is complete, a member is missing, or another process has it; whether it ran.
+
+    A result without a sound measurement is not complete where the weights were kept.
+    """
     path = results / f"{job.stem}.json"
+    weights = [checkpoint(member, args.out) for member in job.members]
     if path.exists():
         results_file.read_for(path, job)
-        return False
+        if results_file.sound_path(results, job).exists() or not all(file.exists() for file in weights):
+            return False
     missing = [m.stem for m in job.members if m != job and not (results / f"{m.stem}.json").exists()]
     if missing:
         print(f"{job.stem}: its members {', '.join(missing)} are not complete yet")
@@ -140,6 +150,7 @@ def run_one(job: Job, args: Args, results: Path, images: dict[str, data.ImageDat
         command = shlex.join(["python", "-m", "benchmarks.paper", *sys.argv[1:]])
         execution = Execution(args.precision, args.compile, step_graph=args.step_graph)
         print(summary(job, complete(job, images[job.dataset], args.out, results, command, execution)))
+        complete_sound(job, images[job.dataset], args.out, results, command, execution)
     return True
 
 

@@ -8,7 +8,18 @@ from benchmarks.paper.plan.jobs import Job, job_named
 from dampode._files import write_atomically
 from dampode._identity import checksum, require_same
 
-__all__ = ["RESULTS", "VERSION", "Result", "read", "read_all", "read_current", "read_for", "write"]
+__all__ = [
+    "RESULTS",
+    "VERSION",
+    "Result",
+    "read",
+    "read_all",
+    "read_current",
+    "read_for",
+    "read_sound",
+    "sound_path",
+    "write",
+]
 
 VERSION = 2
 KEYS = {"version", "config", "checksum"}
@@ -110,6 +121,22 @@ def read_current(folder: Path) -> list[Result]:
     """
     jobs = [job_named(result["config"]) for result in read_all(folder)]
     return [read_for(folder / f"{job.stem}.json", job) for job in jobs]
+
+
+def sound_path(folder: Path, job: Job) -> Path:
+    """The file of a job's measurement under a sound protocol. Its key "report" is what `Report.to_json` writes."""
+    return folder / "sound" / f"{job.stem}.json"
+
+
+def read_sound(folder: Path, results: list[Result]) -> list[tuple[Result, Result]]:
+    """The results that were also measured under a sound protocol, each with that measurement.
+
+    Raises:
+        ValueError: as `read_for`.
+    """
+    jobs = [(result, job_named(result["config"])) for result in results]
+    paths = [(result, job, sound_path(folder, job)) for result, job in jobs]
+    return [(result, read_for(path, job)) for result, job, path in paths if path.exists()]
 
 
 def _identity(config: dict[str, Any]) -> tuple[Any, ...]:

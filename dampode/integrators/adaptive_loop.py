@@ -15,10 +15,11 @@ from dampode.integrators.dense_solution import Piece
 from dampode.integrators.event_search import EventSearch
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import GiveUp, Tolerance
+from dampode.integrators.step_control import GiveUp
 from dampode.integrators.stiff_steps import BOUND, are_stiff, warn_of_stiff_steps
 from dampode.integrators.stops import Restart, Stops
 from dampode.integrators.time_axis import TimeAxis
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["AdaptiveLoop", "ProgressBar"]
 

@@ -1,10 +1,11 @@
 """The base classes: an integrator is a frozen dataclass that maps the state at t0 to the state at t1."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -21,16 +22,23 @@ from dampode.integrators.recompute import recomputed, require_segments, segments
 from dampode.integrators.sample_times import columns, require_shared
 from dampode.integrators.solution import Solution, solution_of_batch
 from dampode.integrators.splitting import Splitting
+from dampode.integrators.tolerance import Tolerances
 from dampode.paths import require_cover
 
 __all__ = [
     "FixedStep",
     "IntegrationError",
     "Integrator",
+    "LayOut",
     "require_call",
     "require_field_and_state",
     "require_single",
 ]
+
+
+LayOut = Callable[[Tolerances, str], Scalar]
+"""Lays out a tolerance with a value for each part of a structured state, which it gets with its name, as the state is
+laid out."""
 
 
 class IntegrationError(RuntimeError):
@@ -69,6 +77,10 @@ def require_single(x: Tensor) -> None:
 class Integrator(ABC):
     """A way to integrate Eq. 4 over [t0, t1]. It holds settings, no parameters: safe as a default argument."""
 
+    def laid_out(self, flat: LayOut) -> Self:
+        """This integrator for a structured state that is laid out as one tensor. It is the same without tolerances."""
+        return self
+
     @abstractmethod
     def __call__(self, func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> Tensor:
         """The state at t1, (N, *S), of the trajectory that is at x at t0."""
@@ -95,7 +107,7 @@ class Integrator(ABC):
         self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None, dense: bool = False
     ) -> Solution:
         """`trajectory` with statistics and a status per sample. All samples have the same counts."""
-        require_no_dense(dense, type(self).__name__, "take AdaptiveExponential, KenCarp4 or a fixed step")
+        require_no_dense(dense, type(self).__name__, "take ExponentialAdams, KenCarp4 or a fixed step")
         field = CountedField(func.f)
         xs = self.trajectory(DampedODEFunc(field, func.damping, func.rho), x, times, jumps)
         return solution_of_batch(times, xs, field.calls, -1)

@@ -153,12 +153,11 @@ class EventSearch:
             if not bool(samples.any()):
                 return x
             t = self._time(tau, x)
-            delay = self._delay(t, x, which, 0.1 * length)
-            delay = torch.where(per_sample(samples, x), delay, 0.0)
+            delay = self._delay(t, x, which, 0.1 * length, samples)
             at = shifted(self._func, x, t, t + delay, self._calls)
             time = self._axis.time(per_sample(tau, x), torch.float64) + delay
             self.records.append(EventRecord(samples, number, which, time.reshape(-1), at))
-            back = at
+            back = x
             if self._settings.map is not None:
                 back = self._settings.map(which, t + delay, at)
                 require_instance(back, Tensor, "the state after an event", "map(k, t, x) must return it")
@@ -166,7 +165,7 @@ class EventSearch:
                     raise ValueError(
                         f"map(k, t, x) must keep the state's shape: x is {tuple(x.shape)}, got {tuple(back.shape)}"
                     )
-            back = shifted(self._func, back, t + delay, t, self._calls)
+                back = shifted(self._func, back, t + delay, t, self._calls)
             return torch.where(per_sample(samples, x), torch.where(per_sample(last, x), at, back), x)
 
         return samples, change
@@ -239,23 +238,39 @@ class EventSearch:
         direction = self._settings.direction
         return torch.ones_like(sign, dtype=torch.bool) if direction == 0 else sign == -direction
 
-    def _delay(self, t: Tensor, x: Tensor, which: Tensor, limit: Tensor) -> Tensor:
-        """The time from t to the event by Newton's method, with the derivative of the implicit function theorem."""
-        g = self._values(t, x).gather(1, which[:, None])[:, 0]
+    def _delay(self, t: Tensor, x: Tensor, which: Tensor, limit: Tensor, samples: Tensor) -> Tensor:
+        """The time from t to the event, with its first and second derivatives, (N, 1, ..., 1); 0 for other samples.
+
+        Two steps of Newton's method give it, with the slope of the event function along the flow as a constant. Each
+        step makes one more derivative right. Where the slope is 0 the event has no derivative: gradients become NaN.
+        """
+        slope, bound = self._slope(t, x, which), limit.to(x.dtype)
+        flat = samples & (slope == 0)
+
+        def newton(delay: Tensor, at: Tensor) -> Tensor:
+            g = self._values(t + per_sample(delay, x), at).gather(1, which[:, None])[:, 0]
+            new = delay - g.to(x.dtype) / torch.where(slope == 0, 1.0, slope)
+            value = torch.where(flat, 0.0, new.detach()).clamp(min=-bound, max=bound)
+            return torch.where(samples, new - new.detach() + value, 0.0)
+
+        delay = newton(torch.zeros_like(slope), x)
+        delay = newton(delay, shifted(self._func, x, t, t + per_sample(delay, x), self._calls))
+        if delay.requires_grad:
+            delay.register_hook(lambda grad: torch.where(flat & (grad != 0), torch.nan, grad))
+        return per_sample(delay, x)
+
+    def _slope(self, t: Tensor, x: Tensor, which: Tensor) -> Tensor:
+        """The derivative of each sample's event function along the flow, (N,), without gradient."""
         with torch.enable_grad():
             t_free, x_free = t.detach().requires_grad_(), x.detach().requires_grad_()
             free = self._values(t_free, x_free).gather(1, which[:, None]).sum()
-            if free.requires_grad:
-                g_t, g_x = torch.autograd.grad(free, (t_free, x_free), allow_unused=True, materialize_grads=True)
-            else:
-                g_t, g_x = torch.zeros_like(t), torch.zeros_like(x)
+            if not free.requires_grad:
+                return torch.zeros(len(x), dtype=x.dtype, device=x.device)
+            g_t, g_x = torch.autograd.grad(free, (t_free, x_free), allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             moved = (g_x * self._func(t.detach(), x.detach())).reshape(len(x), -1).sum(1)
-            rate = g_t.reshape(-1) + moved
-        delay = -g / torch.where(rate == 0, 1.0, rate)
-        bound = limit.to(delay.dtype)
-        value = torch.where(rate == 0, 0.0, delay.detach()).clamp(min=-bound, max=bound)
-        return per_sample(delay - delay.detach() + value, x)
+            slope: Tensor = g_t.reshape(-1) + moved
+        return slope
 
     def _values(self, t: Tensor, x: Tensor) -> Tensor:
         """The event functions, (N, K)."""

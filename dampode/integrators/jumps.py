@@ -73,7 +73,7 @@ def require_no_jumps(jumps: Jumps | None, name: str) -> None:
     """Raise if there are jumps."""
     if jumps is not None:
         raise ValueError(
-            f"{name} cannot stop at jumps; take AdaptiveExponential, KenCarp4 or a fixed step, or solve from one jump "
+            f"{name} cannot stop at jumps; take ExponentialAdams, KenCarp4 or a fixed step, or solve from one jump "
             "to the next"
         )
 

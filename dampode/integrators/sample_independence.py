@@ -7,7 +7,8 @@ from dampode._checks import in_train_mode
 from dampode.dynamics import DampedODEFunc
 from dampode.functional import Scalar
 from dampode.integrators.call_counter import Call, CallCounter
-from dampode.integrators.step_control import Tolerance
+from dampode.integrators.randomness import repeats
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["IndependenceProbe"]
 
@@ -26,7 +27,8 @@ class IndependenceProbe:
     A probe is one more call of f, in which a random half of the samples are where they were in the last call of the
     solve, and the others where they were in its first call. Each sample must give what it gave there. Samples that have
     moved far apart since then, in state and in time, show what they have to do with one another. f meets no state that
-    the solve has not given it before.
+    the solve has not given it before. An f that draws random numbers of torch is called 16 times, because the values of
+    few numbers may be the same by chance.
 
     Probes come after 2, 32, 512, ... tried steps and at the end. The halves come from a generator of the probe's own,
     so the global random state stays as it is. Coupling that is there at none of these times and states is not found.
@@ -67,11 +69,11 @@ class IndependenceProbe:
         moved = self._random_half(first.x)
         t, x = torch.where(moved, last.t, first.t), torch.where(moved, last.x, first.x)
         x.requires_grad_(torch.is_grad_enabled())  # f may differentiate inside
-        self._calls.nfe += samples.reshape(-1).to(x.device)
-        got = self._func.parts(t, x)
         expected = _mixed(moved, first, last)
-        if bool(self._differ(got, expected, x).any()):
-            self._refuse(got, expected, self._func.parts(t, x), x)
+        for got in repeats(lambda: self._func.parts(t, x), x):
+            self._calls.nfe += samples.reshape(-1).to(x.device)
+            if bool(self._differ(got, expected, x).any()):
+                self._refuse(got, expected, t, x)
 
     def _random_half(self, x: Tensor) -> Tensor:
         """A mask of ⌈N / 2⌉ samples, (N, 1, ..., 1)."""
@@ -81,22 +83,23 @@ class IndependenceProbe:
     @torch.no_grad()
     def _differ(self, got: Parts, expected: Parts, x: Tensor) -> Tensor:
         """Which samples differ by more than rounding and the tolerance in λ, ρ(λ) and f, (3, N)."""
-        share = max(_SHARE * self._tol.rtol, _ROUNDING * torch.finfo(x.dtype).eps)
-        size = share * _largest(torch.where(torch.isfinite(x), x, 0.0)) + _SHARE * self._tol.atol
+        share = max(_SHARE * self._tol.smallest_rtol, _ROUNDING * torch.finfo(x.dtype).eps)
+        size = share * _largest(torch.where(torch.isfinite(x), x, 0.0)) + _SHARE * self._tol.smallest_atol
         span = self._span.to(x).reshape(-1, *[1] * (x.ndim - 1))
         slacks: tuple[float | Tensor, ...] = (0.0, 0.0, size / span)
         return torch.stack([_differs(a, b, x, share, slack) for a, b, slack in zip(got, expected, slacks, strict=True)])
 
-    def _refuse(self, got: Parts, expected: Parts, again: Parts, x: Tensor) -> None:
-        """Raise in words. ``again`` is a second call at the same place: it tells chance from other samples."""
-        random = self._differ(again, got, x)
-        differ = random if bool(random.any()) else self._differ(got, expected, x)
+    def _refuse(self, got: Parts, expected: Parts, t: Tensor, x: Tensor) -> None:
+        """Raise in words. More calls at the same place tell chance from other samples."""
+        again = (self._differ(other, got, x) for other in repeats(lambda: self._func.parts(t, x), x))
+        random = next((found for found in again if bool(found.any())), None)
+        differ = self._differ(got, expected, x) if random is None else random
         part, sample = torch.nonzero(differ)[0].tolist()
         name = ("λ", "ρ(λ)", "f")[part]
-        kind = "dropout" if random is differ else "batch norm"
+        kind = "dropout" if random is not None else "batch norm"
         layers = [layer for found, layer in in_train_mode(self._func) if found == kind]
         cause = f", where {kind} ({layers[0]}) is in train mode" if layers else ""
-        if random is differ:
+        if random is not None:
             raise ValueError(
                 f"a tolerance needs an f without randomness, such as dropout or noise, got {name} that gives sample "
                 f"{sample} other values when called again at the same state and time{cause}: no step is short enough; "

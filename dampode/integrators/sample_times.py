@@ -48,7 +48,7 @@ def require_shared(times: Tensor, name: str) -> None:
     if times.ndim != 1:
         raise ValueError(
             f"{name} takes one step for the whole batch, so t must be (T,), got shape {tuple(times.shape)}; for times "
-            "of each sample take AdaptiveExponential, KenCarp4 or a fixed step"
+            "of each sample take ExponentialAdams, KenCarp4 or a fixed step"
         )
 
 

@@ -33,6 +33,14 @@ class Status(Enum):
         "the equations of an implicit step did not converge however short the step: check that f is smooth at this "
         "time, loosen rtol and atol, or use float64"
     )
+    MAX_CALLS = (
+        "max_calls were spent before −λx + ρ f was 0 to the tolerance: the field may have no equilibrium near the "
+        "start; raise max_calls, start elsewhere, add damping, or loosen rtol and atol"
+    )
+    STALLED = (
+        "no step, however short, brings −λx + ρ f nearer to 0: the field may have no equilibrium near the start, or f "
+        "is not continuous there; start elsewhere, add damping, or loosen rtol and atol"
+    )
     NEGATIVE_DAMPING = "λ is negative or NaN: give the damping an activation with values >= 0"
     OVERFLOW = (
         "e^{λ|t1 − t0|} overflows the state's dtype: backwards in time damping amplifies; shorten the time span, lower "

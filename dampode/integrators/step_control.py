@@ -1,19 +1,18 @@
-"""Step sizes per sample: the norm of an error, the PI controller, the first step, and when to give a sample up."""
+"""Step sizes per sample: the PI controller, the first step, and when to give a sample up."""
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dampode.functional import exponential_step
 from dampode.integrators.splitting import Splitting
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = [
     "MAX_FACTOR",
     "MIN_LOG_RATIO",
     "GiveUp",
-    "Tolerance",
     "estimated_first_step",
     "log_error_ratio",
     "probe_step",
@@ -28,29 +27,6 @@ MAX_FACTOR = 10.0
 
 MIN_LOG_RATIO = math.log(1e-4)
 """The controller takes the last error ratio as at least this. A far smaller one says little about the next step."""
-
-
-class Tolerance(NamedTuple):
-    """The tolerance of one step: atol + rtol |x|, elementwise."""
-
-    rtol: float
-    atol: float
-
-    def ratio(self, error: Tensor, size: Tensor) -> Tensor:
-        """The error relative to the tolerance: the root mean square of error / (atol + rtol size) over each sample.
-
-        Args:
-            error: (N, *S).
-            size: |x|, (N, *S).
-
-        Returns:
-            The ratio, (N, 1, ..., 1). A step is accepted where it is at most 1.
-        """
-        root = math.sqrt(error[0].numel())
-        ratio = error / (size * (root * self.rtol)).add_(root * self.atol)
-        # in float64, because the squares of float32 numbers overflow beyond 1e19
-        norm: Tensor = torch.linalg.vector_norm(ratio.reshape(len(error), -1), dim=1, dtype=torch.float64)
-        return norm.to(error.dtype).reshape(-1, *[1] * (error.ndim - 1))
 
 
 def log_error_ratio(ratio: Tensor) -> Tensor:

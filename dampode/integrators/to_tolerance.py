@@ -2,8 +2,9 @@
 
 from abc import abstractmethod
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from dampode._checks import require_instance, require_positive, require_positive_int
 from dampode.dynamics import DampedODEFunc
 from dampode.integrators.adaptive_loop import AdaptiveLoop, ProgressBar
-from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
+from dampode.integrators.base import IntegrationError, Integrator, LayOut, require_call, require_single
 from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.dense_solution import dense_solution
 from dampode.integrators.event_search import EventSearch, EventSettings
@@ -22,9 +23,9 @@ from dampode.integrators.sample_times import columns, first_times
 from dampode.integrators.shifts import per_sample
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import Tolerance
 from dampode.integrators.stops import Stops
 from dampode.integrators.time_gradients import with_output_time_gradients, with_start_time_gradient
+from dampode.integrators.tolerance import Tolerance, Tolerances, require_tolerance
 
 __all__ = ["TolerantIntegrator"]
 
@@ -34,7 +35,8 @@ class TolerantIntegrator(Integrator):
     """An integrator with a tolerance and a step size per sample. A subclass supplies the loop of the solve.
 
     Args:
-        rtol, atol: tolerances relative to |x| and absolute, > 0.
+        rtol, atol: tolerances relative to |x| and absolute, > 0: numbers, or tensors that broadcast to the state. For a
+            structured state also a tuple, list or dict of these, a value for each part.
         max_steps: largest number of steps that a sample may try, accepted and rejected together.
         first_step: length of the first step, > 0; None estimates it. A first step that is many times too long can pass
             unnoticed.
@@ -48,8 +50,8 @@ class TolerantIntegrator(Integrator):
             x[None]).
     """
 
-    rtol: float = 1e-4
-    atol: float = 1e-6
+    rtol: Tolerances = field(default=1e-4, hash=False)  # a dict or a list has no hash
+    atol: Tolerances = field(default=1e-6, hash=False)
     max_steps: int = 100_000
     first_step: float | None = None
     max_step: float | None = None
@@ -58,8 +60,8 @@ class TolerantIntegrator(Integrator):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        require_positive(self.rtol, "rtol")
-        require_positive(self.atol, "atol")
+        require_tolerance(self.rtol, "rtol")
+        require_tolerance(self.atol, "atol")
         require_positive_int(self.max_steps, "max_steps")
         if self.first_step is not None:
             require_positive(self.first_step, "first_step")
@@ -81,6 +83,14 @@ class TolerantIntegrator(Integrator):
     @abstractmethod
     def _loop(self, func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter) -> AdaptiveLoop:
         """The loop of a solve, at its start, for times without gradient."""
+
+    def laid_out(self, flat: LayOut) -> Self:
+        """This integrator with the tolerances of a structured state laid out as the state is."""
+        return replace(self, rtol=flat(self.rtol, "rtol"), atol=flat(self.atol, "atol"))
+
+    def _tolerance(self, x: Tensor) -> Tolerance:
+        """The tolerance of a step for a state like x."""
+        return Tolerance.of(self.rtol, self.atol, x)
 
     def __call__(self, func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> Tensor:
         """The state at t1, (N, *S)."""
@@ -147,7 +157,7 @@ class TolerantIntegrator(Integrator):
             begin = start if differentiable is None else start.detach()
             loop = self._loop(func, begin, times.detach(), calls)
             loop.keep_steps, loop.keep_pieces = differentiable is not None, dense
-            probe = IndependenceProbe(func, calls, Tolerance(self.rtol, self.atol), loop.axis.span)
+            probe = IndependenceProbe(func, calls, loop.tol, loop.axis.span)
             if settings is not None:
                 stops.events = EventSearch(settings, func, start, stops.axis, calls)
             stopping = stops.any

@@ -1,6 +1,5 @@
 """The vector field as torchdiffeq calls it: calls counted, failures explained, stiffness measured."""
 
-import math
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -9,11 +8,12 @@ import torch
 from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
-from dampode.fields import Autonomous, TimeDependent
 from dampode.integrators.base import IntegrationError
+from dampode.integrators.randomness import repeats
 from dampode.integrators.recompute import OutsideTensors
 from dampode.integrators.solution import Status
-from dampode.integrators.stiff_steps import BOUND, are_stiff, relative_change, warn_of_stiff_steps
+from dampode.integrators.torchdiffeq_adjoint import AdjointWatch
+from dampode.integrators.torchdiffeq_stiffness import StiffnessWatch
 
 __all__ = ["WatchedField"]
 
@@ -37,12 +37,19 @@ _STATUS = {
 class WatchedField:
     """The vector field as torchdiffeq calls it. It counts calls, and remembers what explains a failure."""
 
-    def __init__(self, func: DampedODEFunc, method: str, check_adjoint: bool, check_random: bool) -> None:
+    def __init__(
+        self,
+        func: DampedODEFunc,
+        method: str,
+        times: Tensor,
+        max_steps: int | None,
+        check_adjoint: bool,
+        is_adaptive: bool,
+    ) -> None:
         self.func, self.calls, self._method = func, 0, method
-        self._check_adjoint, self._check_random = check_adjoint, check_random
-        self._last: tuple[float, Tensor, Tensor] | None = None
-        self._pair_time = math.nan
-        self.steps, self.stiff_steps = 0, 0
+        self._times, self._max_steps = times.detach(), max_steps
+        self._check_adjoint, self._is_adaptive = check_adjoint, is_adaptive
+        self.stiffness = StiffnessWatch(self._again)
         self._first: tuple[Tensor, Tensor, Tensor] | None = None
         self.own_error: AssertionError | None = None  # raised by f, not by torchdiffeq
         self._message: str | None = None  # of torchdiffeq, when it gave up
@@ -61,60 +68,53 @@ class WatchedField:
         self._recent.append((t.detach(), dx.detach()))
         if self.calls == _PROBE:  # a solve of a random field may never end
             self.require_repeatable()
-        self._measure_stiffness(t.item(), x.detach(), dx.detach())
+        self.stiffness.see_call(t, x, dx)
         return dx
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         """A callback of the user for torchdiffeq, and a watch over the steps of the adjoint."""
         if name not in _CALLBACKS:
             raise AttributeError(name)
-        f = self.func.f
-        owners = (self.func, f, f.f) if isinstance(f, Autonomous | TimeDependent) else (self.func, f)
-        callback: Callable[..., None] | None = next(
-            (found for owner in owners if (found := getattr(owner, name, None)) is not None), None
-        )
+        callback: Callable[..., None] | None = getattr(self.func, name, None) or self.func.f.callback(name)
         if name == "callback_step_adjoint" and self._method != "scipy_solver":  # which knows no callbacks
-            return partial(_watch_adjoint, callback)
+            return AdjointWatch(callback, self._times, self._max_steps)
+        if name == "callback_accept_step" and self._is_adaptive and self._method != "scipy_solver":
+            return partial(self._accept, callback)
         if callback is None:
             raise AttributeError(name)
         return callback
 
-    @torch.no_grad()
-    def _measure_stiffness(self, t: float, x: Tensor, dx: Tensor) -> None:
-        """Compare two stages at one time, as a step of most methods has them. The last such time is a step away."""
-        last, self._last = self._last, (t, x, dx)
-        if last is None or last[0] != t or last[1].shape != x.shape:
-            return
-        h, self._pair_time = abs(t - self._pair_time), t
-        apart, size = (v.norm() for v in (x - last[1], x))
-        growth = relative_change((dx - last[2])[None], (x - last[1])[None])
-        known = apart > 100 * torch.finfo(x.dtype).eps * size
-        self.steps, self.stiff_steps = self.steps + 1, self.stiff_steps + int(known & (h * growth > BOUND))
+    def _accept(self, callback: Callable[..., None] | None, t: Tensor, x: Tensor, dt: Tensor) -> None:
+        """Measure an accepted step, then call the user's callback, if any."""
+        self.stiffness.see_step(dt.item())
+        if callback is not None:
+            callback(t, x, dt)
 
     def require_repeatable(self) -> None:
-        """Raise if f gives other values when called again where it was called first. This takes one call.
+        """Raise if f gives other values when called again where it was called first.
 
-        Methods with a fixed step take random fields.
+        This takes one call, and more if f draws random numbers, which may be the same by chance. Methods with a fixed
+        step take random fields.
         """
-        if self._first is None or not self._check_random:
+        if self._first is None or not self._is_adaptive:
             return
         t, x, before = self._first
-        self.calls += 1
+        finite = torch.isfinite(before)
+        limit = 100 * torch.finfo(x.dtype).eps * torch.where(finite, before, 0.0).abs().max()
         with torch.no_grad():
-            again = self.func(t, x)
-            finite = torch.isfinite(before)
-            limit = 100 * torch.finfo(x.dtype).eps * torch.where(finite, before, 0.0).abs().max()
-            if bool((finite & ~((again - before).abs() <= limit)).any()):
-                raise ValueError(
-                    "a tolerance needs an f without randomness, such as dropout or noise, got an f that gives other "
-                    f"values when called again at t = {t.item():g} and the same state; call .eval() on it, draw the "
-                    "noise before the solve, or take a fixed step"
-                )
+            for again in repeats(lambda: self._again(t, x), x):
+                if bool((finite & ~((again - before).abs() <= limit)).any()):
+                    raise ValueError(
+                        "a tolerance needs an f without randomness, such as dropout or noise, got an f that gives "
+                        f"other values when called again at t = {t.item():g} and the same state; call .eval() on it, "
+                        "draw the noise before the solve, or take a fixed step"
+                    )
 
-    def warn_if_stiff(self, has_gradient: bool) -> None:
-        """Warn if stability bounded many steps."""
-        if are_stiff(self.stiff_steps, self.steps):
-            warn_of_stiff_steps(self.stiff_steps, self.steps, "of the batch", has_gradient)
+    def _again(self, t: Tensor, x: Tensor) -> Tensor:
+        """dx/dt for a measurement, counted."""
+        self.calls += 1
+        dx: Tensor = self.func(t, x)
+        return dx
 
     def _checked_rate(self, t: Tensor, x: Tensor) -> Tensor:
         """dx/dt at the first call, or a ValueError if the continuous adjoint would drop a gradient."""
@@ -155,16 +155,3 @@ class WatchedField:
             if bool(bad.any()):
                 return t.item(), torch.nonzero(bad).flatten().tolist()
         return None
-
-
-def _watch_adjoint(callback: Callable[..., None] | None, t: Tensor, state: tuple[Tensor, ...], dt: Tensor) -> None:
-    """Raise in words where torchdiffeq would assert in a backward pass. Else call the user's callback, if any."""
-    lost = not all(bool(torch.isfinite(part).all()) for part in state)
-    if lost or bool(t + dt == t):
-        raise IntegrationError(
-            f"adjoint=True re-integrates the state backwards, got {'NaN or infinity' if lost else 'a step of length 0'}"
-            f" at t = {float(t):g} of the backward pass, where errors grow; use adjoint=False, or an integrator with "
-            "recompute="
-        )
-    if callback is not None:
-        callback(t, state, dt)

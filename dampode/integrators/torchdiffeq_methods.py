@@ -1,23 +1,26 @@
 """torchdiffeq's solvers as an integrator of the damped ODE."""
 
-import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torchdiffeq
 from torch import Tensor
 
-from dampode._checks import require_instance, require_positive
+from dampode._checks import require_instance
 from dampode.dynamics import DampedODEFunc
-from dampode.integrators.base import IntegrationError, Integrator, require_call, require_single
+from dampode.functional import Scalar
+from dampode.integrators.base import IntegrationError, Integrator, LayOut, require_call, require_single
 from dampode.integrators.dense_solution import require_no_dense
 from dampode.integrators.jumps import Jumps, require_no_jumps
 from dampode.integrators.sample_times import require_shared
 from dampode.integrators.solution import Solution, solution_of_batch
+from dampode.integrators.tolerance import Tolerance, Tolerances, require_tolerance
+from dampode.integrators.torchdiffeq_adjoint import require_digits, require_whole
 from dampode.integrators.torchdiffeq_field import WatchedField
+from dampode.integrators.torchdiffeq_scipy import solved_by_scipy
 
 __all__ = ["TorchDiffEq"]
 
@@ -27,19 +30,25 @@ _FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "impli
 _OPTIONS = {"explicit_adams": {"max_order": 4}}
 """Our defaults. torchdiffeq's default order 12 makes its Adams-Bashforth method unstable at nearly any step."""
 
+_COARSE_BETWEEN = ("bosh3", "dopri8")
+"""Methods whose polynomial inside a step is far less accurate than the step itself."""
+
 
 @dataclass(frozen=True)
 class TorchDiffEq(Integrator):
     """Any method that the installed torchdiffeq offers, through its public ``odeint`` or ``odeint_adjoint``.
 
     The whole batch shares one step size, so the result of a sample depends, within the tolerance, on the other samples.
-    SciPy's solvers ("scipy_solver") interpolate at t0, too: the first state is x0 but for rounding.
+    torchdiffeq steps over the times and interpolates. bosh3 and dopri8 interpolate too coarsely, so here they end a
+    step at every time.
     Where λ is large, explicit methods need a number of steps proportional to λ(t1 − t0); dopri5 needs about a third of
     it.
 
     Args:
         method: a torchdiffeq method, "dopri5", "rk4", ...
-        rtol, atol: tolerances of an adaptive method, > 0.
+        rtol, atol: tolerances of an adaptive method, > 0: numbers, or tensors that broadcast to the state. For a
+            structured state also a tuple, list or dict of these, a value for each part. The backward pass of the
+            adjoint takes the smallest of them.
         adjoint: whether gradients come from the continuous adjoint instead of backpropagation through the steps. The
             adjoint re-integrates the state backwards from each output time to the one before. Memory stays constant,
             but damping makes errors grow like e^{λΔt}, so gradients lose accuracy quickly as λΔt grows
@@ -56,21 +65,23 @@ class TorchDiffEq(Integrator):
     Raises:
         ValueError: torchdiffeq has no such method (the message lists the installed ones), a tolerance is not above 0,
             or the norm is "seminorm" without adjoint. In a solve with adjoint: f uses a tensor that wants a gradient
-            and is no parameter, or the backward pass
-            would amplify rounding errors beyond the dtype's digits.
+            and is no parameter, a parameter is sharded, or the backward pass would amplify rounding errors beyond the
+            dtype's digits.
         TypeError: a setting is of the wrong type; in a solve to a tolerance, the state is of half precision.
         IntegrationError: in a call or `odeint`, f gives NaN or infinity, or the step size underflows; also in `solve`,
             torchdiffeq refuses the options. In the backward pass with adjoint: the state cannot be integrated back.
 
     Warns:
-        UserWarning: gradients are wanted from scipy_solver without the adjoint, which gives none.
+        UserWarning: gradients are wanted from scipy_solver without the adjoint, which gives none; or the method is
+            fehlberg2, whose answers are commonly 100 tolerances off.
+        StiffnessWarning: stability bounded many steps, or gradients pass through a state at rest in unstable steps.
 
     Source: Chen et al. 2018; https://github.com/rtqichen/torchdiffeq.
     """
 
     method: str = "dopri5"
-    rtol: float = 1e-5
-    atol: float = 1e-7
+    rtol: Tolerances = field(default=1e-5, hash=False)
+    atol: Tolerances = field(default=1e-7, hash=False)
     adjoint: bool = False
     options: Mapping[str, Any] | None = field(default=None, hash=False)
 
@@ -85,13 +96,17 @@ class TorchDiffEq(Integrator):
                 'the norm "seminorm" needs adjoint=True, because it leaves the gradients of the parameters out of the '
                 "error of the backward pass, got adjoint=False; set adjoint=True, or leave norm out"
             )
-        require_positive(self.rtol, "rtol")
-        require_positive(self.atol, "atol")
+        require_tolerance(self.rtol, "rtol")
+        require_tolerance(self.atol, "atol")
         try:
             # torchdiffeq refuses an unknown method with a list of the installed ones
             torchdiffeq.odeint(lambda t, y: y, torch.zeros(1), torch.zeros(1), method=self.method)
         except ValueError as error:
             raise ValueError(f"method must be one that the installed torchdiffeq offers: {error}") from None
+
+    def laid_out(self, flat: LayOut) -> Self:
+        """This integrator with the tolerances of a structured state laid out as the state is."""
+        return replace(self, rtol=flat(self.rtol, "rtol"), atol=flat(self.atol, "atol"))
 
     def __call__(self, func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> Tensor:
         """The state at t1."""
@@ -104,7 +119,7 @@ class TorchDiffEq(Integrator):
     def trajectory(self, func: DampedODEFunc, x: Tensor, times: Tensor, jumps: Jumps | None = None) -> Tensor:
         """The states at strictly monotonic ``times`` (T,): (T, N, *S), x first."""
         _require_shared(times, jumps)
-        field = self._watched(func)
+        field = self._watched(func, times)
         xs = self._integrated(field, x, times)
         if not bool(torch.isfinite(xs).all()):
             raise field.failure(self.method, "the state is not finite")
@@ -115,8 +130,8 @@ class TorchDiffEq(Integrator):
     ) -> Solution:
         """The states with the calls of f and a status per sample. If torchdiffeq gives up, all samples fail at t[0]."""
         _require_shared(times, jumps)
-        require_no_dense(dense, "TorchDiffEq", "take AdaptiveExponential, KenCarp4 or a fixed step")
-        field = self._watched(func)
+        require_no_dense(dense, "TorchDiffEq", "take ExponentialAdams, KenCarp4 or a fixed step")
+        field = self._watched(func, times)
         try:
             xs = self._integrated(field, x, times)
         except IntegrationError:
@@ -127,14 +142,35 @@ class TorchDiffEq(Integrator):
             return replace(solution_of_batch(times, xs, field.calls, -1), status=(status,) * len(x))
         return solution_of_batch(times, xs, field.calls, -1)
 
-    def _watched(self, func: DampedODEFunc) -> WatchedField:
+    def _watched(self, func: DampedODEFunc, times: Tensor) -> WatchedField:
         """The vector field as torchdiffeq will call it."""
-        return WatchedField(func, self.method, self.adjoint and torch.is_grad_enabled(), self.method not in _FIXED)
+        check_adjoint = self.adjoint and torch.is_grad_enabled()
+        max_steps = (self.options or {}).get("max_num_steps")
+        return WatchedField(func, self.method, times, max_steps, check_adjoint, self.method not in _FIXED)
 
     @property
     def _norm(self) -> object:
         """The norm among the options, None if there is none."""
         return (self.options or {}).get("norm")
+
+    def _options(self, times: Tensor) -> dict[str, Any]:
+        """The options of the forward pass."""
+        options = {**_OPTIONS.get(self.method, {}), **(self.options or {})}
+        if self._norm == "seminorm":
+            del options["norm"]
+        return _with_ends(_just_past(times), options) if self.method in _COARSE_BETWEEN else options
+
+    def _adjoint_options(self, times: Tensor) -> dict[str, Any]:
+        """The options of the backward pass. `AdjointWatch` bounds its steps."""
+        options = {**_OPTIONS.get(self.method, {}), **(self.options or {})}
+        options.pop("max_num_steps", None)
+        if self._norm != "seminorm":
+            options.pop("norm", None)
+        if self.method not in _COARSE_BETWEEN:
+            return options
+        # torchdiffeq negates decreasing times, but not the ends in a backward pass
+        ends = times if bool(times[1] > times[0]) else -times
+        return _with_ends(ends.detach().double(), options)
 
     def _integrated(self, field: WatchedField, x: Tensor, times: Tensor) -> Tensor:
         """The states from torchdiffeq, (T, N, *S), or an IntegrationError if it gives up."""
@@ -143,19 +179,23 @@ class TorchDiffEq(Integrator):
         if self.method == "scipy_solver" and not bool(torch.isfinite(x).all()):
             raise IntegrationError("scipy_solver needs a finite initial state, got NaN or infinity; check the input")
         if self.adjoint:
-            _require_adjoint(field.func, x, times)
-        settings: dict[str, Any] = {"rtol": self.rtol, "atol": self.atol, "method": self.method}
-        options = {**_OPTIONS.get(self.method, {}), **(self.options or {})}
-        settings["options"] = options
-        if self._norm == "seminorm":
-            settings["adjoint_options"] = options
-            settings["options"] = {name: value for name, value in options.items() if name != "norm"}
+            require_digits(field.func, x, times)
+            require_whole(field.func.parameters())
+        tol = Tolerance.of(self.rtol, self.atol, x)
+        settings: dict[str, Any] = {"rtol": tol.rtol, "atol": tol.atol, "method": self.method}
+        settings["options"] = self._options(times)
+        if self.method == "scipy_solver":  # SciPy takes a value for each of its numbers
+            settings |= {name: _in_a_row(settings[name], x) for name in ("rtol", "atol")}
+        if self.adjoint:
+            params = tuple(p for p in field.func.parameters() if p.requires_grad)
+            settings |= {"adjoint_params": params, "adjoint_options": self._adjoint_options(times)}
+            settings |= {"adjoint_rtol": tol.smallest_rtol, "adjoint_atol": tol.smallest_atol}
+        odeint: Callable[..., Tensor] = torchdiffeq.odeint_adjoint if self.adjoint else torchdiffeq.odeint
         try:
-            if self.adjoint:
-                params = tuple(p for p in field.func.parameters() if p.requires_grad)
-                xs: Tensor = torchdiffeq.odeint_adjoint(field, x, times, adjoint_params=params, **settings)
+            if self.method == "scipy_solver":
+                xs = solved_by_scipy(odeint, field, x, times, **settings)
             else:
-                xs = torchdiffeq.odeint(field, x, times, **settings)
+                xs = odeint(field, x, times, **settings)
         except AssertionError as error:
             if error is field.own_error:
                 raise
@@ -169,10 +209,24 @@ class TorchDiffEq(Integrator):
                 "adjoint=True or another method, or torch.no_grad() where none are needed",
                 stacklevel=4,
             )
-        field.warn_if_stiff(xs.requires_grad)
+        field.stiffness.warn(xs.requires_grad)
+        if self.method == "fehlberg2":
+            warnings.warn(
+                "fehlberg2 estimates about a hundredth of its error, so its answers are commonly 100 tolerances off; "
+                "take dopri5 or bosh3, or divide rtol and atol by 100",
+                stacklevel=4,
+            )
         if len(xs) < len(times):  # SciPy's solvers leave out what they did not reach
             raise field.failure(self.method, f"stopped after {len(xs)} of {len(times)} times")
         return xs
+
+
+def _in_a_row(tolerance: Scalar, x: Tensor) -> Any:
+    """A tolerance as a number, or as a NumPy array of one value for the clock of `solved_by_scipy` and x's values."""
+    if not isinstance(tolerance, Tensor):
+        return tolerance
+    row = tolerance.expand_as(x).reshape(-1)
+    return torch.cat((row[:1], row)).cpu().numpy()
 
 
 def _require_shared(times: Tensor, jumps: Jumps | None) -> None:
@@ -181,18 +235,17 @@ def _require_shared(times: Tensor, jumps: Jumps | None) -> None:
     require_no_jumps(jumps, "TorchDiffEq")
 
 
-def _require_adjoint(func: DampedODEFunc, x: Tensor, times: Tensor) -> None:
-    """Raise if the continuous adjoint would have no digit of the state left."""
-    if not torch.is_grad_enabled():
-        return
-    with torch.no_grad():
-        looked_at = times[:-1].to(x) if func.damping.depends_on_time else times[:1].to(x)
-        lam = max(float(func.lam(t, x).max()) for t in looked_at)
-        growth = lam * float(times.diff().max())
-    digits = -math.log(torch.finfo(x.dtype).eps)
-    if growth > digits:
-        raise ValueError(
-            "adjoint=True re-integrates the state backwards, where damping amplifies by e^{λΔt}: λΔt is "
-            f"{growth:.3g} between two times, and above {digits:.0f} no digit of {x.dtype} is left; use adjoint=False, "
-            "or an integrator with recompute="
-        )
+def _just_past(times: Tensor) -> Tensor:
+    """Where steps end so that no time but the first is inside a step, (T − 1,).
+
+    torchdiffeq overlooks all further ends after a step that ends at one by chance, so the ends are no round numbers.
+    """
+    times = times.detach().double()
+    span = times[-1] - times[0]
+    return torch.nextafter(times[1:] + torch.finfo(times.dtype).eps * span, span * torch.inf)
+
+
+def _with_ends(ends: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+    """The options with more ends of steps."""
+    others = options.get("step_t", ends)
+    return {**options, "step_t": torch.cat((ends, torch.as_tensor(others).to(ends))).unique()}

@@ -1,11 +1,13 @@
 """The paper's networks: pixels in [0, 1] in, logits out."""
 
 from dampode.models.ablation import AblationNetworks, ablation_networks
+from dampode.models.contractive import contractive_norm, contractive_resnet
 from dampode.models.damped_residuals import Residual, damp, residual_of
 from dampode.models.damping_coefficients import coefficients
 from dampode.models.folding import fold
 from dampode.models.preresnet import PreResNet
 from dampode.models.resnext import ResNeXt29
+from dampode.models.unrolled import UnrolledBlock, unrolled
 from dampode.models.variants import (
     cnn,
     in_resnet,
@@ -25,10 +27,13 @@ __all__ = [
     "PreResNet",
     "ResNeXt29",
     "Residual",
+    "UnrolledBlock",
     "ablation_networks",
     "architecture",
     "cnn",
     "coefficients",
+    "contractive_norm",
+    "contractive_resnet",
     "damp",
     "fold",
     "in_resnet",
@@ -43,4 +48,5 @@ __all__ = [
     "resnet",
     "resnext29",
     "save",
+    "unrolled",
 ]

@@ -205,7 +205,7 @@ def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -
     except NotImplementedError as error:
         raise ValueError(
             f"every layer must have a forward-mode derivative, a layer has none ({error}); in place of an adaptive "
-            'TorchDiffEq take AdaptiveExponential, KenCarp4, or fixed steps as in TorchDiffEq("rk4")'
+            'TorchDiffEq take ExponentialAdams, KenCarp4, or fixed steps as in TorchDiffEq("rk4")'
         ) from error
     finally:
         for handle in handles:

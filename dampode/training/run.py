@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 from torch import Tensor, nn
@@ -137,7 +136,7 @@ class Run:
         with self.execution.forward(self.device):
             logits = self.network(x)
         require_logits(logits, len(x), self.data.num_classes)
-        loss = F.cross_entropy(logits.float(), y)
+        loss = self.recipe.loss(logits.float(), y)
         with torch.no_grad():
             self.sums += torch.stack([loss * len(y), (logits.argmax(1) == y).sum()])
         return loss

@@ -44,6 +44,16 @@ def factor(ratio):
 
 
 @quotes
+def steady_state_calls():
+    rows = results("steady_state")["rows"]
+    calls = {(r["field"], r["dtype"], r["tolerance"], r["solver"]): r["calls"] for r in rows}
+    solvers = ("SteadyState", "torchdeq anderson", "torchdeq broyden")
+    for field in dict.fromkeys(r["field"] for r in rows):
+        at = (("float32", 1e-4), ("float32", 1e-5), ("float64", 1e-6), ("float64", 1e-8))
+        yield row(field, *(" / ".join(str(calls[field, *where, solver]) for solver in solvers) for where in at))
+
+
+@quotes
 def readme_beside_plain():
     everything = results_file.read_current(results_file.RESULTS)
     more = {}
@@ -212,16 +222,38 @@ def training_numbers():
                 yield f"{measured['speed']['ratio']:.2f}"
 
 
-def agreement(images):
-    """Images left correct by each attack, as three libraries run it."""
-    for found in results(f"attack_agreement_linf_{images}")["rows"]:
+@quotes
+def attack_agreement_300():
+    for found in results("attack_agreement_linf_300")["rows"]:
         counts = (*found["dampode"], found["torchattacks"], found["official"])
         yield row(found["network"], f"{found['eps_255']:.0f}/255", found["attack"], *counts)
 
 
 @quotes
-def attack_agreement_300():
-    yield from agreement(300)
+def attack_agreement_1000():
+    """The rows that have been measured; with several seeds, a number for each."""
+    for norm, label in (("linf", "L∞"), ("l2", "L2")):
+        for found in measured_rows(f"attack_agreement_{norm}_1000"):
+            counts = (
+                ", ".join(map(str, found.get(name, ["not run"]))) for name in ("dampode", "torchattacks", "official")
+            )
+            yield row(found["network"], f"{label}, {found['eps_255']:.0f}/255", found["attack"], *counts)
+
+
+@quotes
+def attack_speed():
+    """The rows that have been measured."""
+    for suffix, attack in (("", "PGD-20"), ("_apgd", "APGD-CE, 100 steps"), ("_auto", "AutoAttack, standard")):
+        for found in measured_rows(f"attack_speed{suffix}"):
+            ratios = (f"{found[key]:.2f}" if key in found else "" for key in ("ratio_foolbox", "ratio_torchattacks"))
+            measured = f"{found['images_per_s']:.1f}", f"{100 * found['robust_accuracy']:.1f}"
+            library = found["way"].replace("ours", "dampode")
+            yield row(attack, f"{found['eps_255']:.0f}/255", library, *measured, *ratios)
+
+
+def measured_rows(name):
+    """The rows of a result that may not have been measured yet."""
+    return results(name)["rows"] if (ROOT / "benchmarks" / "results" / f"{name}.json").exists() else []
 
 
 @quotes

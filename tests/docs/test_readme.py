@@ -28,6 +28,7 @@ PAGES = [
             "training",
             "choosing_an_integrator",
             "gradients",
+            "irregular_series",
             "robustness",
             "stability",
             "extending",

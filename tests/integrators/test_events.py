@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dampode import DampedODEFunc, Jumps, VectorField, odeint, odeint_event
-from dampode.damping import Constant, Learned
+from dampode.damping import Constant, Gated, Learned
 from dampode.integrators import AdaptiveExponential, ExponentialAdams, IntegrationError, KenCarp4, Krogstad4
 from tests.helpers.oracles import Forced
 
@@ -165,6 +165,82 @@ def test_gradients_against_finite_differences(integrator, sign):
                 assert gradient.reshape(-1)[k].item() == pytest.approx(slope.item(), rel=1e-2, abs=2e-3)
 
 
+def hessian(value, inputs):
+    """The second derivatives of a number, one row after the other."""
+    gradients = torch.autograd.grad(value, inputs, create_graph=True)
+    rows = (
+        torch.autograd.grad(entry, inputs, retain_graph=True, materialize_grads=True)
+        for gradient in gradients
+        for entry in gradient.reshape(-1)
+    )
+    return torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
+
+
+@by_name
+def test_second_derivatives_of_free_fall(integrator):
+    func, h, x = dropped(2)
+    s = odeint_event(func, x, (0.0, 10.0), height, integrator)
+    g = func.f.g
+    for got, exact in ((s.t, (2 * h / g).sqrt()), (s.x[:, 1], -((2 * h * g).sqrt()))):
+        torch.testing.assert_close(hessian(got.sum(), [h, g]), hessian(exact.sum(), [h, g]), rtol=1e-6, atol=1e-9)
+
+
+@by_name
+def test_second_derivatives_of_a_chain_of_thresholds(integrator):
+    """The third spike of the neuron of `test_an_integrate_and_fire_neuron`."""
+    reset = tensor(0.2).requires_grad_()
+    func = DampedODEFunc(Drive(), Learned(2.0, 2.0)).double()
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    s = odeint_event(
+        func,
+        x,
+        (0.0, 2.0),
+        lambda t, x: x[:, 0] - 1,
+        integrator,
+        count=3,
+        map=lambda k, t, x: 0 * x + reset,
+    )
+    lam = func.lam(0.0, x).reshape(())
+    rest = func.f.current / lam
+    exact = (-torch.log(1 - 1 / rest) + 2 * torch.log((rest - reset[0]) / (rest - 1))) / lam
+    inputs = [reset, *func.parameters()]
+    torch.testing.assert_close(hessian(s.t[0], inputs), hessian(exact, inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_second_derivatives_against_finite_differences_of_the_gradient():
+    torch.manual_seed(0)
+    func = DampedODEFunc(Forced(2), Gated(2)).double()
+    x = torch.tensor([[1.5, 0.2], [0.3, 0.1]], dtype=torch.float64).requires_grad_()
+    level, span = tensor(0.4).requires_grad_(), tensor(0.0, 4.0).requires_grad_()
+    inputs = [x, level, span]
+
+    def gradient():
+        s = odeint_event(func, x, span, lambda t, x: x.square().sum(1) - level - 0.1 * t[:, 0].sin(), TIGHT)
+        assert s.ended.any()
+        value = (s.t.sin() + s.x.cos().sum(1)).sum()
+        return torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, inputs, create_graph=True)])
+
+    rows = [torch.autograd.grad(entry, inputs, retain_graph=True, materialize_grads=True) for entry in gradient()]
+    got = torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
+    for column, value, k in [(2, x, 2), (4, level, 0), (5, span, 0)]:
+        ends = []
+        for move in (1e-4, -1e-4):
+            old = value.detach().clone()
+            value.data.view(-1)[k] += move
+            ends.append(gradient().detach())
+            value.data.copy_(old)
+        torch.testing.assert_close(got[:, column], (ends[0] - ends[1]) / 2e-4, rtol=1e-3, atol=1e-3)
+
+
+def test_an_event_without_a_slope_has_no_derivative():
+    """The sign of a state is found, but its slope is 0: a gradient of 0 would be wrong."""
+    func, x = DampedODEFunc(lambda x: 0 * x - 1, Constant(0.0)), tensor([1.0], [2.0]).requires_grad_()
+    s = odeint_event(func, x, (0.0, 1.5), lambda t, x: torch.sign(x[:, 0]) + 0 * x[:, 0], ALL[0])
+    assert s.t.tolist() == pytest.approx([1.0, 1.5], rel=1e-5)
+    assert torch.isnan(torch.autograd.grad(s.t[0], x, retain_graph=True)[0][0]).all()
+    assert torch.autograd.grad(s.x[1].sum(), x)[0].tolist()[1] == [1.0]
+
+
 def test_a_batch_equals_its_samples_and_its_cost_is_that_of_the_longest():
     func, _, x = dropped()
     together = odeint_event(func, x, (0.0, 10.0), height, ALL[0])
@@ -246,7 +322,7 @@ def test_refusals():
         odeint_event(func, x, span, lambda t, x: x.sum())
     with pytest.raises(TypeError, match=r"event\(t, x\) must be of type Tensor, got float"):
         odeint_event(func, x, span, lambda t, x: 1.0)
-    with pytest.raises(TypeError, match="events need AdaptiveExponential or KenCarp4"):
+    with pytest.raises(TypeError, match="events need ExponentialAdams, AdaptiveExponential or KenCarp4"):
         odeint_event(func, x, span, height, Krogstad4(3))
     with pytest.raises(ValueError, match=r"direction must be 1 \(upward\), -1 \(downward\) or 0 \(both\), got 2"):
         odeint_event(func, x, span, height, direction=2)

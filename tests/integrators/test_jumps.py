@@ -32,7 +32,19 @@ by_repr = {"ids": lambda i: f"{type(i).__name__}-{i.recompute if hasattr(i, 'rec
 
 
 def tolerance(integrator):
-    return {"rtol": 1e-12, "atol": 1e-12} if integrator in FIXED else {"rtol": 5e-5, "atol": 2e-5}
+    """How near the states of equal steps are: a sample takes the same steps alone and in a batch."""
+    return {"rtol": 1e-12, "atol": 1e-12} if integrator in FIXED else {"rtol": 1e-10, "atol": 1e-10}
+
+
+def restart_tolerance(integrator, terms=1):
+    """How near a solve with a jump is to two solves, in a sum of so many terms.
+
+    After a jump, KenCarp4 still has its Jacobian and ExponentialAdams its measured Lipschitz number. Both change which
+    steps are taken, so the states agree to about the tolerance of a solve.
+    """
+    if isinstance(integrator, KenCarp4 | ExponentialAdams):
+        return {"rtol": 10 * terms * integrator.rtol, "atol": 10 * terms * integrator.rtol}
+    return tolerance(integrator)
 
 
 def problem(damping=None):
@@ -60,12 +72,12 @@ def test_a_jump_equals_two_solves(integrator, damping, sign):
     before = odeint(func, x, t[:3], integrator)
     after = odeint(func, jump(before[-1]), t[2:], integrator)
     expected = torch.cat((before[:-1], after))
-    torch.testing.assert_close(xs, expected, **tolerance(integrator))
-    torch.testing.assert_close(xs[2], jump(before[-1]), **tolerance(integrator))
+    torch.testing.assert_close(xs, expected, **restart_tolerance(integrator))
+    torch.testing.assert_close(xs[2], jump(before[-1]), **restart_tolerance(integrator))
     inputs = [x, scale, *func.parameters()]
     one, two = (torch.autograd.grad(states.square().sum(), inputs) for states in (xs, expected))
     for a, b in zip(one, two, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12 if integrator in FIXED else 2e-4, atol=1e-4)
+        torch.testing.assert_close(a, b, **restart_tolerance(integrator, terms=len(t)))
 
 
 @pytest.mark.parametrize("integrator", FIXED + ADAPTIVE, **by_repr)
@@ -151,7 +163,8 @@ def test_a_jump_costs_no_more_than_a_new_solve(integrator):
     s = solve(func, x, t, integrator, jumps=Jumps(tensor(1.0)))
     assert s.status == (Status.SUCCESS,) * 4
     assert (s.nfe <= 2 * plain.nfe + 8).all()
-    torch.testing.assert_close(s.x, plain.x, **tolerance(integrator))
+    # the steps of the two solves differ, so their states agree to about the tolerance
+    torch.testing.assert_close(s.x, plain.x, rtol=10 * integrator.rtol, atol=10 * integrator.rtol)
 
 
 def test_images_jump_too():

@@ -177,6 +177,8 @@ def test_sharded_weights(alone):
             found.append([p.grad.full_tensor() if sharded else p.grad for p in func.parameters()])
         for got, want in zip(*found[-2:], strict=True):
             torch.testing.assert_close(got, want)
+    with pytest.raises(ValueError, match="adjoint=True needs whole parameters, got one that is sharded"):
+        TorchDiffEq(adjoint=True)(func, x, 0.0, 1.0)
     func = DampedODEFunc(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), Constant(1.0)).double()
     fully_shard(func, mesh=alone)
     with pytest.raises(RuntimeError) as info:

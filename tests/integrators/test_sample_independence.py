@@ -167,3 +167,18 @@ def test_torchdiffeq_to_a_tolerance_refuses_random_fields(method):
     for ask in (solve, odeint):
         with pytest.raises(ValueError, match="a tolerance needs an f without randomness"):
             ask(func, torch.ones(6, 4), torch.tensor([0.0, 1.0]), TorchDiffEq(method))
+
+
+@pytest.mark.parametrize(
+    "integrator",
+    [TorchDiffEq(method, 1e-3, 1e-3) for method in ("dopri5", "bosh3", "adaptive_heun", "scipy_solver")]
+    + [AdaptiveExponential(), KenCarp4()],
+    ids=str,
+)
+def test_dropout_of_a_single_number_is_found_whatever_it_draws(integrator):
+    """One number that is dropped or not repeats by chance in every second call."""
+    func = DampedODEFunc(lambda x: F.dropout(x, 0.5), Constant(0.0))
+    for seed in range(20):
+        torch.manual_seed(seed)
+        with pytest.raises(ValueError, match="an f without randomness"):
+            odeint(func, torch.ones(1, dtype=torch.float64), torch.tensor([0.0, 1e-3]), integrator)

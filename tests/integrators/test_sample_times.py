@@ -45,7 +45,17 @@ def problem(damping=None):
 
 
 def tolerance(integrator):
-    return {"rtol": 1e-12, "atol": 1e-12} if integrator in FIXED else {"rtol": 5e-5, "atol": 2e-5}
+    """How near the states of one solve are to those of a solve per sample: no sample changes the steps of another."""
+    return {"rtol": 1e-12, "atol": 1e-12} if integrator in FIXED else {"rtol": 1e-10, "atol": 1e-10}
+
+
+def gradient_tolerance(integrator):
+    """The same for gradients.
+
+    The backward pass of KenCarp4 solves linear equations to a tenth of the tolerance, by iterations that end when all
+    samples of a batch are solved. So its gradients agree to the tolerance only.
+    """
+    return {"rtol": 1e-5, "atol": 1e-6} if isinstance(integrator, KenCarp4) else tolerance(integrator)
 
 
 def one_by_one(func, x, t, integrator):
@@ -70,7 +80,7 @@ def test_one_solve_equals_a_solve_per_sample(integrator, damping, backward):
     weight = torch.randn_like(xs)
     together, alone = (torch.autograd.grad((weight * states).sum(), inputs) for states in (xs, singly))
     for a, b in zip(together, alone, strict=True):
-        torch.testing.assert_close(a, b, **tolerance(integrator))
+        torch.testing.assert_close(a, b, **gradient_tolerance(integrator))
 
 
 @pytest.mark.parametrize("integrator", FIXED + ADAPTIVE, **by_repr)
@@ -96,7 +106,7 @@ def test_a_masked_loss_has_the_gradients_of_the_unpadded_solve(integrator):
     for n in range(3):
         row = t[n][given[n]].detach().requires_grad_()
         (alone,) = torch.autograd.grad(odeint(func, x[n : n + 1], row, integrator).square().sum(), row)
-        torch.testing.assert_close(in_time[n][given[n]], alone, **tolerance(integrator))
+        torch.testing.assert_close(in_time[n][given[n]], alone, **gradient_tolerance(integrator))
 
 
 @pytest.mark.parametrize("integrator", [*ADAPTIVE, HochbruckOstermann4(20)], **by_repr)
@@ -130,7 +140,7 @@ def test_images_and_float32(integrator):
     func, x = DampedODEFunc(torch.sin, Constant(torch.full((2, 1, 1), 0.5))), torch.rand(4, 2, 3, 3)
     t = times().float()
     kinder = integrator if integrator in FIXED else type(integrator)(1e-4, 1e-5)
-    torch.testing.assert_close(odeint(func, x, t, kinder), one_by_one(func, x, t, kinder), rtol=2e-3, atol=2e-4)
+    torch.testing.assert_close(odeint(func, x, t, kinder), one_by_one(func, x, t, kinder), rtol=1e-4, atol=1e-5)
 
 
 def test_the_batch_costs_what_its_longest_sample_costs():
@@ -157,7 +167,7 @@ def test_a_solution_keeps_the_times_as_given():
 def test_a_sample_that_fails_leaves_the_others_alone():
     func = DampedODEFunc(lambda x: x**2, Constant(0.0))
     t = torch.tensor([[0.0, 0.5, 0.9], [0.0, 0.5, 2.0]], dtype=torch.float64)
-    s = solve(func, torch.ones(2, 1, dtype=torch.float64), t)
+    s = solve(func, torch.ones(2, 1, dtype=torch.float64), t, ExponentialAdams(1e-6, 1e-8))
     assert [status.name for status in s.status] == ["SUCCESS", "STEP_UNDERFLOW"]
     torch.testing.assert_close(s.x[:, 0, 0], 1 / (1 - t[0]), rtol=1e-3, atol=0)
     assert torch.isnan(s.x[2, 1]).all()

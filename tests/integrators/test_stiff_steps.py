@@ -98,3 +98,26 @@ def test_stiffness_where_rho_is_one_is_not_blamed_on_rho():
     with pytest.warns(StiffnessWarning) as found:
         solve(func, torch.ones(1, 2, dtype=torch.float64), torch.tensor([0.0, 3.0], dtype=torch.float64))
     assert all("ρ = 1 or" not in str(w.message) for w in found)
+
+
+REST = [
+    AdaptiveExponential(),
+    AdaptiveExponential(recompute=1),
+    ExponentialAdams(),
+    TorchDiffEq(),
+    TorchDiffEq("bosh3"),
+]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("strength", [1000.0, 0.01])
+@pytest.mark.parametrize("integrator", REST, ids=repr)
+def test_gradients_through_a_state_at_rest_are_not_to_be_trusted(integrator, strength, wanted):
+    """No error bounds the steps of exact zeros. The right gradient is e^{-10,000}; steps give up to 1e44."""
+    x = torch.zeros(2, 1, dtype=torch.float64)
+    x[1] = 0.3 * (strength < 1)
+    func, t = DampedODEFunc(lambda x: -strength * x, Constant(0.0)), torch.tensor([0.0, 10.0])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        solve(func, x.requires_grad_(wanted), t, integrator)
+    assert ["do not trust gradients" in str(w.message) for w in caught] == [True] * (wanted and strength > 1)

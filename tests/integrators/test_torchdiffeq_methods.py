@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import pytest
 import torch
@@ -7,8 +8,9 @@ from torch import nn
 
 from dampode import DampedBlock, DampedODEFunc, odeint, solve
 from dampode.damping import Constant, Learned
-from dampode.fields import VectorField
+from dampode.fields import TimeDependent, VectorField
 from dampode.integrators import IntegrationError, Status, TorchDiffEq
+from dampode.integrators.stiff_steps import StiffnessWarning
 from tests.helpers.oracles import Forced
 
 
@@ -183,6 +185,40 @@ def test_callbacks_and_seminorm(norm):
     assert f.weight.grad.item() == pytest.approx(6 * math.exp(-1), rel=1e-4)
 
 
+class CalledWithPairs(Called):
+    """The same for a pair, whose callbacks keep what they get."""
+
+    def __init__(self):
+        super().__init__()
+        self.got = {}
+
+    def forward(self, t, x):
+        return self.weight * x[0], 0 * x[1]
+
+    def callback_step(self, t, x, dt):
+        self.got["forward"] = x
+
+    def callback_accept_step(self, t, x, dt):
+        self.got["accepted"] = x
+
+    def callback_step_adjoint(self, t, x, dt):
+        self.got["backward"] = x
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, TimeDependent], ids=["field", "module"])
+def test_callbacks_of_a_structured_state_get_the_structure(wrap):
+    f = CalledWithPairs()
+    x = torch.ones(2, 3), torch.ones(2, 2, dtype=torch.complex64)
+    xs = odeint(DampedODEFunc(wrap(f), Constant(0.0)), x, torch.tensor([0.0, 1.0]), TorchDiffEq(adjoint=True))
+    xs[0][-1].sum().backward()
+    for pair in (f.got["forward"], f.got["accepted"], f.got["backward"][1], f.got["backward"][2]):
+        assert [(tuple(part.shape), part.dtype) for part in pair] == [
+            ((2, 3), torch.float32),
+            ((2, 2), torch.complex64),
+        ]
+    assert len(f.got["backward"]) == 4  # with ∂L/∂t and ∂L/∂weight
+
+
 def test_seminorm_is_of_the_adjoint():
     with pytest.raises(ValueError, match='"seminorm" needs adjoint=True'):
         TorchDiffEq(options={"norm": "seminorm"})
@@ -216,3 +252,90 @@ def test_scipy_is_not_given_a_state_that_is_not_finite():
     func, x = DampedODEFunc(Forced(3), Constant(0.5)), torch.full((2, 3), math.nan)
     with pytest.raises(IntegrationError, match="scipy_solver needs a finite initial state"):
         TorchDiffEq("scipy_solver")(func, x, 0.0, 1.0)
+
+
+class Drive(VectorField):
+    """cos(ωt), whatever the state."""
+
+    def forward(self, t, x):
+        return torch.cos(5.0 * t).expand_as(x)
+
+
+@pytest.mark.parametrize("start", [1.0, 1e6])
+def test_scipy_gets_times_that_are_not_rounded(start):
+    t = start + torch.tensor([0.0, 0.7, 2.0], dtype=torch.float64)
+    x = torch.full((2, 2), 0.3, dtype=torch.float64)
+    xs = odeint(DampedODEFunc(Drive(), Constant(0.0)), x, t, TorchDiffEq("scipy_solver", 1e-9, 1e-9))
+    assert torch.equal(xs[0], x)
+    exact = x + ((torch.sin(5.0 * t) - torch.sin(5.0 * t[0])) / 5.0)[:, None, None]
+    torch.testing.assert_close(xs, exact, rtol=0, atol=1e-7)
+
+
+def test_scipys_adjoint_has_the_gradients_of_the_state_and_the_times():
+    x = torch.full((2, 2), 0.3, dtype=torch.float64, requires_grad=True)
+    t = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    gradients = []
+    for integrator in (TorchDiffEq("scipy_solver", 1e-10, 1e-10, adjoint=True), TorchDiffEq("dopri5", 1e-10, 1e-10)):
+        xs = odeint(DampedODEFunc(Forced(2), Constant(0.3)), x, t, integrator)
+        gradients.append(torch.autograd.grad(xs[1:].square().sum(), (x, t)))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-6, atol=1e-6)
+
+
+ENDS = {"as it comes": {}, "steps that end at times": {"first_step": 0.25}, "own ends": {"step_t": torch.tensor([0.6])}}
+
+
+@pytest.mark.parametrize("direction", [1.0, -1.0])
+@pytest.mark.parametrize("options", ENDS)
+@pytest.mark.parametrize("method", ["bosh3", "dopri8"])
+def test_no_answer_is_interpolated_coarsely(method, options, direction):
+    func, tol = DampedODEFunc(torch.sin, Constant(0.2)), 1e-8
+    t = direction * torch.tensor([0.0, 0.25, 0.5, 0.75, 1.3], dtype=torch.float64)
+    step_t = {name: direction * value for name, value in ENDS[options].items()} if options == "own ends" else {}
+    x = torch.tensor([[0.4, 1.0]], dtype=torch.float64, requires_grad=True)
+    exact = odeint(func, x, t, TorchDiffEq("dopri5", 1e-12, 1e-12))
+    expected = torch.autograd.grad(exact[1:].sum(), x)[0]
+    for adjoint in (False, True):
+        xs = odeint(func, x, t, TorchDiffEq(method, tol, tol, adjoint, ENDS[options] | step_t))
+        assert ((xs - exact).abs() < 20 * tol).all()
+        gradient = torch.autograd.grad(xs[1:].sum(), x)[0]
+        assert ((gradient - expected).abs() < 200 * tol).all()
+
+
+def test_an_adjoint_that_takes_too_many_steps_is_worded():
+    func = DampedODEFunc(Forced(2), Constant(0.3))
+    x = torch.ones(2, 2, dtype=torch.float64, requires_grad=True)
+    t = torch.tensor([0.0, 0.1, 3.0], dtype=torch.float64)
+    bounded = TorchDiffEq("bosh3", 1e-9, 1e-2, adjoint=True, options={"max_num_steps": 100})
+    end = odeint(func, x, t, bounded)[-1]
+    end.sum().backward(retain_graph=True)
+    end.sum().backward(retain_graph=True)  # the count begins anew
+    with pytest.raises(IntegrationError, match=r"got more than max_num_steps = 100 steps .* raise max_num_steps"):
+        (1e9 * end).sum().backward()
+
+
+@pytest.mark.parametrize("method", ["bosh3", "adaptive_heun"])
+@pytest.mark.parametrize("stiffness", [1.0, 1000.0])
+def test_stiffness_is_measured_without_two_stages_at_one_time(method, stiffness):
+    func = DampedODEFunc(lambda x: stiffness * (torch.tanh(0.5 * x.flip(-1)) - x), Constant(0.0))
+    t = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        odeint(func, torch.tensor([[0.4, -1.0]], dtype=torch.float64), t, TorchDiffEq(method, 1e-4, 1e-4))
+    assert [w.category for w in caught] == [StiffnessWarning] * (stiffness > 1)
+
+
+@pytest.mark.parametrize("method", ["dopri5", "bosh3", "adaptive_heun"])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_gradients_through_a_state_at_rest_are_not_to_be_trusted(method, wanted):
+    """The steps grow beyond stability, which a state of exact zeros does not show."""
+    x = torch.zeros(1, 1, requires_grad=wanted)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        odeint(DampedODEFunc(torch.square, Constant(1e3)), x, torch.tensor([0.0, 1e3]), TorchDiffEq(method))
+    assert ["do not trust gradients" in str(w.message) for w in caught] == [True] * wanted
+
+
+def test_fehlberg2_says_that_it_underestimates_its_errors():
+    func = DampedODEFunc(torch.tanh, Constant(0.0))
+    with pytest.warns(UserWarning, match="fehlberg2 estimates about a hundredth of its error"):
+        odeint(func, torch.ones(1, 1), torch.tensor([0.0, 1.0]), TorchDiffEq("fehlberg2"))

@@ -9,7 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dampode import data, plots
+from dampode import EquilibriumBlock, data, plots
+from dampode.damping import Constant
+from dampode.integrators import SteadyState
+from dampode.models import unrolled
 from dampode.robustness import (
     FGSM,
     IFGSM,
@@ -411,3 +414,51 @@ def test_more_steps_are_compared_with_the_same_attack_only():
     ]
     (steps,) = (c for c in sanity_checks.check(columns) if c.name == "twice the steps change less than 0.5 points")
     assert steps.passed is True
+
+
+class EquilibriumClassifier(nn.Module):
+    """The classifier of x + z / 4 with the equilibrium z = tanh(W z + x)."""
+
+    share = 0.25
+
+    def __init__(self, integrator):
+        super().__init__()
+        self.model = classifier()
+        self.register_buffer("w", torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) / 16)
+        self.block = EquilibriumBlock(lambda z, u: torch.tanh(z @ self.w.T + u), Constant(1.0), integrator=integrator)
+
+    def forward(self, x):
+        return self.model(x + self.block(x.flatten(1)).view_as(x) * self.share)
+
+
+class ScaledEquilibrium(EquilibriumClassifier):
+    """As above, with 4 z, and W eight times as large, which no fixed-point step contracts."""
+
+    share = 4.0
+
+    def __init__(self, integrator):
+        super().__init__(integrator)
+        self.w.mul_(8)
+
+
+@pytest.mark.filterwarnings("ignore::dampode.integrators.UnconvergedWarning")
+@pytest.mark.filterwarnings("ignore::dampode.integrators.InexactGradientWarning")
+@pytest.mark.parametrize(
+    ("make", "hidden"),
+    [
+        (lambda: EquilibriumClassifier(SteadyState(rtol=1e-5)), False),
+        (lambda: ScaledEquilibrium(SteadyState(max_calls=4, strict=False)), True),
+    ],
+    ids=["converged", "stopped"],
+)
+def test_an_equilibrium_whose_tolerance_hides_its_gradient_is_caught(make, hidden):
+    """The attack on the intermediate states is a transfer from the unrolled network."""
+    x, y = (part[:60] for part in few_digits())
+    model = make().eval()
+    attacks = {"PGD": PGD(), "PGD on intermediate states": Transfer(unrolled(model, 4), PGD())}
+    report = evaluate(model, x, y, eps=[16 / 255], noises=(), attacks=attacks)
+    failed = {check.name for check in report.checks if check.passed is False}
+    assert (AGREES in failed) is hidden, report.markdown()
+    assert outcomes(report)["a transferred attack is not stronger"] is not None
+    if not hidden:
+        assert report.passed is True, report.markdown()

@@ -10,7 +10,7 @@ from benchmarks.paper.plan.rows import FEWER_EPOCHS
 from benchmarks.paper.plan.targets import FIGURES
 from benchmarks.paper.render import figures
 from benchmarks.paper.render.page import SMALL_ROWS, figure_image, page, shares_image, small_runs
-from benchmarks.paper.results_file import RESULTS, read_current
+from benchmarks.paper.results_file import RESULTS, read_current, read_sound
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -24,7 +24,7 @@ def main() -> None:
     for protocol, runs in small_runs(results).items():
         rows = [row for row in SMALL_ROWS if row not in FEWER_EPOCHS]
         figures.draw_shares(rows, runs, DOCS / shares_image(protocol))
-    (DOCS / "paper.md").write_text(page(results), encoding="utf-8")
+    (DOCS / "paper.md").write_text(page(results, read_sound(RESULTS, results)), encoding="utf-8")
     print(f"{len(results)} results: {DOCS / 'paper.md'}")
 
 

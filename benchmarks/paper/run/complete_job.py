@@ -1,5 +1,6 @@
 """One job from nothing to its result file: train, measure, write. What exists already is not computed again."""
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -13,18 +14,18 @@ from benchmarks.common.record import provenance
 from benchmarks.paper import results_file
 from benchmarks.paper.plan.jobs import Job
 from benchmarks.paper.results_file import Result
-from benchmarks.paper.run.measure import coefficients, columns, in_figure_2, landscapes, reports
+from benchmarks.paper.run.measure import coefficients, columns, in_figure_2, landscapes, reports, sound_report
 from dampode import training
 from dampode._files import only_writer
 from dampode.data import ImageData
 from dampode.robustness import Ensemble
 from dampode.training.execution import Execution
 
-__all__ = ["CHANCE", "checkpoint", "complete", "partial_files", "reserved", "trained"]
+__all__ = ["CHANCE", "checkpoint", "complete", "complete_sound", "partial_files", "reserved", "trained"]
 
 CHANCE = 1.5
 """A network whose accuracy is at most this multiple of guessing has failed to train."""
-REPORTS = ("noise", "attacks")
+REPORTS = ("noise", "attacks", "sound")
 
 
 def complete(
@@ -63,9 +64,38 @@ def complete(
         **training_record,
     }
     results_file.write(path, job.config, content)
-    for partial in partial_files(job, out).values():
-        partial.unlink(missing_ok=True)
+    for report in ("noise", "attacks"):
+        partial_files(job, out)[report].unlink(missing_ok=True)
     return results_file.read_for(path, job)
+
+
+def complete_sound(
+    job: Job, images: ImageData, out: Path, results: Path, command: str, execution: Execution = Execution()
+) -> bool:
+    """Measure the network of a complete job under a sound protocol too, in the folder "sound" of the results.
+
+    Returns:
+        Whether there is such a measurement now. There is none of a network that failed, or whose weights were not kept.
+
+    Raises:
+        ValueError: as `complete`.
+    """
+    result = results_file.read_for(results / f"{job.stem}.json", job)
+    path = results_file.sound_path(results, job)
+    if path.exists():
+        results_file.read_for(path, job)
+        return True
+    members = [member for member in job.members if member.seeds[0] in result["members"]] or [job]
+    if result["failed"] or not all(checkpoint(member, out).exists() for member in members):
+        return False
+    networks = [trained(member, images, out, execution)[0] for member in members]
+    model = networks[0] if len(job.seeds) == 1 else Ensemble(networks)
+    partial = partial_files(job, out)["sound"]
+    report = sound_report(model, images, job, partial)
+    content = {"provenance": provenance(command, job.seeds[0]), "report": json.loads(report.to_json())}
+    results_file.write(path, job.config, content)
+    partial.unlink(missing_ok=True)
+    return True
 
 
 def _measured(job: Job, model: nn.Module | None, images: ImageData, out: Path) -> dict[str, Any]:

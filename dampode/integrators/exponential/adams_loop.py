@@ -21,14 +21,14 @@ from dampode.integrators.exponential.adams_step import (
     restarted_history,
 )
 from dampode.integrators.exponential.multistep_weights import Nodes
-from dampode.integrators.exponential.order_control import STIFF_BOUND, Decision, OrderControl, Report
+from dampode.integrators.exponential.order_control import STIFF_BOUND, Judgement, OrderControl
 from dampode.integrators.exponential.stiffness import warn_if_stiff
 from dampode.integrators.output_times import with_ends
 from dampode.integrators.shifts import per_sample
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import Tolerance
 from dampode.integrators.stops import Restart
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["AdamsLoop"]
 
@@ -70,8 +70,9 @@ class AdamsLoop(AdaptiveLoop):
         self._damping = sample_damping(self.splitting, x)
         self._history = first_history(self.splitting, x, n1, self._slots)
         # a correction that moves x by less than ten thousand rounding errors does not measure |∂N/∂x|
-        self._control = OrderControl(len(x), max_order, 1e4 * torch.finfo(x.dtype).eps / tol.rtol)
-        self._end, self._weight = np.zeros(len(x)), np.zeros(len(x))
+        self._control = OrderControl(len(x), max_order, 1e4 * torch.finfo(x.dtype).eps / tol.smallest_rtol)
+        self._weight = np.zeros(len(x))
+        self._samples = torch.arange(len(x), device=x.device)
         self._inner_tau = self.axis.tau(times[..., 1:-1].cpu()).numpy()
         self._inner = InnerStates(x, self._inner_tau)
         self._steps: list[AcceptedStep | Restart] = []
@@ -99,7 +100,8 @@ class AdamsLoop(AdaptiveLoop):
         ratios = torch.stack((tol.ratio(x, size), tol.ratio(self._n1 - self.splitting.lam * x, size)))
         distance, speed = ratios.reshape(2, -1).to("cpu", torch.float64)
         # |x| counts as at least 1/√rtol times the absolute tolerance
-        first = 0.25 * math.sqrt(tol.rtol) * distance.clamp(min=tol.rtol**-0.5) / speed.clamp(min=1e-300)
+        rtol = tol.smallest_rtol
+        first = 0.25 * math.sqrt(rtol) * distance.clamp(min=rtol**-0.5) / speed.clamp(min=1e-300)
         first = torch.minimum(first, 1e-3 * self.axis.span)
         # a solve with a step of 0 or NaN would never end
         return torch.fmax(first, self.axis.shortest_step(self.tau)).clamp_(min=torch.finfo(x.dtype).tiny)
@@ -119,34 +121,33 @@ class AdamsLoop(AdaptiveLoop):
     def advance(self, h: Tensor) -> Tensor:
         """Try one step of length ``h`` for every active sample. Returns the lengths to try next."""
         control, active = self._control, self.active.numpy()
-        end = np.minimum(control.tau + np.where(active, h.numpy(), 0.0), self.axis.stop.numpy())
-        self._end = np.where(control.second & active, self._end, end)
         second = control.second & active
         again = control.corrects_again(self._weight) if second.any() else second
-        planned = self._plan(control.nodes(self._end), second, again)
+        planned = self._plan(control.nodes(h.numpy(), active, self.axis.stop.numpy()), second, again)
         tried = self._try_step(self.splitting, self._history, planned.plan, self.tol)
-        found = tried.report.cpu().numpy().T  # the only value that a step reads
-        with np.errstate(all="ignore"):
-            report = Report(found[:4], *found[4:8])
-            judgement = control.judge(planned.nodes, planned.weights, report)
-            moving = self._moving(judgement.accepted, planned, tried)
-            decision = control.decide(planned.nodes, planned.weights, report, judgement, moving)
+        found = tried.report.cpu().numpy()  # the only value that a step reads
+        report = planned.report(found)
         self._weight = report.weight
-        self.attempted = self.attempted + torch.from_numpy(active & ~second)
-        self.accepted = self.accepted + torch.from_numpy(decision.accepted)
-        self.stiff_steps = self.stiff_steps + torch.from_numpy(decision.stiff)
-        if not decision.finite.all() and torch.is_grad_enabled():
+        judgement = control.judge(planned.nodes, planned.positions, report)
+        judgement = judgement._replace(accepted=self._moving(judgement.accepted, planned, tried))
+        next_h, stiff = control.decide(planned.nodes, planned.positions, report, judgement)
+        self.attempted += torch.from_numpy(active & ~second)
+        self.accepted += torch.from_numpy(judgement.accepted)
+        self.stiff_steps += torch.from_numpy(stiff)
+        if not judgement.finite.all() and torch.is_grad_enabled():
             # A value that is not finite gives NaN gradients even where `where` drops it. Repeat the step without it.
-            nodes = planned.nodes._replace(end=np.where(decision.finite, planned.nodes.end, planned.nodes.begin))
-            self.calls.active = torch.from_numpy(active & ~decision.finite).to(self.x0.device)
+            finite = judgement.finite
+            nodes = planned.nodes._replace(end=np.where(finite, planned.nodes.end, planned.nodes.begin))
+            self.calls.active = torch.from_numpy(active & ~finite).to(self.x0.device)
             tried = self._try_step(
-                self.splitting, self._history, self._plan(nodes, second & decision.finite, again).plan, self.tol
+                self.splitting, self._history, self._plan(nodes, second & finite, again).plan, self.tol
             )
             self._count_active()
-        self._move(planned, tried, decision, second, again)
-        next_h = self.give_up.limited(torch.from_numpy(decision.next_h), h)
-        self._finish(decision, found[8] > 0, next_h)
-        return next_h
+        self._move(planned, tried, judgement, second, again)
+        limited = self.give_up.limited(torch.from_numpy(next_h), h)
+        negative = found[:, 8] > 0 if self._damping is None else second & False
+        self._finish(judgement, negative, limited)
+        return limited
 
     def states(self) -> Tensor:
         """The states at the output times, (T, N, *S)."""
@@ -191,13 +192,13 @@ class AdamsLoop(AdaptiveLoop):
         end, ok = torch.from_numpy(planned.nodes.end), torch.from_numpy(accepted)
         return self.hold_before_events(inside, tried.x, end, ok).numpy()
 
-    def _move(self, planned: PlannedStep, tried: TriedStep, decision: Decision, second: Mask, again: Mask) -> None:
+    def _move(self, planned: PlannedStep, tried: TriedStep, judgement: Judgement, second: Mask, again: Mask) -> None:
         """Move the samples whose step is accepted, and keep the step if any sample needs it."""
-        accepted, waiting, before = decision.accepted, self._control.second, self._history
+        accepted, waiting, before = judgement.accepted, judgement.again, self._history
         if not (accepted.any() or waiting.any()):
             return
         lam, every = self.splitting.lam, bool(accepted.all())
-        slot = torch.from_numpy((planned.nodes.newest + 1) % len(planned.nodes.times)).to(self.x0.device)
+        slot = torch.from_numpy((planned.nodes.newest + 1) % self._slots).to(self.x0.device)
         self._inner.add(planned, tried, before.x, lam, accepted)
         if self.keep_pieces:
             # without gradients the next step writes into the history
@@ -211,27 +212,26 @@ class AdamsLoop(AdaptiveLoop):
             nodes = nodes._replace(end=np.where(kept, nodes.end, nodes.begin))
             self._steps.append(AcceptedStep(nodes, second & kept, again, accepted, slot, self.axis))
         mask = None if every else per_sample(torch.from_numpy(accepted).to(self.x0.device), self.x0)
-        self._history = moved_history(before, tried, lam, slot, mask)
-        self.tau = torch.from_numpy(self._control.tau)
+        self._history = moved_history(before, tried, lam, (self._samples, slot), mask)
+        self.tau = torch.from_numpy(self._control.tau.copy())
         if every:
             self.splitting = tried.splitting
         else:
             self.splitting = self.splitting.at(self._time(self.tau), self._history.x)
 
-    def _finish(self, decision: Decision, negative: Mask, next_h: Tensor) -> None:
+    def _finish(self, judgement: Judgement, negative: Mask, next_h: Tensor) -> None:
         """Give a status to the samples that cannot continue, and end those that have reached the last time."""
-        rejected = self.active & ~torch.from_numpy(decision.accepted | self._control.second)
-        finite = torch.from_numpy(decision.finite)
-        failing = rejected & (next_h <= self.axis.shortest_step(self.tau))
-        if not decision.finite.all():
-            failing = failing | self.give_up.given_up(self.active & ~finite, self.tau)
-        bad = torch.from_numpy(decision.accepted & negative)
-        self.fail(failing & finite, Status.STEP_UNDERFLOW)
-        self.fail(failing & ~finite, Status.NOT_FINITE)
-        self.fail(bad, Status.NEGATIVE_DAMPING)
-        active = self.active & (self.tau < self.axis.span) & ~self.failed
-        if not torch.equal(active, self.active):
-            self.active = active
+        if judgement.rejected.any():
+            rejected, finite = torch.from_numpy(judgement.rejected), torch.from_numpy(judgement.finite)
+            failing = rejected & (next_h <= self.axis.shortest_step(self.tau))
+            if not judgement.finite.all():
+                failing = failing | self.give_up.given_up(self.active & ~finite, self.tau)
+            self.fail(failing & finite, Status.STEP_UNDERFLOW)
+            self.fail(failing & ~finite, Status.NOT_FINITE)
+        if negative.any():
+            self.fail(torch.from_numpy(judgement.accepted & negative), Status.NEGATIVE_DAMPING)
+        if judgement.rejected.any() or negative.any() or (self._control.tau >= self.axis.span.numpy()).any():
+            self.active = self.active & (self.tau < self.axis.span) & ~self.failed
             self._count_active()
 
     def _count_active(self) -> None:

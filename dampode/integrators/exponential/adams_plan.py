@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dampode.integrators.exponential.adams_step import Plan, StepWeights
-from dampode.integrators.exponential.multistep_weights import ROWS, Nodes, NodeWeights, moments, node_weights
+from dampode.integrators.exponential.multistep_weights import ROWS, Nodes, fill_basis, fill_weights, positions
+from dampode.integrators.exponential.order_control import Report
 from dampode.integrators.splitting import Splitting
 
 __all__ = ["PlannedStep", "SampleDamping", "plan_step", "sample_damping"]
@@ -23,27 +24,45 @@ class PlannedStep(NamedTuple):
     """A step as the host knows it."""
 
     nodes: Nodes
-    weights: NodeWeights
-    h: Floats
-    """The signed length, (N,)."""
+    positions: Floats
+    """Of the nodes, (N, R − 1)."""
+    sign: float
+    """Of the direction in time."""
     damping: SampleDamping
+    rows: Floats
+    """The numbers of ``plan``, a row per sample."""
     plan: Plan
 
     def inside(self, sample: NDArray[np.int64], theta: Floats, like: Tensor) -> Plan:
-        """The weights for states inside the step, in a plan of M rows.
+        """The weights for states inside the step, in a plan of M rows, whose times are the shares θ.
 
         Args:
             sample: the sample of each state, (M,).
             theta: its share of the step, (M,).
             like: a state.
         """
-        weights, h, order = self.weights.of(sample), self.h[sample], self.nodes.order[sample]
-        damping = None if self.damping is None else self.damping[sample]
-        return _plan(weights, order, h, theta, damping, theta, like)
+        rows = _rows(self.nodes, self.positions, self.sign, theta, self.damping, sample, theta)
+        return _plan(rows, self.nodes, self.damping is not None, like)
 
     def basis(self, like: Tensor) -> Tensor:
-        """The weights as combinations of the moments, (N, R + 1, P), like a state."""
-        return torch.from_numpy(_basis(self.weights, self.nodes.order, self.h)).to(like)
+        """The weights as combinations of the moments, (N, R + 1, R − 1), like a state."""
+        size, slots = self.nodes.times.shape
+        basis, extrapolation = np.empty((size, slots + 1, slots - 1)), np.empty((size, len(ROWS), slots))
+        fill_basis(self.nodes, self.positions, self.sign, np.arange(size), basis, extrapolation)
+        return torch.from_numpy(basis).to(like)
+
+    def report(self, found: Floats) -> Report:
+        """What the step tells the control.
+
+        Args:
+            found: the report of the step as the device wrote it, (N, ·).
+        """
+        if self.damping is None:
+            return Report(found[:, :4], *(np.ascontiguousarray(column) for column in found[:, 4:8].T))
+        # the device knows the norms of Δ_j alone
+        phi1, weight = np.abs(self.rows[:, 3]), np.abs(self.rows[:, 4])
+        changed = found[:, 4] if found.shape[1] > 4 else np.zeros(len(found))
+        return Report(found[:, :4] * phi1[:, None], found[:, 0] * weight, changed * weight, weight, phi1)
 
 
 def sample_damping(splitting: Splitting, x: Tensor) -> SampleDamping:
@@ -57,7 +76,8 @@ def sample_damping(splitting: Splitting, x: Tensor) -> SampleDamping:
     inner = lam.shape[1:] if lam.ndim == x.ndim else lam.shape
     if not splitting.constant or lam.requires_grad or any(n > 1 for n in inner):
         return None
-    return lam.detach().to("cpu", torch.float64).reshape(-1).expand(len(x)).numpy()
+    values = lam.detach().to("cpu", torch.float64).reshape(-1).expand(len(x))
+    return np.ascontiguousarray(values.numpy())
 
 
 def plan_step(
@@ -74,75 +94,57 @@ def plan_step(
         corrects_again: whether the state is corrected with it.
         like: a state, (N, *S).
     """
-    weights, h = node_weights(nodes), sign * (nodes.end - nodes.begin)
-    plan = _plan(weights, nodes.order, h, time, damping, None, like)
+    found = positions(nodes)
+    rows = _rows(nodes, found, sign, time, damping, np.arange(len(time)), np.ones(len(time)))
+    plan = _plan(rows, nodes, damping is not None, like)
     if second.any():
         shape = (-1, *[1] * (like.ndim - 1))
         masks = (torch.from_numpy(mask).to(like.device).reshape(shape) for mask in (second, corrects_again))
         plan = plan._replace(second=next(masks), corrects_again=next(masks))
-    return PlannedStep(nodes, weights, h, damping, plan)
+    return PlannedStep(nodes, found, sign, damping, rows, plan)
 
 
-def _plan(
-    weights: NodeWeights,
-    order: NDArray[np.int64],
-    h: Floats,
+def _rows(
+    nodes: Nodes,
+    s: Floats,
+    sign: float,
     time: Floats,
     damping: SampleDamping,
-    theta: Floats | None,
-    like: Tensor,
-) -> Plan:
-    """The plan without masks. All its numbers go to the device in one tensor."""
-    points, slots, size = weights.differences.shape
-    used = np.arange(points)[:, None] < order
-    extrapolation = weights.extrapolation.reshape(size, -1)
-    columns: list[Floats] = [time[:, None], h[:, None]]
-    if damping is None:
-        columns += [_basis(weights, order, h).reshape(size, -1)]
+    sample: NDArray[np.int64],
+    theta: Floats,
+) -> Floats:
+    """All numbers of a plan, a row for each of the M states: t, h, the weights or their basis, the extrapolation."""
+    slots = nodes.times.shape[1]
+    weights = 3 + slots if damping is not None else (slots + 1) * (slots - 1)
+    rows = np.empty((len(sample), 2 + weights + len(ROWS) * slots))
+    rows[:, 0], rows[:, 1] = time, sign * (nodes.end - nodes.begin)[sample]
+    if damping is not None:
+        fill_weights(nodes, s, sign, damping, sample, theta, rows)
     else:
-        columns += _host_weights(weights, order, used, h, damping, theta)
-    packed = torch.from_numpy(np.concatenate((*columns, extrapolation), 1)).to(like)
-    shape = (size, *[1] * (like.ndim - 1))
-    parts = packed.split([1, 1, packed.shape[1] - 2 - extrapolation.shape[1], extrapolation.shape[1]], 1)
-    rows = parts[3].reshape(size, len(ROWS), slots)
-    given = basis_on_device = None
-    if damping is None:
-        basis_on_device = parts[2].reshape(size, slots + 1, points)
-    else:
-        decay, phi1, corrector_weight, past = parts[2].split([1, 1, 1, slots], 1)
-        given = StepWeights(
-            decay.reshape(shape),
-            phi1.reshape(shape),
-            corrector_weight.reshape(shape),
-            past.reshape(size, slots, *shape[1:]),
-        )
-    return Plan(parts[0].reshape(shape), parts[1].reshape(shape), rows, given, basis_on_device, None, None)
+        basis = np.empty((len(sample), slots + 1, slots - 1))
+        extrapolation = np.empty((len(sample), len(ROWS), slots))
+        fill_basis(nodes, s, sign, sample, basis, extrapolation)
+        rows[:, 2 : 2 + weights] = basis.reshape(len(sample), -1)
+        rows[:, 2 + weights :] = extrapolation.reshape(len(sample), -1)
+    return rows
 
 
-def _basis(weights: NodeWeights, order: NDArray[np.int64], h: Floats) -> Floats:
-    """The weights of the slots and w as combinations of the moments, (N, R + 1, P)."""
-    points, _, size = weights.differences.shape
-    used = np.arange(points)[:, None] < order
-    # contiguous, because bmm multiplies matrices of other strides one by one
-    by_slot = np.ascontiguousarray((weights.differences * (used * h)[:, None]).transpose(2, 1, 0))
-    newton = np.ascontiguousarray(weights.newton.transpose(2, 0, 1))
-    basis = torch.bmm(torch.from_numpy(by_slot), torch.from_numpy(newton)).numpy()
-    sample = np.arange(size)
-    corrector = weights.newton[order, :, sample] * (h / weights.at_end[order, sample])[:, None]
-    return np.concatenate((basis, corrector[:, None]), 1)
+def _plan(rows: Floats, nodes: Nodes, uniform: bool, like: Tensor) -> Plan:
+    """The plan without masks. All its numbers go to the device in one tensor.
 
-
-def _host_weights(
-    weights: NodeWeights, order: NDArray[np.int64], used: Mask, h: Floats, damping: Floats, theta: Floats | None
-) -> list[Floats]:
-    """e^z, hφ_1, w and the weights of the slots, each (N, ·)."""
-    points, _, size = weights.differences.shape
-    z = -damping * h if theta is None else -damping * h * theta
-    found = np.array(moments(z, points, np))  # (P, N)
-    if theta is not None:
-        found *= theta ** np.arange(1, points + 1)[:, None]
-    mixed = (weights.newton * found).sum(1)  # g_j, (P, N)
-    past = (weights.differences * (mixed * (used * h))[:, None]).sum(0)
-    sample = np.arange(size)
-    corrector = h * mixed[order, sample] / weights.at_end[order, sample]
-    return [np.exp(z)[:, None], (h * found[0])[:, None], corrector[:, None], past.T]
+    Args:
+        rows: the numbers, (M, ·).
+        nodes: of the step.
+        uniform: whether λ is one number per sample, so that the rows hold the weights themselves.
+        like: a state.
+    """
+    size, slots, ones = len(rows), nodes.times.shape[1], [1] * (like.ndim - 1)
+    packed = torch.from_numpy(rows).to(like)
+    extrapolation = packed[:, -len(ROWS) * slots :].reshape(size, len(ROWS), slots)
+    if not uniform:
+        time, h = packed[:, :2].reshape(size, 2, *ones).unbind(1)
+        basis = packed[:, 2 : -len(ROWS) * slots].reshape(size, slots + 1, slots - 1)
+        return Plan(time, h, extrapolation, None, basis, None, None)
+    time, h, decay, phi1, corrector = packed[:, :5].reshape(size, 5, *ones).unbind(1)
+    past = packed[:, 5 : 5 + slots].reshape(size, slots, *ones)
+    return Plan(time, h, extrapolation, StepWeights(decay, phi1, corrector, past), None, None, None)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dampode.integrators.exponential.multistep_weights import moments
+from dampode.integrators.exponential.moments import moments
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import Tolerance
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = [
     "History",
@@ -91,8 +91,9 @@ class TriedStep(NamedTuple):
     splitting: Splitting
     """The splitting at x⁺."""
     report: Tensor
-    """For `Report`: the norms of hφ_1 Δ_j, of x_c − x_p and of the change by a second evaluation, max|w| and max hφ_1;
-    and whether λ is negative at x⁺. (N, 9) float64."""
+    """What `PlannedStep.report` reads, float64. If the host knows the weights: the norms of Δ_j for j = k + `ROWS`, and
+    with a second evaluation that of N² − N¹, (N, 4 or 5). Else the columns of `Report`, and whether λ is negative at
+    x⁺, (N, 9)."""
 
 
 StepFunction = Callable[[Splitting, History, Plan, Tolerance], TriedStep]
@@ -125,25 +126,21 @@ def try_step(splitting: Splitting, history: History, plan: Plan, tol: Tolerance)
     state = predicted if plan.second is None else torch.where(plan.second, history.corrected, predicted)
     value = splitting.nonlinear(plan.time, state)
     flat = past.reshape(*past.shape[:2], -1)
-    gap = value - torch.bmm(plan.extrapolation[:, :1], flat).view_as(x)
-    moved = weights.corrector * gap
-    corrected = new = predicted + moved
+    differences = torch.baddbmm(value.reshape(len(x), 1, -1), plan.extrapolation, flat, alpha=-1)  # Δ_k first
+    gap = differences[:, 0].view_as(x)
+    corrected = new = torch.addcmul(predicted, weights.corrector, gap)
     if plan.second is not None and plan.corrects_again is not None:
         new = torch.where(plan.second & ~plan.corrects_again, state, corrected)
     after = splitting.at(plan.time, new)
     with torch.no_grad():
-        others = torch.baddbmm(value.reshape(len(x), 1, -1), plan.extrapolation[:, 1:], flat, alpha=-1)
         size = torch.maximum(x.abs(), new.abs())
-        root = math.sqrt(x[0].numel())
-        per_tolerance = size.mul_(root * tol.rtol).add_(root * tol.atol).reciprocal_()
-        scaled = (weights.phi1 * per_tolerance).reshape(len(x), 1, -1)
-        changed = torch.zeros_like(x) if plan.second is None else weights.corrector * (value - history.value)
-        parts = [gap.reshape(len(x), 1, -1) * scaled, others * scaled]
-        parts += [(v * per_tolerance).reshape(len(x), 1, -1) for v in (moved, changed)]
-        norms = torch.linalg.vector_norm(torch.cat(parts, 1), dim=2, dtype=torch.float64)
-        largest = [_largest(w, len(x)) for w in (weights.corrector, weights.phi1)]
-        negative = torch.zeros_like(largest[0]) if after is splitting else after.has_negative_damping(new)
-        report = torch.cat((norms, *largest, negative.reshape(-1, 1)), 1)
+        tolerance = tol.allowed(size, math.sqrt(x[0].numel())).reshape(len(x), 1, -1)
+        if plan.second is not None:
+            differences = torch.cat((differences, (value - history.value).reshape(len(x), 1, -1)), 1)
+        if plan.weights is not None:
+            report = torch.linalg.vector_norm(differences / tolerance, dim=2, dtype=torch.float64)
+        else:
+            report = _weighted_report(differences / tolerance, weights, after, new)
     return TriedStep(new, corrected, state, value, gap, past, after, report)
 
 
@@ -157,7 +154,7 @@ def step_weights(z: Tensor, h: Tensor, basis: Tensor, theta: Tensor | None = Non
         theta: the share of the step for states inside it, (N, 1, ..., 1); None is its end.
     """
     argument = z if theta is None else theta * z
-    found = torch.stack(moments(argument, basis.shape[2], torch), 1)  # (N, P, ...)
+    found = torch.stack(moments(argument, basis.shape[2]), 1)  # (N, P, ...)
     if theta is not None:
         power = torch.arange(1, basis.shape[2] + 1, dtype=z.dtype, device=z.device)
         found = found * theta[:, None] ** power.reshape(-1, *[1] * (z.ndim - 1))
@@ -192,9 +189,21 @@ def _per_slot(lam: Tensor, x: Tensor) -> Tensor:
     return full[:, None]
 
 
-def _largest(values: Tensor, size: int) -> Tensor:
-    """The largest weight of every sample, (N, 1)."""
-    return values.reshape(len(values), -1).amax(1, keepdim=True).expand(size, 1)
+def _weighted_report(differences: Tensor, weights: StepWeights, after: Splitting, x: Tensor) -> Tensor:
+    """The report where the weights vary inside samples.
+
+    Args:
+        differences: Δ_j for j = k + `ROWS`, and N² − N¹ if there is a second evaluation, per tolerance, (N, 4 or 5, D).
+        weights: of the step.
+        after: the splitting at x⁺.
+        x: x⁺, (N, *S).
+    """
+    phi1, corrector = (w.expand_as(x).reshape(len(x), 1, -1) for w in (weights.phi1, weights.corrector))
+    changed = differences[:, 4:] if differences.shape[1] > 4 else torch.zeros_like(differences[:, :1])
+    parts = torch.cat((differences[:, :4] * phi1, differences[:, :1] * corrector, changed * corrector), 1)
+    norms = torch.linalg.vector_norm(parts, dim=2, dtype=torch.float64)
+    largest = [w.abs().amax(2) for w in (corrector, phi1)]
+    return torch.cat((norms, *largest, after.has_negative_damping(x).reshape(-1, 1)), 1)
 
 
 def first_history(splitting: Splitting, x: Tensor, n1: Tensor, slots: int) -> History:
@@ -236,21 +245,22 @@ def restarted_history(
     return History(x, values, states, history.corrected, history.value)
 
 
-def moved_history(history: History, tried: TriedStep, lam: Tensor, slot: Tensor, accepted: Tensor | None) -> History:
+def moved_history(
+    history: History, tried: TriedStep, lam: Tensor, index: tuple[Tensor, Tensor], accepted: Tensor | None
+) -> History:
     """Where the samples are after a step. Without gradients it writes into the history.
 
     Args:
         history: where they were.
         tried: the step.
         lam: its λ_n.
-        slot: where each sample's new value goes, (N,).
+        index: every sample, (N,), and the slot of its new value, (N,).
         accepted: the samples that accept it, (N, 1, ..., 1); None is all.
     """
     x, value = tried.x, tried.value
     if accepted is not None:
         x = torch.where(accepted, x, history.x)
         value = torch.where(accepted, value, 0.0)
-    index = torch.arange(len(x), device=x.device), slot
 
     def put(ring: Tensor, new: Tensor) -> Tensor:
         return ring.index_put(index, new) if torch.is_grad_enabled() else ring.index_put_(index, new)

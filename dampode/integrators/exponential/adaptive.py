@@ -10,7 +10,6 @@ from dampode.integrators.exponential.compiled import compiled_step
 from dampode.integrators.exponential.loop import ExponentialLoop
 from dampode.integrators.exponential.recomputing import RecomputingIntegrator
 from dampode.integrators.exponential.step import try_step
-from dampode.integrators.step_control import Tolerance
 
 __all__ = ["AdaptiveExponential"]
 
@@ -78,4 +77,4 @@ class AdaptiveExponential(RecomputingIntegrator):
     def _loop(self, func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter) -> ExponentialLoop:
         """The loop of a solve, at its start."""
         step = compiled_step(try_step) if self.compile else try_step
-        return ExponentialLoop(func, x, times, Tolerance(self.rtol, self.atol), calls, step, self.recompute or 1)
+        return ExponentialLoop(func, x, times, self._tolerance(x), calls, step, self.recompute or 1)

@@ -14,8 +14,9 @@ from dampode.integrators.exponential.stiffness import warn_if_errors_add_up, war
 from dampode.integrators.output_times import with_ends
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import Tolerance, estimated_first_step, probe_step
+from dampode.integrators.step_control import estimated_first_step, probe_step
 from dampode.integrators.stops import Restart
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["ExponentialLoop"]
 

@@ -1,59 +1,24 @@
-"""The weights of a multistep step with variable nodes: moments, divided differences, Newton polynomials."""
+"""The weights of a multistep step with variable nodes, computed on the host for each sample."""
 
 import math
-from types import ModuleType
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-__all__ = ["MAX_ORDER", "ROWS", "NodeWeights", "Nodes", "moments", "node_weights"]
+from dampode.integrators.exponential.moments import MAX_ORDER, SERIES
+from dampode.integrators.exponential.numba_loop import compiled_loop
 
-Array = TypeVar("Array", NDArray[np.float64], Tensor)
+__all__ = ["ROWS", "Nodes", "fill_basis", "fill_weights", "positions"]
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-
-MAX_ORDER = 8
-"""The largest order of the predictor."""
 
 ROWS = (0, -1, 1, 2)
 """The differences that a step reports: Δ_j for j = k + these, with k the order of its predictor."""
 
 _TOP = MAX_ORDER + 1
-_SERIES = [math.factorial(_TOP) / math.factorial(n + _TOP + 1) for n in range(24)]
-"""Coefficients of the power series of the moment M_9. For |z| < 4 the next term is below 1e-17 of the sum."""
-
-
-def moments(z: Array, count: int, xp: ModuleType) -> list[Array]:
-    """M_m(z) = ∫_0^1 e^{z(1−s)} s^m ds = m! φ_{m+1}(z) for m = 0, ..., count − 1, elementwise.
-
-    For |z| < 4 the last moment is a power series, and M_{m−1} = (1 + z M_m) / m leads down from it. Elsewhere
-    M_m = (m M_{m−1} − 1) / z leads up from M_0 = (e^z − 1) / z. Each of the two gets a safe argument where it is not
-    used, so that automatic differentiation never meets 0/0.
-
-    Args:
-        z: −λh, of any shape.
-        count: number of moments, at most 9.
-        xp: the module of z's kind, ``numpy`` or ``torch``.
-
-    Source: Hochbruck & Ostermann, Exponential integrators, Acta Numerica 2010, Sec. 2.
-    """
-    near = abs(z) < 4.0
-    small, large = xp.where(near, z, 0.0), xp.where(near, -4.0, z)
-    series: Any = _SERIES[-1]
-    for coefficient in _SERIES[-2::-1]:
-        series = series * small + coefficient
-    falling = []
-    for m in range(_TOP, 0, -1):
-        series = (small * series + 1.0) / m
-        falling.append(series)
-    rising, found = xp.expm1(large) / large, []
-    for m in range(count):
-        if m > 0:
-            rising = (m * rising - 1.0) / large
-        found.append(xp.where(near, falling[_TOP - 1 - m], rising))
-    return found
+_SERIES = np.array(SERIES)
 
 
 class Nodes(NamedTuple):
@@ -63,7 +28,7 @@ class Nodes(NamedTuple):
     """
 
     times: Floats
-    """τ of the value in every slot, (R, N)."""
+    """τ of the value in every slot, (N, R)."""
     newest: Integers
     values: Integers
     """Number of values n, 1 to R − 1."""
@@ -75,60 +40,161 @@ class Nodes(NamedTuple):
     """τ after it."""
 
 
-class NodeWeights(NamedTuple):
-    """What the nodes alone determine, in units of the step.
+@compiled_loop
+def positions(nodes: Nodes) -> Floats:
+    """The nodes in units of the step, s_i = (τ_i − τ)/h <= 0, newest first, (N, R − 1).
 
-    Node i is at s_i = (τ_i − τ)/h <= 0, and q_j(s) = Π_{i<j} (s − s_i). P = R − 1 is the number of usable values.
+    Where there is no value, s_i = −i. A step of length 0 counts as one of length 1.
     """
-
-    nodes: Floats
-    """s_i, newest first, (P, N); of no meaning where there is no value."""
-    differences: Floats
-    """1 / Π_{m<=j, m≠i} (s_i − s_m): the divided difference c_j of the values, from slot to slot, (P, R, N)."""
-    newton: Floats
-    """Coefficient of s^m in q_j(s), all >= 0, (P, P, N)."""
-    at_end: Floats
-    """q_j(1), (P + 1, N)."""
-    extrapolation: Floats
-    """For every j = k + `ROWS`: the value at s = 1 of the polynomial through the j newest values, (N, 4, R)."""
-    known: NDArray[np.bool_]
-    """Whether there are j values, (4, N)."""
-
-    def of(self, sample: NDArray[np.int64]) -> "NodeWeights":
-        """The weights of given samples, (M,)."""
-        nodes, differences, newton, at_end = (
-            values[..., sample] for values in (self.nodes, self.differences, self.newton, self.at_end)
-        )
-        return NodeWeights(nodes, differences, newton, at_end, self.extrapolation[sample], self.known[:, sample])
+    size, slots = nodes.times.shape
+    found = np.empty((size, slots - 1))
+    for n in range(size):
+        h = nodes.end[n] - nodes.begin[n]
+        for i in range(slots - 1):
+            time = nodes.times[n, (nodes.newest[n] - i) % slots]
+            found[n, i] = (time - nodes.begin[n]) / (h if h > 0 else 1.0) if i < nodes.values[n] else -float(i)
+    return found
 
 
-def node_weights(nodes: Nodes) -> NodeWeights:
-    """The weights of a step.
+@compiled_loop
+def _moments(z: float, count: int, found: Floats) -> None:
+    """`moments` of one number, written into ``found``."""
+    if abs(z) < 4.0:
+        series = 0.0
+        for n in range(len(_SERIES) - 1, -1, -1):
+            series = series * z + _SERIES[n]
+        for m in range(_TOP, 0, -1):
+            series = (z * series + 1.0) / m
+            if m <= count:
+                found[m - 1] = series
+    else:
+        found[0] = math.expm1(z) / z
+        for m in range(1, count):
+            found[m] = (m * found[m - 1] - 1.0) / z
+
+
+@compiled_loop
+def _newton(s: Floats, degree: int, newton: Floats) -> None:
+    """The coefficients of s^m in q_j(s) = Π_{i<j} (s − s_i), all >= 0, written as ``newton[j, m]`` for j <= degree."""
+    newton[0, 0] = 1.0
+    for j in range(degree):
+        newton[j + 1, 0] = -s[j] * newton[j, 0]
+        for m in range(1, j + 1):
+            newton[j + 1, m] = newton[j, m - 1] - s[j] * newton[j, m]
+        newton[j + 1, j + 1] = newton[j, j]
+
+
+@compiled_loop
+def _differences(s: Floats, count: int, differences: Floats) -> None:
+    """1 / Π_{m<=j, m≠i} (s_i − s_m): the divided difference c_j of the values, written into ``differences[j, i]``."""
+    for i in range(count):
+        product = 1.0
+        for m in range(i):
+            product *= s[i] - s[m]
+        differences[i, i] = 1.0 / product
+        for j in range(i + 1, count):
+            product *= s[i] - s[j]
+            differences[j, i] = 1.0 / product
+
+
+@compiled_loop
+def _extrapolation(
+    s: Floats, differences: Floats, at_end: Floats, order: int, values: int, newest: int, found: Floats
+) -> None:
+    """For every j = k + `ROWS`: the value at s = 1 of the polynomial through the j newest values, written by slot."""
+    slots = found.shape[1]
+    found[:] = 0.0
+    for row in range(len(ROWS)):
+        j = order + ROWS[row]
+        if 1 <= j <= values:
+            for i in range(j):
+                found[row, (newest - i) % slots] = at_end[j] * differences[j - 1, i] / (1.0 - s[i])
+
+
+@compiled_loop
+def _end_values(s: Floats, at_end: Floats) -> None:
+    """q_j(1) for every j, written into ``at_end``."""
+    at_end[0] = 1.0
+    for j in range(len(s)):
+        at_end[j + 1] = at_end[j] * (1.0 - s[j])
+
+
+@compiled_loop
+def fill_weights(
+    nodes: Nodes, s: Floats, sign: float, damping: Floats, sample: Integers, theta: Floats, out: Floats
+) -> None:
+    """The weights of a step, or of states inside it, where λ is one number per sample.
+
+    Args:
+        nodes: where the values lie.
+        s: their positions, (N, R − 1).
+        sign: of the direction in time.
+        damping: λ, (N,).
+        sample: the sample of each row, (M,).
+        theta: the share of the step of each row, 1 at its end, (M,).
+        out: takes e^z, hφ_1, w, the weights of the R slots, and the extrapolation of `ROWS`, from column 2 on,
+            (M, 5 + R + 4R).
 
     Source: the Newton form of the interpolating polynomial; Shampine & Gordon 1975, Chap. 5.
     """
-    slots, size = nodes.times.shape
-    points, sample = slots - 1, np.arange(size)
-    numbers = np.arange(slots)[:, None]
-    age = (nodes.newest - numbers) % slots
-    h = nodes.end - nodes.begin
-    s = (nodes.times - nodes.begin) / np.where(h > 0, h, 1.0)
-    s = np.where(age < nodes.values, s, -age)
-    by_age = s[(nodes.newest - numbers[:points]) % slots, sample]  # (P, N)
-    apart = s - by_age[:, None]
-    apart[apart == 0] = 1.0  # a node and itself
-    used = age <= numbers[:points, None]
-    differences = np.where(used, 1.0 / np.cumprod(apart, axis=0), 0.0)
-    newton = np.zeros((points, points, size))
-    newton[0, 0] = 1.0
-    for j in range(points - 1):
-        newton[j + 1] = newton[j] * -by_age[j]
-        newton[j + 1, 1:] += newton[j, :-1]
-    at_end = np.ones((points + 1, size))
-    np.cumprod(1.0 - by_age, axis=0, out=at_end[1:])
-    index = nodes.order + np.array(ROWS)[:, None]  # j, (4, N)
-    known = (index >= 1) & (index <= nodes.values)
-    safe = np.where(known, index, 1)
-    scale = np.where(known, at_end[safe, sample], 0.0)
-    through = differences[safe - 1, :, sample] * scale[:, :, None] / (1.0 - s.T)
-    return NodeWeights(by_age, differences, newton, at_end, through.transpose(1, 0, 2), known)
+    slots = nodes.times.shape[1]
+    newton, differences = np.zeros((slots, slots)), np.empty((slots - 1, slots - 1))
+    at_end, found, mixed = np.empty(slots), np.empty(slots), np.empty(slots)
+    for row in range(len(sample)):
+        n = sample[row]
+        order, values, newest = nodes.order[n], nodes.values[n], nodes.newest[n]
+        h = sign * (nodes.end[n] - nodes.begin[n])
+        z = -damping[n] * h * theta[row]
+        _newton(s[n], order, newton)
+        _differences(s[n], min(values, order + 2), differences)
+        _end_values(s[n], at_end)
+        _moments(z, order + 1, found)
+        power = 1.0
+        for m in range(order + 1):
+            power *= theta[row]
+            found[m] *= power
+        for j in range(order + 1):
+            mixed[j] = 0.0  # g_j
+            for m in range(j + 1):
+                mixed[j] += newton[j, m] * found[m]
+        out[row, 2], out[row, 3], out[row, 4] = math.exp(z), h * found[0], h * mixed[order] / at_end[order]
+        out[row, 5 : 5 + slots] = 0.0
+        for i in range(order):
+            total = 0.0
+            for j in range(i, order):
+                total += differences[j, i] * mixed[j]
+            out[row, 5 + (newest - i) % slots] = h * total
+        extrapolation = out[row, 5 + slots :].reshape(len(ROWS), slots)
+        _extrapolation(s[n], differences, at_end, order, values, newest, extrapolation)
+
+
+@compiled_loop
+def fill_basis(nodes: Nodes, s: Floats, sign: float, sample: Integers, basis: Floats, extrapolation: Floats) -> None:
+    """The weights of a step as combinations of the moments, where λ varies inside samples.
+
+    Args:
+        nodes: where the values lie.
+        s: their positions, (N, R − 1).
+        sign: of the direction in time.
+        sample: the sample of each row, (M,).
+        basis: takes the weights of the R slots and w as combinations of the moments, (M, R + 1, R − 1).
+        extrapolation: takes that of `ROWS`, (M, 4, R).
+    """
+    slots = nodes.times.shape[1]
+    newton, differences, at_end = np.zeros((slots, slots)), np.empty((slots - 1, slots - 1)), np.empty(slots)
+    basis[:] = 0.0
+    for row in range(len(sample)):
+        n = sample[row]
+        order, values, newest = nodes.order[n], nodes.values[n], nodes.newest[n]
+        h = sign * (nodes.end[n] - nodes.begin[n])
+        _newton(s[n], order, newton)
+        _differences(s[n], min(values, order + 2), differences)
+        _end_values(s[n], at_end)
+        for i in range(order):
+            slot = (newest - i) % slots
+            for j in range(i, order):
+                for m in range(j + 1):
+                    basis[row, slot, m] += h * differences[j, i] * newton[j, m]
+        for m in range(order + 1):
+            basis[row, slots, m] = newton[order, m] * h / at_end[order]
+        _extrapolation(s[n], differences, at_end, order, values, newest, extrapolation[row])

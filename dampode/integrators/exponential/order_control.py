@@ -1,15 +1,18 @@
 """Which order, step and number of evaluations a sample takes next: the control of the multistep method, on the host."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dampode.integrators.exponential.multistep_weights import ROWS, Nodes, NodeWeights
+from dampode.integrators.exponential.multistep_weights import ROWS, Nodes
+from dampode.integrators.exponential.numba_loop import compiled_loop
 
-__all__ = ["STIFF_BOUND", "Decision", "Judgement", "OrderControl", "Report"]
+__all__ = ["STIFF_BOUND", "Judgement", "OrderControl", "Report"]
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 _TARGET = 0.15
@@ -31,8 +34,9 @@ _LENGTHS = np.array([0.3, 1.02, 3.5])
 """Lengths, in units of the last step, between which the error follows a power law."""
 _GAUSS, _GAUSS_WEIGHTS = np.array([0.15505103, 0.64494897]), np.array([0.31804138, 0.18195862])
 """The Gauss rule of two points for the weight 1 − v on [0, 1]."""
-_POINTS = np.outer(_LENGTHS, _GAUSS).ravel()
-_LOG_LENGTHS = np.log(_LENGTHS)[:, None]
+_LOG_LENGTHS = np.log(_LENGTHS)
+_LEGENDRE = np.polynomial.legendre.leggauss(5)
+"""Points and weights of the Gauss rule of five points on [−1, 1]. It is exact for (1 − u) q_j(u), j <= 8."""
 _EVALUATE_AGAIN = 0.25
 """A second evaluation follows where it would change the state by more than this share of the tolerance."""
 _CORRECT_AGAIN = 0.3
@@ -40,12 +44,15 @@ _CORRECT_AGAIN = 0.3
 _MEASURE_FIRST, _MEASURE_EVERY = 20, 40
 """Accepted steps after which a second evaluation measures L."""
 
+_NOISE = 1e-3
+"""Rounding changes N by this share of the smallest correction that measures L."""
+
 
 class Report(NamedTuple):
     """What a step tells the control, per sample. Norms are in units of the tolerance of a step."""
 
     differences: Floats
-    """‖hφ_1 Δ_j‖ for j = k + `ROWS`, (4, N)."""
+    """‖hφ_1 Δ_j‖ for j = k + `ROWS`, (N, 4)."""
     moved: Floats
     """‖x_c − x_p‖, how far the corrector moves the predicted state, (N,)."""
     changed: Floats
@@ -53,14 +60,12 @@ class Report(NamedTuple):
     weight: Floats
     """max|w| over the state, (N,)."""
     phi1: Floats
-    """max hφ_1 over the state, (N,)."""
+    """max|hφ_1| over the state, (N,)."""
 
 
 class Judgement(NamedTuple):
-    """What a step's error says, (N,)."""
+    """What becomes of the samples. Masks, (N,)."""
 
-    size: Floats
-    """D_j, for j = k + `ROWS`, (4, N)."""
     accepted: Mask
     again: Mask
     """The samples whose N is evaluated a second time before the step can be accepted."""
@@ -69,16 +74,30 @@ class Judgement(NamedTuple):
     """Whether the error is a finite number."""
 
 
-class Decision(NamedTuple):
-    """What becomes of the samples. Masks, (N,)."""
+class _Samples(NamedTuple):
+    """What the control keeps of each sample. A compiled loop changes the arrays in place."""
 
-    accepted: Mask
-    finite: Mask
-    """Whether the error is a finite number."""
-    stiff: Mask
-    """Whether stability and not accuracy bounds the step, accepted or not."""
-    next_h: Floats
-    """The length to try next; the same as before where a second evaluation follows."""
+    times: Floats
+    """τ of the value in every slot, (N, R)."""
+    newest: Integers
+    """The slot of the newest value, (N,). Those that follow are (N,), too."""
+    values: Integers
+    order: Integers
+    tau: Floats
+    end: Floats
+    """τ after the step that is being tried."""
+    steps: Integers
+    """Accepted steps since the start or the last jump."""
+    shortened: Mask
+    """Whether the last step was rejected."""
+    lipschitz: Floats
+    """L."""
+    moved: Floats
+    """‖x_c − x_p‖ of the last step."""
+    second: Mask
+    """Whether the next call is the second evaluation of a step."""
+    size: Floats
+    """D_j of the last step for j = k + `ROWS`, (N, 4)."""
 
 
 class OrderControl:
@@ -92,153 +111,230 @@ class OrderControl:
 
     def __init__(self, size: int, max_order: int, rounding: float) -> None:
         self._max_order, self._rounding = max_order, rounding
-        self._times = np.zeros((max_order + 2, size))
-        self.newest = np.zeros(size, dtype=np.int64)
-        """The slot of every sample's newest value."""
-        self._count, self._order = np.ones_like(self.newest), np.ones_like(self.newest)
-        self._steps = np.zeros_like(self.newest)
-        self._rejected = np.zeros(size, dtype=bool)
-        self._lipschitz, self._moved = np.zeros(size), np.zeros(size)
-        self.tau = np.zeros(size)
-        """τ of the samples."""
-        self.second = np.zeros(size, dtype=bool)
-        """The samples whose next call is the second evaluation of a step."""
+
+        def ones() -> Integers:
+            return np.ones(size, dtype=np.int64)
+
+        def zeros() -> Floats:
+            return np.zeros(size)
+
+        def no() -> Mask:
+            return np.zeros(size, dtype=bool)
+
+        self._samples = _Samples(
+            np.zeros((size, max_order + 2)), 0 * ones(), ones(), ones(), zeros(), zeros(), 0 * ones(), no(), zeros(),
+            zeros(), no(), np.zeros((size, len(ROWS))),
+        )  # fmt: skip
 
     @property
-    def spare(self) -> NDArray[np.int64]:
-        """The slot of every sample that takes the next value, (N,)."""
-        return (self.newest + 1) % len(self._times)
+    def newest(self) -> Integers:
+        """The slot of every sample's newest value."""
+        return self._samples.newest
 
-    def nodes(self, end: Floats) -> Nodes:
-        """The nodes of a step to ``end``."""
-        return Nodes(self._times.copy(), self.newest, self._count, self._order, self.tau, end)
+    @property
+    def second(self) -> Mask:
+        """The samples whose next call is the second evaluation of a step."""
+        return self._samples.second
+
+    @property
+    def tau(self) -> Floats:
+        """τ of the samples. A step changes it in place."""
+        return self._samples.tau
+
+    def nodes(self, h: Floats, active: Mask, stop: Floats) -> Nodes:
+        """The nodes of the next step. A second evaluation belongs to the step before.
+
+        Args:
+            h: the length to try, (N,).
+            active: the samples that move, (N,).
+            stop: where each sample's step ends at the latest, () or (N,).
+        """
+        times, newest, values, order, tau, end = self._samples[:6]
+        step_end = np.minimum(tau + np.where(active, h, 0.0), stop)
+        np.copyto(end, step_end, where=~(self.second & active))
+        return Nodes(times.copy(), newest.copy(), values.copy(), order.copy(), tau.copy(), end.copy())
 
     def corrects_again(self, weight: Floats) -> Mask:
         """Whether the state is corrected with the second evaluation, too."""
-        return self._lipschitz * weight < _CORRECT_AGAIN
+        return self._samples.lipschitz * weight < _CORRECT_AGAIN
 
     def restart(self, samples: Mask) -> None:
         """Forget the values but the newest, after a jump."""
-        self._times[:, samples] = self.tau[samples]
-        self._count = np.where(samples, 1, self._count)
-        self._order = np.where(samples, 1, self._order)
-        self._steps = np.where(samples, 0, self._steps)
+        kept = self._samples
+        kept.times[samples] = kept.tau[samples, None]
+        kept.values[samples] = kept.order[samples] = 1
+        kept.steps[samples] = 0
 
-    def judge(self, nodes: Nodes, weights: NodeWeights, report: Report) -> Judgement:
-        """Judge a step by its error."""
-        sample, order = np.arange(len(nodes.end)), nodes.order
-        starting, first = order == nodes.values, ~self.second
-        index = np.where(weights.known, order + np.array(ROWS)[:, None], 1)
-        size = np.where(weights.known, report.differences / weights.at_end[index, sample], np.inf)  # D_j, (4, N)
-        row = np.where(starting, 0, 2)
-        error = size[row, sample] * _remainder(weights, np.where(starting, order, order + 1) - 1)
-        within, finite, active = error <= 1.0, error < np.inf, nodes.end > nodes.begin
-        self._measure(report, active & ~first)
-        again = first & within & active & self._wants_second(report)
-        return Judgement(size, within & active & ~again, again, active & ~within, finite | ~active)
+    def judge(self, nodes: Nodes, s: Floats, report: Report) -> Judgement:
+        """Judge a step by its error.
 
-    def decide(
-        self, nodes: Nodes, weights: NodeWeights, report: Report, judgement: Judgement, accepted: Mask
-    ) -> Decision:
+        Args:
+            nodes: of this step.
+            s: their positions.
+            report: what the step tells.
+        """
+        return Judgement(*_judge(nodes, s, report, self._samples, self._rounding))
+
+    def decide(self, nodes: Nodes, s: Floats, report: Report, judgement: Judgement) -> tuple[Floats, Mask]:
         """Choose the next step.
 
         Args:
             nodes: of this step.
-            weights: of this step.
+            s: their positions.
             report: what it tells.
-            judgement: of its error.
-            accepted: the samples among the accepted ones that move. The others repeat a part of the step.
+            judgement: what becomes of the samples. One neither accepted nor rejected repeats a part of the step.
+
+        Returns:
+            The lengths to try next, which are the same as before where a second evaluation follows, and whether
+            stability and not accuracy bounds the step, accepted or not, (N,).
 
         Source: Shampine & Gordon 1975, Chap. 7, for the choice of the order.
         """
-        size, _, again, rejected, finite = judgement
-        order, starting, h = nodes.order, nodes.order == nodes.values, nodes.end - nodes.begin
-        nodes_next = np.where(accepted, np.roll(weights.nodes, 1, 0) - 1.0, weights.nodes)
-        nodes_next[0] = np.where(accepted, 0.0, weights.nodes[0])
-        length = _lengths(nodes_next, order, size)
-        next_order, factor, limit = self._best(order, starting, accepted, length, report.phi1)
-        cap = np.where(self._steps == 0, 20.0, np.where((order >= 4) & (self._steps >= 8), 2.0, 5.0))
-        cap = np.where(self._rejected, 1.0, cap)
-        # a stiff f lets steps swing: a long one that is rejected, and shorter ones after it
-        stiff = ((accepted & self.second) | (rejected & finite)) & (self._lipschitz * report.phi1 > STIFF_BOUND)
-        factor = np.minimum(factor, limit)
-        factor = np.where(accepted, np.clip(factor, 0.2, cap), np.where(finite, np.clip(factor, 0.2, 0.8), 0.2))
-        self._move(nodes, accepted, rejected, next_order)
-        self.second, self._moved = again, report.moved
-        return Decision(accepted, finite, stiff, h * np.where(accepted | rejected, factor, 1.0))
-
-    def _measure(self, report: Report, samples: Mask) -> None:
-        """Measure L of the samples with a second evaluation, where it is more than rounding."""
-        found = report.changed / (self._moved * report.weight)
-        known = samples & (self._moved > self._rounding) & (found < np.inf)
-        self._lipschitz = np.where(known, np.maximum(self._lipschitz / 2, found), self._lipschitz)
-
-    def _wants_second(self, report: Report) -> Mask:
-        """Which samples evaluate N again at the corrected state."""
-        due = (self._steps >= _MEASURE_FIRST) & ((self._steps - _MEASURE_FIRST) % _MEASURE_EVERY == 0)
-        change = self._lipschitz * report.weight * report.moved
-        unstable = self._lipschitz * report.phi1 > _UNUSUAL * _STABLE_ONE[self._order]
-        wants: Mask = (due & (report.moved > self._rounding)) | (change > _EVALUATE_AGAIN) | unstable
-        return wants
-
-    def _best(
-        self, order: NDArray[np.int64], starting: Mask, accepted: Mask, length: Floats, phi1: Floats
-    ) -> tuple[NDArray[np.int64], Floats, Floats]:
-        """The next order, the length of the next step in units of the last one for accuracy, and for stability."""
-        sample = np.arange(len(order))
-        choices = order + np.array(ROWS)[:, None] - 1
-        safe = np.clip(choices, 0, len(_STABLE_ONE) - 1)
-        speed = np.maximum(self._lipschitz * phi1, 1e-300)
-        one, two = _UNUSUAL * _STABLE_ONE[safe] / speed, 0.8 * _STABLE_TWO[safe] / speed
-        worth_one, worth_two = np.minimum(length, one), _TWO_EVALUATIONS * np.minimum(length, two)
-        limit = np.where(worth_one >= worth_two, one, two)
-        allowed = (choices >= 1) & (choices <= np.where(accepted, self._max_order, order))
-        worth = np.where(allowed, np.maximum(worth_one, worth_two), -1.0)
-        worth[2] /= _OTHER_ORDER
-        best = worth.argmax(0)
-        # while it starts, the order rises as long as the steps do not shorten by it
-        rises = (order == 1) | (length[0] >= length[1])
-        started = np.where(accepted, np.minimum(order + rises, self._max_order), np.maximum(order - ~rises, 1))
-        best = np.where(starting, np.where(accepted | rises, 0, 1), best)
-        return np.where(starting, started, choices[best, sample]), length[best, sample], limit[best, sample]
-
-    def _move(self, nodes: Nodes, accepted: Mask, rejected: Mask, next_order: NDArray[np.int64]) -> None:
-        """Advance the samples that accepted the step, and set the order of the next one."""
-        changed = accepted | rejected
-        spare, sample = self.spare, np.nonzero(accepted)[0]
-        self._times[spare[sample], sample] = nodes.end[sample]
-        self.newest = np.where(accepted, spare, self.newest)
-        self._count = np.minimum(self._count + accepted, len(self._times) - 1)
-        self._order = np.where(changed, next_order, self._order)
-        self._steps = self._steps + accepted
-        self._rejected = np.where(changed, rejected, self._rejected)
-        self.tau = np.where(accepted, nodes.end, self.tau)
+        return _decide(nodes, s, report, judgement, self._samples, self._max_order)
 
 
-def _remainder(weights: NodeWeights, index: NDArray[np.int64]) -> Floats:
-    """I_j = ∫_0^1 (1 − u) q_j(u) du, with j of each sample, (N,)."""
-    m = np.arange(len(weights.newton))
-    integrals: Floats = weights.newton[index, :, np.arange(len(index))] @ (1.0 / ((m + 1) * (m + 2)))
-    return integrals
+@compiled_loop
+def _newton_value(s: Floats, j: int, u: float) -> float:
+    """q_j(u) = Π_{i<j} (u − s_i)."""
+    product = 1.0
+    for i in range(j):
+        product *= u - s[i]
+    return product
 
 
-def _lengths(nodes: Floats, order: NDArray[np.int64], size: Floats) -> Floats:
-    """The r at which D_{j} I_{j−1}(r) is the target, I_j(r) = ∫_0^r (r − u) q_j(u) du, for j = k + `ROWS`, (4, N).
+@compiled_loop
+def _remainder(s: Floats, j: int) -> float:
+    """I_j = ∫_0^1 (1 − u) q_j(u) du."""
+    total, points = 0.0, _LEGENDRE[0]
+    for i in range(len(points)):
+        u = 0.5 * (points[i] + 1.0)
+        total += 0.5 * _LEGENDRE[1][i] * (1.0 - u) * _newton_value(s, j, u)
+    return total
+
+
+@compiled_loop
+def _judge(
+    nodes: Nodes, s: Floats, report: Report, samples: _Samples, rounding: float
+) -> tuple[Mask, Mask, Mask, Mask]:
+    """The masks of a `Judgement`. It measures L and keeps D_j."""
+    count = len(nodes.end)
+    accepted, again, rejected = np.zeros(count, np.bool_), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+    finite = np.ones(count, np.bool_)
+    for n in range(count):
+        order, values = nodes.order[n], nodes.values[n]
+        for row in range(len(ROWS)):
+            j = order + ROWS[row]
+            known = 1 <= j <= values
+            samples.size[n, row] = report.differences[n, row] / _newton_value(s[n], j, 1.0) if known else np.inf
+        starting = order == values
+        error = samples.size[n, 0 if starting else 2] * _remainder(s[n], order - 1 if starting else order)
+        if not nodes.end[n] > nodes.begin[n]:
+            continue
+        finite[n], within = error < np.inf, error <= 1.0
+        if samples.second[n]:
+            scale, last = samples.moved[n] * report.weight[n], samples.lipschitz[n]
+            if samples.moved[n] > rounding and report.changed[n] < np.inf:
+                samples.lipschitz[n] = max(last / 2, report.changed[n] / scale)
+            else:  # rounding may hide L, but L is no larger than this
+                bound = (report.changed[n] + _NOISE * rounding) / scale
+                samples.lipschitz[n] = max(last / 2, bound) if bound < last else last
+        elif within:
+            since = samples.steps[n] - _MEASURE_FIRST
+            due = since >= 0 and since % _MEASURE_EVERY == 0 and report.moved[n] > rounding
+            change = samples.lipschitz[n] * report.weight[n] * report.moved[n]
+            unstable = samples.lipschitz[n] * report.phi1[n] > _UNUSUAL * _STABLE_ONE[samples.order[n]]
+            again[n] = due or change > _EVALUATE_AGAIN or unstable
+        accepted[n], rejected[n] = within and not again[n], not within
+    return accepted, again, rejected, finite
+
+
+@compiled_loop
+def _integrals(s: Floats, count: int, found: Floats) -> None:
+    """∫_0^r (r − u) q_j(u) du / r² for the r of `_LENGTHS`, written into ``found[j, i]`` for j < count."""
+    for i in range(len(_LENGTHS)):
+        left, right = _GAUSS_WEIGHTS[0], _GAUSS_WEIGHTS[1]
+        for j in range(count):
+            found[j, i] = left + right
+            left *= _LENGTHS[i] * _GAUSS[0] - s[j]
+            right *= _LENGTHS[i] * _GAUSS[1] - s[j]
+
+
+@compiled_loop
+def _length(integrals: Floats, size: float) -> float:
+    """The r at which size · I(r) is the target.
 
     Args:
-        nodes: of the next step, in units of the last one, (P, N).
-        order: k, (N,).
-        size: D_j, (4, N).
+        integrals: I(r) / r² at the r of `_LENGTHS`, (3,).
+        size: D_j.
     """
-    newton = np.ones((len(nodes) + 1, len(_POINTS), nodes.shape[1]))
-    np.cumprod(_POINTS[:, None] - nodes[:, None], axis=0, out=newton[1:])
-    index = np.clip(order + np.array(ROWS)[:, None] - 1, 0, len(nodes) - 1)
-    values = newton[index[:, None], np.arange(len(_POINTS))[:, None], np.arange(len(order))]  # (4, 6, N)
-    pairs = values.reshape(4, len(_LENGTHS), 2, -1)
-    logs = np.log(pairs[:, :, 0] * _GAUSS_WEIGHTS[0] + pairs[:, :, 1] * _GAUSS_WEIGHTS[1]) + 2 * _LOG_LENGTHS
-    above = np.log(_TARGET / size) - logs[:, 1]
-    wide = above > 0
-    rise = np.where(wide, logs[:, 2] - logs[:, 1], logs[:, 1] - logs[:, 0])
-    run = np.where(wide, _LOG_LENGTHS[2] - _LOG_LENGTHS[1], _LOG_LENGTHS[1] - _LOG_LENGTHS[0])
-    lengths: Floats = np.exp(np.minimum(_LOG_LENGTHS[1] + above * run / rise, 20.0))
-    return np.where(np.isnan(lengths), 0.0, lengths)
+    if size == 0 or math.isnan(size):
+        return np.inf if size == 0 else 0.0
+    middle = math.log(integrals[1]) + 2 * _LOG_LENGTHS[1]
+    above = math.log(_TARGET / size) - middle
+    other = 2 if above > 0 else 0
+    rise = math.log(integrals[other]) + 2 * _LOG_LENGTHS[other] - middle
+    return math.exp(_LOG_LENGTHS[1] + above * (_LOG_LENGTHS[other] - _LOG_LENGTHS[1]) / rise)
+
+
+@compiled_loop
+def _next_positions(s: Floats, accepted: bool) -> Floats:
+    """The next step's nodes, in units of this one."""
+    found = s.copy()
+    if accepted:
+        found[0] = 0.0
+        found[1:] = s[:-1] - 1.0
+    return found
+
+
+@compiled_loop
+def _decide(
+    nodes: Nodes, s: Floats, report: Report, judgement: Judgement, samples: _Samples, max_order: int
+) -> tuple[Floats, Mask]:
+    """What `OrderControl.decide` returns. It moves the samples."""
+    count, slots = nodes.times.shape
+    next_h, stiff = nodes.end - nodes.begin, np.zeros(count, np.bool_)
+    length, limit, worth = np.empty(len(ROWS)), np.empty(len(ROWS)), np.empty(len(ROWS))
+    integrals = np.empty((slots - 1, len(_LENGTHS)))
+    for n in range(count):
+        order, accepted, rejected = nodes.order[n], judgement.accepted[n], judgement.rejected[n]
+        waits, samples.second[n] = samples.second[n], judgement.again[n]
+        samples.moved[n] = report.moved[n]
+        if not (accepted or rejected):
+            continue
+        starting, finite = order == nodes.values[n], judgement.finite[n]
+        ahead, speed = _next_positions(s[n], accepted), max(samples.lipschitz[n] * report.phi1[n], 1e-300)
+        best, highest = 0, max_order if accepted else order
+        _integrals(ahead, min(order + 2, slots - 1), integrals)
+        for row in range(len(ROWS)):
+            choice = order + ROWS[row] - 1  # the order that this difference speaks for
+            length[row] = _length(integrals[min(max(choice, 0), slots - 2)], samples.size[n, row])
+            safe = min(max(choice, 0), len(_STABLE_ONE) - 1)
+            one, two = _UNUSUAL * _STABLE_ONE[safe] / speed, 0.8 * _STABLE_TWO[safe] / speed
+            worth_one, worth_two = min(length[row], one), _TWO_EVALUATIONS * min(length[row], two)
+            limit[row] = one if worth_one >= worth_two else two
+            worth[row] = max(worth_one, worth_two) if 1 <= choice <= highest else -1.0
+            if row == 2:  # the present order
+                worth[row] /= _OTHER_ORDER
+            if worth[row] > worth[best]:
+                best = row
+        next_order = order + ROWS[best] - 1
+        if starting:  # the order rises as long as the steps do not shorten by it
+            rises = order == 1 or length[0] >= length[1]
+            best = 0 if accepted or rises else 1
+            next_order = min(order + rises, max_order) if accepted else max(order - (not rises), 1)
+        factor = min(length[best], limit[best])
+        if accepted:
+            grown = 20.0 if samples.steps[n] == 0 else (2.0 if order >= 4 and samples.steps[n] >= 8 else 3.0)
+            factor = min(max(factor, 0.2), 1.0 if samples.shortened[n] else grown)
+        else:
+            factor = min(max(factor, 0.2), 0.8) if finite else 0.2
+        next_h[n] *= factor
+        # a stiff f lets steps swing: a long one that is rejected, and shorter ones after it
+        stiff[n] = ((accepted and waits) or (rejected and finite)) and speed > STIFF_BOUND
+        samples.order[n], samples.shortened[n] = next_order, rejected
+        if accepted:
+            samples.newest[n] = (samples.newest[n] + 1) % slots
+            samples.times[n, samples.newest[n]] = samples.tau[n] = nodes.end[n]
+            samples.values[n] = min(samples.values[n] + 1, slots - 1)
+            samples.steps[n] += 1
+    return next_h, stiff

@@ -10,9 +10,10 @@ from dampode.integrators.exponential.error_estimate import change_of_curve, erro
 from dampode.integrators.exponential.stiffness import is_creeping
 from dampode.integrators.exponential_rk import KrogstadStep, krogstad_step
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import MIN_LOG_RATIO, Tolerance, log_error_ratio, step_factor
+from dampode.integrators.step_control import MIN_LOG_RATIO, log_error_ratio, step_factor
 from dampode.integrators.stiff_steps import BOUND, relative_change
 from dampode.integrators.time_axis import TimeAxis
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["SampleState", "StepFunction", "TriedStep", "initial_state", "try_step"]
 

@@ -9,13 +9,16 @@ from dampode.dynamics import DampedODEFunc
 from dampode.integrators.exponential_rk import KrogstadStep
 from dampode.integrators.sample_times import first_times
 from dampode.integrators.solution import Solution
-from dampode.integrators.step_control import Tolerance
 from dampode.integrators.stiff_steps import StiffnessWarning
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["field_to_damping_ratio", "is_creeping", "warn_if_errors_add_up", "warn_if_stiff"]
 
 _LARGEST_CREPT_ERROR = 10.0
 """In tolerances: where the estimated errors of creeping steps add up to more, a solve warns."""
+
+_RATIO_AT_REST = 0.9
+"""Where ρ|J| is more than this beside λ and 1/h, gradients may grow from step to step."""
 
 _FEEDBACK, _DAMPED, _MOVED = 0.3, 0.1, 0.05
 """The bounds of `is_creeping`."""
@@ -66,7 +69,13 @@ def field_to_damping_ratio(func: DampedODEFunc, x: Tensor, t: Tensor, iterations
     Returns:
         The smallest ratio over each sample's λ, (N,); infinity where λ is 0.
     """
-    lam, weight, fx = func.parts(t, x)
+    lam, weight, _ = func.parts(t, x)
+    return _smallest_share(weight / lam, x) * _jacobian_norm(func, x, t, iterations)
+
+
+def _jacobian_norm(func: DampedODEFunc, x: Tensor, t: Tensor, iterations: int) -> Tensor:
+    """|J| of every sample from below, (N,)."""
+    fx = func.f(t, x)
     reach = torch.finfo(x.dtype).eps ** 0.5 * (1 + _norm(x))
     v = torch.ones_like(x) * torch.linspace(1, 2, x[0].numel(), dtype=x.dtype, device=x.device).reshape(x.shape[1:])
     gain = torch.zeros_like(reach)
@@ -74,8 +83,46 @@ def field_to_damping_ratio(func: DampedODEFunc, x: Tensor, t: Tensor, iterations
         v = v / _norm(v).clamp(min=torch.finfo(x.dtype).tiny)
         v = (func.f(t, x + reach * v) - fx) / reach
         gain = _norm(v)
-    share: Tensor = (weight / lam).expand_as(x).reshape(len(x), -1).amin(1)
-    return share * gain.reshape(-1)
+    return gain.reshape(-1)
+
+
+def _smallest_share(share: Tensor, x: Tensor) -> Tensor:
+    """The smallest number of every sample, (N,)."""
+    smallest: Tensor = share.expand_as(x).reshape(len(x), -1).amin(1)
+    return smallest
+
+
+def _at_rest(solution: Solution) -> Tensor:
+    """Which samples never move while their gradients are wanted, (N,)."""
+    x = solution.x.detach()
+    still = (x == x[0]).reshape(*x.shape[:2], -1).all(2).all(0)
+    return still & (solution.accepted > 0) & solution.x.requires_grad
+
+
+@torch.no_grad()
+def _warn_of_rest(func: DampedODEFunc, solution: Solution, resting: Tensor) -> bool:
+    """Warn if gradients pass through samples at rest in steps beyond stability. Returns whether it warned.
+
+    The errors of such steps are 0, so they grow to any length.
+    """
+    x = solution.x.detach()
+    begin = first_times(solution.t).detach().to(solution.reached)
+    t = begin.to(x.dtype).expand(x.shape[1]).reshape(-1, *[1] * (x.ndim - 2))
+    lam, weight, _ = func.parts(t, x[0])
+    rate = (solution.accepted / (solution.reached - begin).abs()).to(x.dtype).reshape(t.shape)  # 1/h
+    share = _smallest_share(weight / torch.maximum(lam, rate), x[0])
+    ratio = torch.where(resting, share * _jacobian_norm(func, x[0], t, 3), 0.0)
+    worst = int(ratio.argmax())
+    if ratio[worst] <= _RATIO_AT_REST:
+        return False
+    warnings.warn(
+        f"sample {worst} is at rest, so steps grew far beyond stability: the measured ρ|J| is "
+        f"{ratio[worst].item():.2g} times the damping or 1/h. The states are right, but do not trust gradients through "
+        "such steps, which may overflow; use KenCarp4, or set max_step",
+        StiffnessWarning,
+        stacklevel=8,
+    )
+    return True
 
 
 def warn_if_errors_add_up(crept_error: Tensor) -> bool:
@@ -99,9 +146,9 @@ def warn_if_errors_add_up(crept_error: Tensor) -> bool:
 
 
 def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> bool:
-    """Warn if the steps of a solve were short in units of 1/λ because of f. Returns whether it warned.
+    """Warn if f made steps short in units of 1/λ, or if gradients pass through a state at rest. Returns if it warned.
 
-    It calls f only if the steps were short.
+    It calls f only if the steps were short, or a sample is at rest and gradients are wanted.
 
     Failed samples have a status that says why.
     """
@@ -114,12 +161,13 @@ def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> bool:
     span = (solution.reached - first_times(solution.t).detach().to(solution.reached)).abs()
     damped = lam * span  # λ |t1 − t0| of every sample
     short = (damped >= 100) & (solution.accepted >= damped / 200)
-    if not bool(short.any()):
+    resting = _at_rest(solution)
+    if not bool((short | resting).any()):
         return False
     ratio = torch.where(short, field_to_damping_ratio(func, x, t), 0.0)
     worst = int(ratio.argmax())
     if ratio[worst] <= 0.1:
-        return False
+        return _warn_of_rest(func, solution, resting)
     warnings.warn(
         "the stiffness of f, not λ, keeps explicit steps short: the measured ρ|J|/λ of sample "
         f"{worst} is {ratio[worst].item():.2g}, so ρ f is about as stiff as the damping; "

@@ -8,13 +8,22 @@ from torch import Tensor
 
 from dampode.integrators.implicit.krylov import gmres, norms
 
-__all__ = ["with_implicit_gradient"]
+__all__ = ["LinearSolver", "with_implicit_gradient"]
 
 Map = Callable[[Tensor], Tensor]
 
+LinearSolver = Callable[[Map, Tensor, Tensor], Tensor]
+"""(v -> A v, b, the largest |b − A x| of each sample) -> x."""
+
 
 def with_implicit_gradient(
-    nonlinear: Map, lam_change: Tensor | None, explicit: Tensor, g: Tensor, u: Tensor, rtol: float
+    nonlinear: Map,
+    lam_change: Tensor | None,
+    explicit: Tensor,
+    g: Tensor,
+    u: Tensor,
+    rtol: float,
+    linear_solver: LinearSolver | None = None,
 ) -> Tensor:
     """The stage u = a + g (N(u) + l u), unchanged in value, with its first and second derivatives.
 
@@ -31,6 +40,7 @@ def with_implicit_gradient(
         g: the factor of N, which broadcasts to u.
         u: the converged value, (N, *S), without gradient.
         rtol: relative tolerance of the linear solves of the backward pass.
+        linear_solver: solves the linear equations; None for `gmres`.
 
     Returns:
         u, (N, *S). It requires gradients whether or not an argument does.
@@ -41,7 +51,7 @@ def with_implicit_gradient(
 
     point = u.detach().requires_grad_()
     n = nonlinear(point).to(u.dtype)  # under autocast N may be of half precision, too coarse for the linear solves
-    operator = _NewtonMatrix(point, n, g.detach(), rtol)
+    operator = _NewtonMatrix(point, n, g.detach(), rtol, linear_solver or gmres)
     u = u + _Inverse.apply(residual(u, n), operator, False)
     twice: Tensor = u + _Inverse.apply(residual(u, nonlinear(u)), operator, True)
     return twice
@@ -55,9 +65,11 @@ class _NewtonMatrix:
         n: N(u), with its graph, (N, *S).
         g: the factor of N.
         rtol: relative tolerance of the linear solves.
+        linear_solver: solves the linear equations.
     """
 
-    def __init__(self, point: Tensor, n: Tensor, g: Tensor, rtol: float) -> None:
+    def __init__(self, point: Tensor, n: Tensor, g: Tensor, rtol: float, linear_solver: LinearSolver) -> None:
+        self._linear_solver = linear_solver
         self._point, self._n, self._g, self._rtol = point, n, g, max(rtol, 4 * torch.finfo(n.dtype).eps)
         self.second_size: Tensor | None = None
         """|b| of the second chord step, (N,), from when the backward pass met it until it meets the first one."""
@@ -86,7 +98,8 @@ class _NewtonMatrix:
     def solve(self, b: Tensor, transposed: bool) -> Tensor:
         """M^{-1} b or M^{-T} b. Autocast is for f only, so it is off here."""
         with torch.no_grad(), torch.autocast(b.device.type, enabled=False):
-            return gmres(self._transposed_product if transposed else self._product, b.detach(), self._rtol * norms(b))
+            product = self._transposed_product if transposed else self._product
+            return self._linear_solver(product, b.detach(), self._rtol * norms(b))
 
     def is_remainder(self, b: Tensor) -> bool:
         """Whether ``b``, of the first chord step, is no more than what the solve for the second one left over."""

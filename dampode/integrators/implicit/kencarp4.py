@@ -10,7 +10,6 @@ from dampode.dynamics import DampedODEFunc
 from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.implicit.iteration import Iteration, iterate
 from dampode.integrators.implicit.loop import ImplicitLoop
-from dampode.integrators.step_control import Tolerance
 from dampode.integrators.to_tolerance import TolerantIntegrator
 
 __all__ = ["KenCarp4"]
@@ -76,7 +75,7 @@ class KenCarp4(TolerantIntegrator):
     def _loop(self, func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter) -> ImplicitLoop:
         """The loop of a solve, at its start."""
         iteration = _compiled_iterate() if self.compile else iterate
-        return ImplicitLoop(func, x, times, Tolerance(self.rtol, self.atol), calls, iteration)
+        return ImplicitLoop(func, x, times, self._tolerance(x), calls, iteration)
 
 
 @cache

@@ -15,9 +15,10 @@ from dampode.integrators.implicit.stages import Stages
 from dampode.integrators.output_times import with_ends
 from dampode.integrators.solution import Status
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import MIN_LOG_RATIO, Tolerance, log_error_ratio, step_factor
+from dampode.integrators.step_control import MIN_LOG_RATIO, log_error_ratio, step_factor
 from dampode.integrators.stops import Restart
 from dampode.integrators.time_axis import TimeAxis
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["ImplicitLoop"]
 
@@ -38,9 +39,9 @@ class ImplicitLoop(AdaptiveLoop):
         self, func: DampedODEFunc, x: Tensor, times: Tensor, tol: Tolerance, calls: CallCounter, iterate: Iteration
     ) -> None:
         super().__init__(func, x, times, tol, calls, (len(x), 1))
-        self._linear_rtol = 0.1 * tol.rtol
+        self._linear_rtol = 0.1 * tol.smallest_rtol
         # the error estimate of a shorter tolerance would be rounding
-        self.tol = Tolerance(max(tol.rtol, 10 * torch.finfo(x.dtype).eps), tol.atol)
+        self.tol = tol.at_least(10 * torch.finfo(x.dtype).eps).flattened(x)
         self._x = x.reshape(len(x), -1)
         self._lam = _flat_damping(self.splitting.lam, x)
         self._slope = self._nonlinear(self.tau, self._x, self.active) - self._lam * self._x
@@ -64,7 +65,7 @@ class ImplicitLoop(AdaptiveLoop):
         This is a cautious start: later steps may grow tenfold each. Where F is 0 now and after such a step, it is a
         hundredth of the span.
         """
-        far, size = self.tol.rtol**-0.5, self._x.abs()
+        far, size = self.tol.smallest_rtol**-0.5, self._x.abs()
         speed = self.tol.ratio(self._slope, size).to(torch.float64)
         lam = self._lam.abs().amax(1, keepdim=True).to(torch.float64)
         h: Tensor = (far / speed.nan_to_num(1e8, 1e8)).clamp(max=0.01 * self.axis.span)

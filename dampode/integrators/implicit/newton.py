@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dampode.integrators.implicit.tableau import GAMMA
-from dampode.integrators.step_control import Tolerance
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["Jacobians", "finite_differences"]
 
@@ -44,7 +44,7 @@ def finite_differences(nonlinear: Callable[[Tensor], Tensor], x: Tensor, tol: To
     Source: Hindmarsh et al. 2005, ACM TOMS 31 (the difference quotients of CVODE).
     """
     n, d = nonlinear(x), x.shape[1]
-    size = torch.maximum(torch.finfo(x.dtype).eps ** 0.5 * x.abs(), 10 * (tol.rtol * x.abs() + tol.atol))
+    size = torch.maximum(torch.finfo(x.dtype).eps ** 0.5 * x.abs(), tol.allowed(x.abs(), 10))
     power = torch.ldexp(torch.ones_like(x), torch.frexp(size).exponent)
     increment = torch.where(x < 0, -power, power)
     jacobian = x.new_empty(len(x), d, d)

@@ -12,7 +12,7 @@ from dampode.integrators.implicit.iteration import Iteration, StageEquations, St
 from dampode.integrators.implicit.newton import Jacobians
 from dampode.integrators.implicit.newton_krylov import KrylovSpaces
 from dampode.integrators.implicit.quasi_newton import SecantPairs
-from dampode.integrators.step_control import Tolerance
+from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["Solved", "Stages"]
 
@@ -60,7 +60,7 @@ class Stages:
     def __init__(self, x: Tensor, span: Tensor, tol: Tolerance, iterate: Iteration) -> None:
         self._tol, self._iterate = tol, iterate
         self._eps = torch.finfo(x.dtype).eps
-        self._error_share = max(_ERROR_SHARE, 2 * self._eps / tol.rtol)
+        self._error_share = max(_ERROR_SHARE, 2 * self._eps / tol.smallest_rtol)
         self._nodes = torch.tensor(tableau.NODES, dtype=torch.float64, device=x.device)
         explicit_sums, end_sums = tableau.combinations()
         self._explicit_sums, self._end_sums = explicit_sums.to(x), end_sums.to(x)
@@ -74,7 +74,7 @@ class Stages:
         self._sample = torch.arange(len(x), device=x.device)
         self._secants: SecantPairs | None = SecantPairs.empty(x)
         self._jacobians = Jacobians(x)
-        increment = max(1.0, self._eps**0.5 / tol.rtol) / self._error_share
+        increment = max(1.0, self._eps**0.5 / tol.smallest_rtol) / self._error_share
         self._spaces = KrylovSpaces(x, not self._jacobians.possible, increment)
 
     @property
@@ -189,7 +189,7 @@ class Stages:
         guess_sums = tableau.predictors(self._times).to(x.dtype)
         sums = torch.stack((guess_sums, self._explicit_sums.expand_as(guess_sums)), 2)
         weight, g = tableau.stage_coefficients(lam, h)
-        root, allowed = x.shape[1] ** 0.5, self._tol.rtol * x.abs() + self._tol.atol
+        root, allowed = x.shape[1] ** 0.5, self._tol.allowed(x.abs())
         rounding = 4 * self._eps * x.abs() / weight
         unit = 1 / (root * self._error_share * allowed)
         with self._without_autocast():

@@ -73,7 +73,7 @@ class APGD(AttackOfRuns):
         if self.loss == "dlr":
             require_classes(classes, 3, "the difference of logits ratio")
         loss = cross_entropy if self.loss == "ce" else dlr
-        return [partial(_from_random_start, rank=1, loss=loss, steps=self.steps, repeats=self.repeats)] * self.restarts
+        return [Run(partial(_from_random_start, loss=loss, steps=self.steps, repeats=self.repeats))] * self.restarts
 
     def with_twice_the_steps(self) -> Self:
         """The same attack with twice the steps."""
@@ -117,10 +117,8 @@ class TargetedAPGD(AttackOfRuns):
     def runs(self, classes: int) -> Iterable[Run]:
         """One run per target."""
         require_classes(classes, 4, "the targeted difference of logits ratio")
-        ranks = range(1, min(self.targets, classes - 1) + 1)
-        return [
-            partial(_from_random_start, rank=rank, loss=targeted_dlr, steps=self.steps, repeats=1) for rank in ranks
-        ]
+        search = partial(_from_random_start, loss=targeted_dlr, steps=self.steps, repeats=1)
+        return [Run(search, rank) for rank in range(1, min(self.targets, classes - 1) + 1)]
 
     def with_twice_the_steps(self) -> Self:
         """The same attack with twice the steps."""
@@ -155,7 +153,7 @@ class _Search:
     """The search on the images that still stand. Every tensor has one entry per image."""
 
     problem: Problem
-    image: Tensor
+    place: Tensor
     classes: Tensor
     point: Tensor
     previous: Tensor
@@ -177,7 +175,7 @@ class _Search:
         margin, value, gradient = at_start
         return cls(
             problem=problem,
-            image=torch.arange(len(start), device=start.device),
+            place=torch.arange(len(start), device=start.device),
             classes=classes,
             point=start,
             previous=start,
@@ -240,22 +238,22 @@ def _evaluate(problem: Problem, points: Tensor, classes: Tensor, loss: Loss, rep
     return margin, value, gradient / repeats
 
 
-def _from_random_start(problem: Problem, rank: int, loss: Loss, steps: int, repeats: int) -> tuple[Tensor, Tensor]:
-    """A run from a random start. The classes of the loss are the label and the other class of a rank."""
+def _from_random_start(problem: Problem, loss: Loss, steps: int, repeats: int) -> tuple[Tensor, Tensor]:
+    """A search from a random start."""
     points, found = problem.x.clone(), problem.x.new_full(problem.y.shape, -torch.inf)
 
     def without_broken(search: _Search) -> _Search:
         broken = search.margin >= 0
         if not bool(broken.any()):
             return search
-        points[search.image[broken]], found[search.image[broken]] = search.point[broken], search.margin[broken]
-        return search.at(~broken)
+        points[search.place[broken]], found[search.place[broken]] = search.point[broken], search.margin[broken]
+        return search.at(~search.problem.finished(broken))
 
-    start, classes, ends, last = random_start(problem), problem.classes(rank), checkpoints(steps), 0
+    start, classes, ends, last = random_start(problem), problem.classes(), checkpoints(steps), 0
     search = _Search.begin(problem, classes, start, _evaluate(problem, start, classes, loss, repeats))
     for k in range(1, steps + 1):
         search = without_broken(search)
-        if not len(search.image):
+        if not len(search.place):
             break
         search.move(1.0 if k == 1 else MOMENTUM)
         search.note(_evaluate(search.problem, search.point, search.classes, loss, repeats))
@@ -263,5 +261,5 @@ def _from_random_start(problem: Problem, rank: int, loss: Loss, steps: int, repe
         if k in ends:
             search.judge(k - last)
             last = k
-    points[search.image], found[search.image] = search.best, search.best_margin
+    points[search.place], found[search.place] = search.best, search.best_margin
     return points, found

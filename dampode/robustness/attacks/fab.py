@@ -64,8 +64,9 @@ class FAB(AttackOfRuns):
 
     def runs(self, classes: int) -> Iterable[Run]:
         """One run per start."""
-        ranks = tuple(range(1, classes))
-        return [partial(_to_boundary, ranks=ranks, steps=self.steps, start=k > 0) for k in range(self.restarts)]
+        ranks = range(1, classes)
+        first, other = (partial(_to_boundary, ranks=ranks, steps=self.steps, start=start) for start in (False, True))
+        return [Run(first), *[Run(other)] * (self.restarts - 1)]
 
     def with_twice_the_steps(self) -> Self:
         """The same attack with twice the steps."""
@@ -108,8 +109,8 @@ class TargetedFAB(AttackOfRuns):
 
     def runs(self, classes: int) -> Iterable[Run]:
         """One run per target."""
-        ranks = range(1, min(self.targets, classes - 1) + 1)
-        return [partial(_to_boundary, ranks=(rank,), steps=self.steps, start=False) for rank in ranks]
+        search = partial(_to_boundary, ranks=None, steps=self.steps, start=False)
+        return [Run(search, rank) for rank in range(1, min(self.targets, classes - 1) + 1)]
 
     def with_twice_the_steps(self) -> Self:
         """The same attack with twice the steps."""
@@ -152,12 +153,16 @@ def to_hyperplane(x: Tensor, w: Tensor, change: Tensor, norm: Norm) -> Tensor:
     return delta.view_as(x)
 
 
-def _to_boundary(problem: Problem, ranks: tuple[int, ...], steps: int, start: bool) -> tuple[Tensor, Tensor]:
-    """A run toward the nearest boundary of the classes of these ranks, from a random start or from the image."""
+def _to_boundary(problem: Problem, ranks: Iterable[int] | None, steps: int, start: bool) -> tuple[Tensor, Tensor]:
+    """A search from a random start or from the image, toward the nearest boundary of the classes of these ranks.
+
+    None stands for the target of the problem.
+    """
     points, found = problem.x.clone(), problem.x.new_full(problem.y.shape, -torch.inf)
     left = torch.arange(len(points), device=points.device)
     point = problem.x + (random_start(problem) - problem.x) / 2 if start else problem.x
-    classes = [problem.classes(rank) for rank in ranks]
+    ranked = [problem.rank] if ranks is None else [torch.full_like(problem.rank, rank) for rank in ranks]
+    classes = [replace(problem, rank=rank).classes() for rank in ranked]
     for _ in range(steps):
         if not len(left):
             break
@@ -174,8 +179,9 @@ def _to_boundary(problem: Problem, ranks: tuple[int, ...], steps: int, start: bo
         points[left[broken]], found[left[broken]] = point[broken], margin[broken]
         point = torch.where(per_image(wrong, x), x + BACKWARD * (point - x), point)
         if bool(broken.any()):
-            left, point, problem = left[~broken], point[~broken], problem.at(~broken)
-            classes = [part[~broken] for part in classes]
+            going = ~problem.finished(broken)
+            left, point, problem = left[going], point[going], problem.at(going)
+            classes = [part[going] for part in classes]
     return points, found
 
 

@@ -67,7 +67,7 @@ class Square(AttackOfRuns):
 
     def runs(self, classes: int) -> Iterable[Run]:
         """One search."""
-        return [partial(_search, queries=self.queries, schedule=self.schedule or self.queries)]
+        return [Run(partial(_search, queries=self.queries, schedule=self.schedule or self.queries))]
 
     def perturb(
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, generator: Generator, batch_size: int

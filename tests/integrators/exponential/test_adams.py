@@ -13,10 +13,11 @@ from dampode.integrators import AdaptiveExponential, ExponentialAdams, Status
 from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.exponential.adams_plan import plan_step, sample_damping
 from dampode.integrators.exponential.adams_step import first_history, moved_history, try_step
-from dampode.integrators.exponential.multistep_weights import MAX_ORDER, Nodes
+from dampode.integrators.exponential.moments import MAX_ORDER
+from dampode.integrators.exponential.multistep_weights import Nodes
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import Tolerance
 from dampode.integrators.stiff_steps import StiffnessWarning
+from dampode.integrators.tolerance import Tolerance
 from dampode.weighting import one_plus, unit
 from tests.helpers.oracles import Forced, dop853
 
@@ -39,8 +40,8 @@ def fixed_steps(func, exact, order, steps, span):
     history = first_history(splitting, x, past[0], slots)
     for n, value in enumerate(past):
         history.values[:, n] = value
-    times, worst = np.zeros((slots, size)), 0.0
-    times[:order] = h * np.arange(order)[:, None]
+    times, worst = np.zeros((size, slots)), 0.0
+    times[:, :order] = h * np.arange(order)
     none = np.zeros(size, dtype=bool)
     for n in range(order - 1, steps):
         newest = np.full(size, n % slots)
@@ -49,9 +50,10 @@ def fixed_steps(func, exact, order, steps, span):
         nodes = Nodes(times.copy(), newest, count, count, begin, begin + h)
         planned = plan_step(nodes, nodes.end, 1.0, sample_damping(splitting, x), none, none, x)
         tried = try_step(splitting, history, planned.plan, Tolerance(1.0, 1.0))
-        slot = (newest + 1) % slots
-        history = moved_history(history, tried, splitting.lam, torch.from_numpy(slot), None)
-        times[slot, np.arange(size)] = nodes.end
+        slot, sample = (newest + 1) % slots, np.arange(size)
+        index = torch.from_numpy(sample), torch.from_numpy(slot)
+        history = moved_history(history, tried, splitting.lam, index, None)
+        times[sample, slot] = nodes.end
         worst = max(worst, (history.x - exact((n + 1) * h)).abs().max().item())
     return worst
 

@@ -70,7 +70,7 @@ def test_linear_problem_with_exact_answer(lam):
 def test_damping_alone_is_exact_in_a_handful_of_steps():
     func = DampedODEFunc(lambda x: torch.zeros_like(x), Constant(1e4))
     x = torch.ones(2, 3, dtype=torch.float64)
-    s = solve(func, x, torch.tensor([0.0, 1e-4, 2e-4], dtype=torch.float64))
+    s = solve(func, x, torch.tensor([0.0, 1e-4, 2e-4], dtype=torch.float64), AdaptiveExponential())
     torch.testing.assert_close(s.x[1:, 0, 0], torch.exp(torch.tensor([-1.0, -2.0], dtype=torch.float64)))
     assert s.accepted.max() < 8
 
@@ -111,7 +111,12 @@ def test_decreasing_times_return_to_the_start():
 
 def test_f_is_called_inside_the_span_and_at_the_nodes():
     f = Times()
-    s = solve(DampedODEFunc(f, Constant(1.0)), torch.zeros(3, 2, dtype=torch.float64), torch.tensor([0.5, 2.0]))
+    s = solve(
+        DampedODEFunc(f, Constant(1.0)),
+        torch.zeros(3, 2, dtype=torch.float64),
+        torch.tensor([0.5, 2.0]),
+        AdaptiveExponential(),
+    )
     assert s.nfe.tolist() == [len(f.calls)] * 3
     del f.calls[10], f.calls[-1]  # of the probes that look for samples which depend on one another
     calls = torch.stack(f.calls[2:]).unflatten(0, (-1, 4))  # (attempt, stage, N), after N1 and the first step's length
@@ -126,9 +131,9 @@ def test_batch_mates_do_not_influence_one_another():
     func = DampedODEFunc(lambda x: 5 * torch.sin(x * x), Constant(1.0))
     x = torch.cat((torch.full((1, 2), 8.0), torch.randn(7, 2))).double()
     t = torch.linspace(0.0, 1.0, 5, dtype=torch.float64)
-    together = solve(func, x, t)
+    together = solve(func, x, t, AdaptiveExponential())
     for n in range(len(x)):
-        alone = solve(func, x[n : n + 1], t)
+        alone = solve(func, x[n : n + 1], t, AdaptiveExponential())
         torch.testing.assert_close(together.x[:, n : n + 1], alone.x, rtol=1e-12, atol=1e-13)
         assert together.accepted[n] == alone.accepted[0]
         assert together.nfe[n] == alone.nfe[0]
@@ -149,7 +154,7 @@ def test_state_and_damping_shapes(shape, lam, dtype):
         return
     func = DampedODEFunc(torch.sin, damping.to(dtype))
     t = torch.linspace(0.0, 1.0, 4)
-    s = solve(func, x, t)
+    s = solve(func, x, t, AdaptiveExponential())
     assert s.x.shape == (4, *x.shape)
     assert s.x.dtype == dtype
     assert s.status == (Status.SUCCESS,) * 3

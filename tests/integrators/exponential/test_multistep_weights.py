@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from dampode.integrators.exponential.multistep_weights import MAX_ORDER, ROWS, Nodes, moments, node_weights
+from dampode.integrators.exponential.moments import MAX_ORDER, moments
+from dampode.integrators.exponential.multistep_weights import ROWS, Nodes, fill_basis, fill_weights, positions
 
 COUNT = MAX_ORDER + 1
 
@@ -24,37 +25,83 @@ def moment_mp(m, z):
 @pytest.mark.parametrize("z", [0.0, -1e-9, -0.5, -3.99, -4.01, -10.0, -1e3, -1e6, 2.0, 3.9])
 def test_moments(z):
     exact = [float(moment_mp(m, z)) for m in range(COUNT)]
-    np.testing.assert_allclose([m[0] for m in moments(np.array([z]), COUNT, np)], exact, rtol=1e-14)
-    single = moments(torch.tensor([z], dtype=torch.float32), COUNT, torch)
+    double = moments(torch.tensor([z], dtype=torch.float64), COUNT)
+    np.testing.assert_allclose([m.item() for m in double], exact, rtol=1e-14)
+    single = moments(torch.tensor([z], dtype=torch.float32), COUNT)
     np.testing.assert_allclose([m.item() for m in single], exact, rtol=2e-6)
 
 
 def test_moments_have_exact_derivatives():
     z = torch.tensor([0.0, -1e-6, -3.99, -4.01, -50.0], dtype=torch.float64, requires_grad=True)
-    found = moments(z, COUNT, torch)
+    found = moments(z, COUNT)
     for m in range(COUNT - 1):  # M_m' = M_m − M_{m+1}
         (slope,) = torch.autograd.grad(found[m].sum(), z, retain_graph=True)
         torch.testing.assert_close(slope, found[m] - found[m + 1], rtol=1e-11, atol=1e-14)
 
 
+def ring(order, size=3):
+    """Nodes at random distances, somewhere in the ring."""
+    rng = np.random.default_rng(order)
+    slots = MAX_ORDER + 2
+    newest = rng.integers(0, slots, size)
+    steps = rng.uniform(0.2, 2.0, (size, slots))
+    times = np.zeros((size, slots))
+    for age in range(slots):
+        times[np.arange(size), (newest - age) % slots] = 10.0 - steps[:, :age].sum(1)
+    count = np.full(size, slots - 1)
+    return Nodes(times, newest, count, np.full(size, order), np.full(size, 10.0), 10.0 + rng.uniform(0.2, 1.0, size))
+
+
+def basis_of(nodes):
+    size, slots = nodes.times.shape
+    basis, extrapolation = np.empty((size, slots + 1, slots - 1)), np.empty((size, len(ROWS), slots))
+    fill_basis(nodes, positions(nodes), 1.0, np.arange(size), basis, extrapolation)
+    return basis, extrapolation
+
+
 @pytest.mark.parametrize("order", range(1, MAX_ORDER + 1))
 def test_differences_extrapolate_polynomials_exactly(order):
     """A polynomial of degree j − 1 through j values is exact at the end of the step, wherever they lie in the ring."""
-    rng = np.random.default_rng(order)
-    slots, size = MAX_ORDER + 2, 3
-    newest = rng.integers(0, slots, size)
-    steps = rng.uniform(0.2, 2.0, (slots, size))
-    times = np.zeros((slots, size))
-    for age in range(slots):
-        times[(newest - age) % slots, np.arange(size)] = 10.0 - steps[:age].sum(0)
-    count = np.full(size, slots - 1)
-    nodes = Nodes(times, newest, count, np.full(size, order), np.full(size, 10.0), 10.0 + rng.uniform(0.2, 1.0, size))
-    weights = node_weights(nodes)
+    nodes = ring(order)
+    _, extrapolation = basis_of(nodes)
     for row, offset in enumerate(ROWS):
         j = order + offset
-        assert (weights.known[row] == (1 <= j <= slots - 1)).all()
-        if weights.known[row].all():
-            values = ((times - 9.0) / 3) ** (j - 1)
-            got = (weights.extrapolation[:, row].T * values).sum(0)
+        if 1 <= j <= nodes.values[0]:
+            values = ((nodes.times - 9.0) / 3) ** (j - 1)
+            got = (extrapolation[:, row] * values).sum(1)
             np.testing.assert_allclose(got, ((nodes.end - 9.0) / 3) ** (j - 1), rtol=1e-6)
-            assert (weights.newton[:j] >= 0).all()
+        else:
+            assert (extrapolation[:, row] == 0).all()
+
+
+@pytest.mark.parametrize("order", range(1, MAX_ORDER + 1))
+@pytest.mark.parametrize("lam", [0.0, 3.0, 1e4])
+def test_weights_integrate_polynomials_exactly(order, lam):
+    """x' = −λx + p(t) with a polynomial p of degree k − 1 is exact after a step, and inside it."""
+    nodes = ring(order)
+    size, slots = nodes.times.shape
+    h, powers = nodes.end - nodes.begin, np.arange(order)
+    for theta in (1.0, 0.4):
+        rows = np.empty((size, 5 + 5 * slots))
+        fill_weights(nodes, positions(nodes), 1.0, np.full(size, lam), np.arange(size), np.full(size, theta), rows)
+        past = ((nodes.times - nodes.begin[:, None]) / h[:, None]) ** powers[-1]
+        parts = rows[:, 5 : 5 + slots] * past
+        z = lam * h * theta
+        exact = [h[n] * theta**order * float(moment_mp(order - 1, -z[n])) for n in range(size)]
+        assert (abs(parts.sum(1) - exact) <= 1e-12 * abs(parts).sum(1)).all()
+        np.testing.assert_allclose(rows[:, 2], np.exp(-z), rtol=1e-14)
+
+
+@pytest.mark.parametrize("order", [1, 3, 8])
+def test_weights_are_their_basis_times_the_moments(order):
+    nodes = ring(order)
+    size, slots = nodes.times.shape
+    basis, extrapolation = basis_of(nodes)
+    rows = np.empty((size, 5 + 5 * slots))
+    fill_weights(nodes, positions(nodes), 1.0, np.full(size, 2.0), np.arange(size), np.ones(size), rows)
+    z = torch.from_numpy(-2.0 * (nodes.end - nodes.begin))
+    found = torch.stack(moments(z, slots - 1), 1).numpy()
+    mixed = (basis * found[:, None]).sum(2)
+    np.testing.assert_allclose(mixed[:, :-1], rows[:, 5 : 5 + slots], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(mixed[:, -1], rows[:, 4], rtol=1e-12)
+    np.testing.assert_array_equal(extrapolation.reshape(size, -1), rows[:, 5 + slots :])

@@ -5,7 +5,7 @@ import torch
 
 from dampode.integrators.implicit.newton import Jacobians, finite_differences
 from dampode.integrators.implicit.quasi_newton import SecantPairs
-from dampode.integrators.step_control import Tolerance
+from dampode.integrators.tolerance import Tolerance
 from tests.helpers.stiff_problems import PROBLEMS
 
 

@@ -8,18 +8,18 @@ import torch
 
 from benchmarks.paper import results_file
 from benchmarks.paper.plan.protocols import SMALL
-from benchmarks.paper.render.page import page, sanity
+from benchmarks.paper.render.page import both_ways, page, sanity
 from benchmarks.paper.render.tables import paper_table
-from dampode.robustness import evaluate
+from dampode.robustness import PGD, evaluate
 from tests.helpers import ROOT
 from tests.paper.render.made_up import made_up
 
 
 def test_the_page_is_in_sync():
     results = results_file.read_current(results_file.RESULTS)
-    assert (ROOT / "docs" / "paper.md").read_text(encoding="utf-8") == page(results), (
-        "docs/paper.md is behind the results: python -m benchmarks.paper.render"
-    )
+    assert (ROOT / "docs" / "paper.md").read_text(encoding="utf-8") == page(
+        results, results_file.read_sound(results_file.RESULTS, results)
+    ), "docs/paper.md is behind the results: python -m benchmarks.paper.render"
 
 
 def test_results_under_settings_of_another_time_are_not_rendered(tmp_path):
@@ -61,6 +61,20 @@ def test_reports_that_break_a_sanity_check_are_named():
     )
     assert sanity(with_report).splitlines()[-1] == "| resnet-110 | cifar10 | [1] | noise |"
     assert "with reports" in sanity([])
+
+
+def test_a_network_measured_both_ways_is_shown_with_both():
+    torch.manual_seed(0)
+    x, y = torch.rand(8, 3, 4, 4), torch.arange(8) % 3
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)).eval()
+    report = evaluate(model, x, y, eps=[1 / 255, 2 / 255, 4 / 255], attacks={"PGD": PGD()}, noises=())
+    result = made_up("resnet-110", scale=SMALL)
+    table = both_ways([(result, {"report": json.loads(report.to_json())})])
+    sound = [f"{100 * report.robust_accuracy(e / 255):.2f}" for e in (1, 2, 4)]
+    printed = [f"{100 * result['accuracy'][f'pgd {e}/255']:.2f}" for e in (1, 2, 4)]
+    cells = [cell for pair in zip(printed, sound, strict=True) for cell in pair]
+    assert table.splitlines()[-1].split(" | ", 1)[1] == " | ".join(cells) + " |"
+    assert "not kept" in both_ways([])
 
 
 class Shaken(torch.nn.Module):

@@ -1,11 +1,13 @@
 """A job resumes, is never computed twice, never mixes settings, and needs the members of an ensemble."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
+from benchmarks.paper import results_file
 from benchmarks.paper.__main__ import OutOfTime
 from benchmarks.paper.run import complete_job, measure
 from dampode import training
@@ -121,6 +123,21 @@ def test_settings_never_mix(finished, images, tmp_path):
         complete_job.complete(toy_job(scale=replace(TOY, epochs=3)), images, out, tmp_path, "")
     assert bytes_of(results) == before
     assert not list(tmp_path.iterdir())
+
+
+def test_a_complete_result_is_measured_a_second_time_where_its_weights_were_kept(finished, images, tmp_path):
+    out, results, _ = finished
+    elsewhere = tmp_path / "results"
+    shutil.copytree(results, elsewhere)
+    before = bytes_of(results)
+    assert not complete_job.complete_sound(toy_job(), images, tmp_path / "nowhere", elsewhere, "")
+    path = results_file.sound_path(elsewhere, toy_job())
+    assert not path.exists()
+    assert complete_job.complete_sound(toy_job(), images, out, elsewhere, "second")
+    report = Report.from_json(json.dumps(results_file.read_for(path, toy_job())["report"]))
+    assert len(report.column("APGD-CE", 1 / 255).correct) == 8
+    assert report.column("PGD", 1 / 255).settings == str(measure.SOUND_ATTACKS["PGD"])
+    assert bytes_of(results) == before
 
 
 def test_an_ensemble_is_of_its_members(finished, images):
