@@ -15,7 +15,7 @@ Rows = Callable[[Tensor, Tensor], Tensor]
 class KrylovSpace:
     """Directions p of every sample and their images A p. The images are orthonormal.
 
-    A full space loses the directions that it gained since `change_matrix`.
+    A full space loses all its directions when it gains another one.
 
     Args:
         like: right-hand sides, (N, d).
@@ -31,12 +31,13 @@ class KrylovSpace:
         self._rows[:, -1] = 0.0
         self._kept = torch.zeros(n, dtype=torch.long, device=like.device)
         self._sample = torch.arange(n, device=like.device)
-        self._base, self._filled = 0, 0
+        self._filled = 0
         self._eps = torch.finfo(like.dtype).eps
 
     def forget(self, samples: Tensor) -> None:
         """Forget the directions of some samples, (N, 1)."""
         self._rows[:, : self._filled].masked_fill_(samples[:, :, None], 0.0)
+        self._kept.masked_fill_(samples[:, 0], 0)
 
     def change_matrix(self, scale: Tensor, g: Tensor) -> None:
         """Serve the matrix I − g B, where a row holds an image, its direction p and B p.
@@ -58,14 +59,14 @@ class KrylovSpace:
         keep = squares > 100 * self._size * self._eps * squares[:, -1:]
         turn = torch.where(keep, squares.clamp(min=torch.finfo(squares.dtype).tiny).rsqrt(), 0.0)[:, None] * vectors
         rows = turn.mT @ torch.where(finite, rows, 0.0)
-        self._base = self._filled = min(self._filled, max(1, self._size // 2))
+        self._filled = min(self._filled, max(1, self._size // 2))
         # images have length 1: the matrix stretches short directions most
         directions = rows[:, :, self._d : 2 * self._d]
         lengths = directions @ directions.mT
         dropped = torch.where(keep, 0.0, 2 * lengths.diagonal(0, 1, 2).sum(1, keepdim=True) + 1)
-        turn = torch.linalg.eigh(lengths + torch.diag_embed(dropped))[1][:, :, : self._base]
-        self._rows[:, : self._base] = turn.mT @ rows
-        self._kept.fill_(self._base)
+        turn = torch.linalg.eigh(lengths + torch.diag_embed(dropped))[1][:, :, : self._filled]
+        self._rows[:, : self._filled] = turn.mT @ rows
+        self._kept.fill_(self._filled)
 
     def solve(self, rows: Rows, b: Tensor, target: Tensor, limit: int) -> tuple[Tensor, Tensor]:
         """Solve A x = b to |b − A x| <= target in every sample.
@@ -105,9 +106,7 @@ class KrylovSpace:
     def _add(self, row: Tensor, samples: Tensor) -> Tensor:
         """Keep new rows, (N, k d), of some samples, (N, 1). Returns them with images orthonormal to the others."""
         size, d = norms(row[:, : self._d]), self._d
-        full = self._kept == self._size
-        self._rows[:, self._base : self._filled].masked_fill_((full & samples[:, 0])[:, None, None], 0.0)
-        self._kept.masked_fill_(full & samples[:, 0], self._base)
+        self.forget(samples & (self._kept == self._size)[:, None])
         if self._filled < self._size:
             self._rows[:, self._filled] = 0.0
         slot = torch.where(samples[:, 0], self._kept, self._size)
