@@ -13,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 __all__ = [
     "CHANGED_IN_PLACE",
     "as_seed",
+    "first_tensor",
     "has_autocast",
     "in_train_mode",
     "name_of",
@@ -159,6 +160,13 @@ def require_logits(z: Any, n: int, classes: int) -> None:
         raise ValueError(f"the model must give logits (N, classes), got shape {tuple(z.shape)} for {n} images")
     if z.shape[1] < classes:
         raise ValueError(f"the model must have a logit for each class, got {z.shape[1]} for data of {classes} classes")
+
+
+def first_tensor(x: Any) -> Tensor:
+    """The first tensor of a tuple, list or dict of tensors, or the tensor itself."""
+    while not isinstance(x, Tensor):
+        x = next(iter(x.values() if isinstance(x, dict) else x))
+    return x
 
 
 def has_autocast(x: Tensor) -> bool:

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from dampode._checks import name_of, require_instance, require_positive_int
+from dampode._checks import first_tensor, name_of, require_instance, require_positive_int
 from dampode.paths import Path, breaks_in
 
 __all__ = [
@@ -149,13 +149,13 @@ class Driven(_FromCallable):
 
     def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
         """f(x, t, u(t))."""
-        samples = len(self.path.first)
-        if samples not in (1, len(x)):
+        samples, like = len(self.path.first), first_tensor(x).real
+        if samples not in (1, len(like)):
             raise ValueError(
                 f"a path must have the samples of the state, or one row for all, got a path of {samples} samples and a "
-                f"state of {len(x)}"
+                f"state of {len(like)}"
             )
-        return self.f(t, x, self.path(t).to(x).expand(len(x), -1))
+        return self.f(t, x, self.path(t).to(like).expand(len(like), -1))
 
 
 def _wrapper_remedy(f: object) -> str:

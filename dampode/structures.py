@@ -263,8 +263,8 @@ def _outline(x: Any) -> str:
 
 
 def _real(x: Tensor) -> Tensor:
-    """A complex tensor as pairs of real numbers; a real one as it is."""
-    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+    """A complex tensor as pairs of real numbers; a real one as it is. view_as_real takes no gradient of odd offset."""
+    return torch.stack((x.real, x.imag), -1) if x.is_complex() else x
 
 
 def _shaped(value: Tensor, part: Part) -> Tensor:

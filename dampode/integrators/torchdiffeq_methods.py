@@ -148,6 +148,20 @@ class TorchDiffEq(Integrator):
         max_steps = (self.options or {}).get("max_num_steps")
         return WatchedField(func, self.method, times, max_steps, check_adjoint, self.method not in _FIXED)
 
+    def _stops(self, func: DampedODEFunc, times: Tensor) -> Tensor:
+        """The times inside a solve at which a method to a tolerance must stop, (J,)."""
+        breaks = func.breaks()
+        if breaks is None or self.method in _FIXED:
+            return times.new_empty(0)
+        low, high = times.detach().aminmax()
+        inside = breaks[(breaks > low) & (breaks < high)].to(times).unique()
+        if len(inside) and self.method == "scipy_solver":
+            raise ValueError(
+                f"scipy_solver cannot stop where f or λ is discontinuous, such as t = {inside[0].item():g}, and may "
+                "miss a pulse; take another method, or AdaptiveExponential"
+            )
+        return inside
+
     @property
     def _norm(self) -> object:
         """The norm among the options, None if there is none."""
@@ -183,12 +197,17 @@ class TorchDiffEq(Integrator):
             require_whole(field.func.parameters())
         tol = Tolerance.of(self.rtol, self.atol, x)
         settings: dict[str, Any] = {"rtol": tol.rtol, "atol": tol.atol, "method": self.method}
-        settings["options"] = self._options(times)
+        stops = self._stops(field.func, times)
+        settings["options"] = _with_jumps(stops, self._options(times))
         if self.method == "scipy_solver":  # SciPy takes a value for each of its numbers
             settings |= {name: _in_a_row(settings[name], x) for name in ("rtol", "atol")}
         if self.adjoint:
             params = tuple(p for p in field.func.parameters() if p.requires_grad)
-            settings |= {"adjoint_params": params, "adjoint_options": self._adjoint_options(times)}
+            sign = 1.0 if bool(times[1] > times[0]) else -1.0  # as in `_adjoint_options`
+            settings |= {
+                "adjoint_params": params,
+                "adjoint_options": _with_jumps(stops * sign, self._adjoint_options(times)),
+            }
             settings |= {"adjoint_rtol": tol.smallest_rtol, "adjoint_atol": tol.smallest_atol}
         odeint: Callable[..., Tensor] = torchdiffeq.odeint_adjoint if self.adjoint else torchdiffeq.odeint
         try:
@@ -249,3 +268,12 @@ def _with_ends(ends: Tensor, options: dict[str, Any]) -> dict[str, Any]:
     """The options with more ends of steps."""
     others = options.get("step_t", ends)
     return {**options, "step_t": torch.cat((ends, torch.as_tensor(others).to(ends))).unique()}
+
+
+def _with_jumps(jumps: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+    """The options with more times at which f is discontinuous. torchdiffeq takes no time as a jump and an end."""
+    if len(jumps) == 0:
+        return options
+    jumps = torch.cat((jumps, torch.as_tensor(options.get("jump_t", jumps)).to(jumps))).unique()
+    ends = torch.as_tensor(options.get("step_t", jumps[:0])).to(jumps)
+    return {**options, "jump_t": jumps, "step_t": ends[~torch.isin(ends, jumps)]}

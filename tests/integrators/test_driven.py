@@ -6,7 +6,7 @@ import torch
 from dampode import DampedODEFunc, Jumps, odeint, paths, solve
 from dampode.damping import Constant, Damping
 from dampode.fields import Driven, TimeDependent
-from dampode.integrators import ETD2RK, AdaptiveExponential, HochbruckOstermann4, KenCarp4, Krogstad4
+from dampode.integrators import ETD2RK, AdaptiveExponential, HochbruckOstermann4, KenCarp4, Krogstad4, TorchDiffEq
 
 EXPONENTIAL = AdaptiveExponential(rtol=1e-12, atol=1e-13)
 to_tolerance = pytest.mark.parametrize(
@@ -207,3 +207,15 @@ def test_gradients_of_fixed_steps_with_respect_to_times_pass_a_break():
     t = torch.tensor([0.13, 2.9], dtype=torch.float64, requires_grad=True)
     x = torch.ones(5, 1, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, t: odeint(growing(times, values), x, t, Krogstad4(1))[-1], (x, t))
+
+
+@pytest.mark.parametrize("integrator", [AdaptiveExponential(1e-8, 1e-10), Krogstad4(2), TorchDiffEq()], ids=repr)
+def test_a_structured_state_has_an_input(integrator):
+    """The input drives one part of a real and a complex part, of different ranks."""
+    path = paths.Held(torch.tensor([0.0, 1.0]).double(), torch.tensor([[[0.0], [1.0]], [[0.0], [2.0]]]).double())
+    func = DampedODEFunc(Driven(lambda t, x, u: {"z": 1j * u, "y": u[:, None] + 0 * x["y"]}, path), Constant(0.0))
+    state = {"z": torch.zeros(2, 1, dtype=torch.complex128), "y": torch.zeros(2, 3, 1, dtype=torch.float64)}
+    xs = odeint(func, state, torch.tensor([0.0, 3.0]).double(), integrator)
+    want = torch.tensor([2.0, 4.0]).double()
+    torch.testing.assert_close(xs["z"][-1], 1j * want[:, None], rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(xs["y"][-1], want[:, None, None].expand(2, 3, 1), rtol=1e-6, atol=1e-9)

@@ -11,6 +11,7 @@ from dampode.damping import Constant, Learned
 from dampode.fields import TimeDependent, VectorField
 from dampode.integrators import IntegrationError, Status, TorchDiffEq
 from dampode.integrators.stiff_steps import StiffnessWarning
+from dampode.paths import Held
 from tests.helpers.oracles import Forced
 
 
@@ -217,6 +218,52 @@ def test_callbacks_of_a_structured_state_get_the_structure(wrap):
             ((2, 2), torch.complex64),
         ]
     assert len(f.got["backward"]) == 4  # with ∂L/∂t and ∂L/∂weight
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0], ids=["forward", "backward"])
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("method", ["dopri5", "bosh3"])
+def test_a_pulse_of_a_path_is_not_missed(sign, adjoint, method):
+    """A dose of 1 within a thousandth of the span, at another time for each sample. 50 is an output time as well."""
+    times = torch.tensor([[-100.0, 50.0, 50.001], [-100.0, 20.0, 20.001]], dtype=torch.float64)
+    values = torch.tensor([0.0, 1000.0, 0.0], dtype=torch.float64).reshape(1, 3, 1)
+    dose = nn.Parameter(torch.ones((), dtype=torch.float64))
+    held = Held(times if sign > 0 else times - 70, values)
+
+    class Infused(VectorField):
+        def __init__(self):
+            super().__init__()
+            self.dose, self.path = dose, held
+
+        def forward(self, t, x):
+            return self.dose * self.path(t) + 0 * x
+
+    func, x = DampedODEFunc(Infused(), Constant(0.0)), torch.zeros(2, 1, dtype=torch.float64)
+    t = sign * torch.tensor([0.0, 50.0, 99.0], dtype=torch.float64)
+    for options in (None, {"jump_t": torch.tensor([sign * 60.0])}):
+        xs = odeint(func, x, t, TorchDiffEq(method, adjoint=adjoint, options=options))
+        torch.testing.assert_close(xs[-1], sign * torch.ones_like(x), rtol=1e-6, atol=0)
+        if options is None:  # torchdiffeq does not negate a user's option in the backward pass of decreasing times
+            assert torch.autograd.grad(xs[-1].sum(), dose)[0].item() == pytest.approx(2 * sign, rel=1e-5)
+    with pytest.raises(ValueError, match=r"scipy_solver cannot stop where f or λ is discontinuous, such as t = "):
+        odeint(func, x, t, TorchDiffEq("scipy_solver"))
+
+
+def test_a_complex_state_has_the_gradients_of_the_adjoint():
+    z, turn = torch.randn(2, 3, dtype=torch.complex64).requires_grad_(), nn.Parameter(torch.tensor(2.0))
+
+    class Turning(VectorField):
+        def __init__(self):
+            super().__init__()
+            self.turn = turn
+
+        def forward(self, t, z):
+            return 1j * self.turn * z
+
+    func, t = DampedODEFunc(Turning(), Constant(0.1)), torch.tensor([0.0, 1.0])
+    both = (odeint(func, z, t, TorchDiffEq(adjoint=flag))[-1].real.square().sum() for flag in (True, False))
+    for a, b in zip(*(torch.autograd.grad(loss, [z, turn]) for loss in both), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
 def test_seminorm_is_of_the_adjoint():
