@@ -154,11 +154,11 @@ class TorchDiffEq(Integrator):
         if breaks is None or self.method in _FIXED:
             return times.new_empty(0)
         low, high = times.detach().aminmax()
-        inside = breaks[(breaks > low) & (breaks < high)].to(times).unique()
+        inside: Tensor = breaks[(breaks > low) & (breaks < high)].to(times).unique()
         if len(inside) and self.method == "scipy_solver":
             raise ValueError(
                 f"scipy_solver cannot stop where f or λ is discontinuous, such as t = {inside[0].item():g}, and may "
-                "miss a pulse; take another method, or AdaptiveExponential"
+                "miss a pulse; take another method, or ExponentialAdams"
             )
         return inside
 
