@@ -107,7 +107,7 @@ def test_a_brusselator_of_1200_numbers(spaces):
     assert spaces[-1].all()
     error = (s.x[-1, 0] - torch.from_numpy(want)).abs() / (1e-2 * rtol + rtol * torch.from_numpy(want).abs())
     assert error.max() < 30
-    assert s.nfe.item() < 60_000
+    assert s.nfe.item() < 100_000
 
 
 def test_a_krylov_space_serves_another_matrix():
