@@ -21,7 +21,7 @@ from dampode.data import Augmentation
 from dampode.integrators import SteadyState
 from dampode.robustness import PGD
 from dampode.stability import certify, equilibrium_report
-from dampode.training import Recipe, fit
+from dampode.training import MarginLoss, Recipe, fit
 
 
 def main() -> None:
@@ -30,9 +30,8 @@ def main() -> None:
     images = data.load("digits")
     block = EquilibriumBlock(DensePotential(64, 64), Constant(1.0), integrator=SteadyState(rtol=1e-5))
     model = nn.Sequential(nn.Flatten(), BoundedLinear(64, 64), block, BoundedLinear(64, 10))
-    still = Augmentation(pad=0, flip=False)
-    recipe = Recipe(6, batch_size=64, lr=0.02, weight_decay=0.0, augmentation=still, margin=0.2, temperature=0.1)
-    fit(model, images, recipe)
+    recipe = Recipe(6, batch_size=64, lr=0.02, weight_decay=0.0, augmentation=Augmentation(pad=0, flip=False))
+    fit(model, images, recipe, loss=MarginLoss(margin=0.2, temperature=0.1))
     model.eval()
 
     x, y = data.pixels(images.x_test), images.y_test

@@ -20,8 +20,12 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def command() -> str:
-    """The command line of the running benchmark, as given in the root of the repository."""
-    return shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    """The command line of the running benchmark, as given in the root of the repository.
+
+    Of an absolute path it has the last name alone: other machines have other folders.
+    """
+    arguments = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *arguments])
 
 
 def provenance(command: str, seed: int) -> dict[str, Any]:

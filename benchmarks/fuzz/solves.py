@@ -215,7 +215,7 @@ def _times(s: Setting) -> Any:
         "infinite": lambda: torch.cat((t, torch.tensor([torch.inf]))),
         "unsorted": lambda: torch.cat((t, t[:1] + 0.1 * span)),
         "integers": lambda: torch.arange(3),
-        "2-D": lambda: t[None],
+        "2-D": lambda: t.expand(7, -1),  # no state has 7 samples
         "a list": t.tolist,
     }
     return made[s.times]() if s.times in made else t

@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -156,15 +157,16 @@ class _Conditions:
         self._devices = [device] if device.type == "cuda" else []
         self._cpu = torch.get_rng_state()
         self._cuda = [torch.cuda.get_rng_state(d) for d in self._devices]
-        self._autocast: AbstractContextManager[object] = nullcontext()
+        self._autocast: Callable[[], AbstractContextManager[object]] = nullcontext
         if torch.amp.is_autocast_available(device.type):
             dtype, enabled = torch.get_autocast_dtype(device.type), torch.is_autocast_enabled(device.type)
-            self._autocast = torch.autocast(device.type, dtype, enabled=enabled)
+            # a new context every time: one that is entered twice, as in a second backward pass, stays open
+            self._autocast = partial(torch.autocast, device.type, dtype, enabled)
 
     @contextmanager
     def restored(self) -> Iterator[None]:
         """A context with the same conditions, with gradients on."""
-        with torch.enable_grad(), torch.random.fork_rng(self._devices), self._autocast:
+        with torch.enable_grad(), torch.random.fork_rng(self._devices), self._autocast():
             torch.set_rng_state(self._cpu)
             for device, state in zip(self._devices, self._cuda, strict=True):
                 torch.cuda.set_rng_state(state, device)

@@ -158,7 +158,7 @@ class TorchDiffEq(Integrator):
         if len(inside) and self.method == "scipy_solver":
             raise ValueError(
                 f"scipy_solver cannot stop where f or λ is discontinuous, such as t = {inside[0].item():g}, and may "
-                "miss a pulse; take another method, or AdaptiveExponential"
+                "miss a pulse; take another method, or ExponentialAdams"
             )
         return inside
 

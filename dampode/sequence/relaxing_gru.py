@@ -8,6 +8,9 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["relaxing_gru"]
 
+_PART = 32
+"""Steps that the backward pass prepares at once: memory that stays in the cache costs less than memory that is new."""
+
 
 def relaxing_gru(
     inputs: Tensor, decay: Tensor, observed: Tensor, rest: Tensor, weight: Tensor, bias: Tensor, h0: Tensor
@@ -52,20 +55,22 @@ class _RelaxingGRU(torch.autograd.Function):
     ) -> Tensor:
         size = h0.shape[1]
         transposed = weight.t().contiguous()
-        gates, hidden, before, states = (torch.empty_like(like) for like in (inputs, inputs, decay, decay))
+        gates, hidden, before, states = (torch.empty_like(like) for like in (inputs, decay, decay, decay))
+        product = torch.empty_like(inputs[0])
+        g_rz, g_n = product[:, : 2 * size], product[:, 2 * size :]
         # slicing once costs less than slicing in every step
         given = zip(inputs[:, :, : 2 * size], inputs[:, :, 2 * size :], decay, observed, strict=True)
-        pre_candidate = zip(hidden, hidden[:, :, : 2 * size], hidden[:, :, 2 * size :], strict=True)
         gate = zip(gates[:, :, : 2 * size], *gates.chunk(3, 2), strict=True)
         everywhere = observed.all(2).all(1).tolist()
         state, starts = h0, []
-        for (i, i_n, w, seen), (g, g_rz, g_n), (rz, r, z, n), m, h, all_seen in zip(
-            given, pre_candidate, gate, before, states, everywhere, strict=True
+        for (i, i_n, w, seen), (rz, r, z, n), kept, m, h, all_seen in zip(
+            given, gate, hidden, before, states, everywhere, strict=True
         ):
             starts.append(state)
             torch.lerp(state, rest, w, out=m)
-            torch.addmm(bias, m, transposed, out=g)
+            torch.addmm(bias, m, transposed, out=product)
             torch.add(i, g_rz, out=rz).sigmoid_()
+            kept.copy_(g_n)
             torch.addcmul(i_n, r, g_n, out=n).tanh_()
             torch.lerp(n, m, z, out=h)
             if all_seen:
@@ -73,8 +78,7 @@ class _RelaxingGRU(torch.autograd.Function):
             else:
                 state = torch.where(seen, h, state)
                 torch.where(seen, h, m, out=h)
-        kept = hidden[:, :, 2 * size :].clone()
-        ctx.save_for_backward(gates, kept, before, torch.stack(starts), decay, observed, rest, weight)
+        ctx.save_for_backward(gates, hidden, before, torch.stack(starts), decay, observed, rest, weight)
         ctx.everywhere = everywhere
         return states
 
@@ -82,40 +86,40 @@ class _RelaxingGRU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         gates, hidden, before, starts, decay, observed, rest, weight = ctx.saved_tensors
-        reset, update, candidate = gates.chunk(3, 2)
-        # the derivative of the new state with respect to the argument of each gate, (T, N, 3, H)
-        slopes = torch.empty_like(gates).unflatten(2, (3, -1))
-        torch.mul(1 - update, 1 - candidate * candidate, out=slopes[:, :, 2])
-        torch.mul(before - candidate, update * (1 - update), out=slopes[:, :, 1])
-        torch.mul(slopes[:, :, 2] * hidden, reset * (1 - reset), out=slopes[:, :, 0])
-        grad_hidden = slopes.clone()
-        grad_hidden[:, :, 2] *= reset
-        arriving, grad_before, kept = torch.empty_like(before), torch.empty_like(before), 1 - decay
-        steps = zip(
-            grad,
-            arriving,
-            grad_hidden,
-            grad_hidden.flatten(2),
-            update,
-            grad_before,
-            kept,
-            observed,
-            ctx.everywhere,
-            strict=True,
-        )
-        carry = torch.zeros_like(before[0])
-        for g, new, per_gate, flat, z, into, keep, seen, all_seen in reversed(list(steps)):
-            torch.add(g, carry, out=new)
-            if not all_seen:
-                new.masked_fill_(~seen, 0.0)
-            per_gate.mul_(new[:, None])
-            direct = new * z if all_seen else torch.where(seen, new * z, g)
-            torch.addmm(direct, flat, weight, out=into)
-            past = into * keep
-            carry = past if all_seen else torch.where(seen, past, past + carry)
-        flat = grad_hidden.flatten(2)
-        grad_weight = flat.flatten(0, 1).t() @ before.flatten(0, 1)
-        grad_decay = grad_before * (rest - starts)
-        grad_rest = (grad_before * decay).sum((0, 1))
-        grad_inputs = slopes.mul_(arriving[:, :, None]).flatten(2)
-        return grad_inputs, grad_decay, None, grad_rest, grad_weight, flat.sum((0, 1)), carry
+        grad_inputs, grad_decay = torch.empty_like(gates), torch.empty_like(decay)
+        grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(weight[:, 0])
+        grad_rest, carry = torch.zeros_like(rest), torch.zeros_like(before[0])
+        for begin in reversed(range(0, len(gates), _PART)):
+            part = slice(begin, begin + _PART)
+            slopes = _slopes(gates[part], hidden[part], before[part])
+            reset, update, _ = gates[part].chunk(3, 2)
+            grad_hidden = slopes.clone()
+            grad_hidden[:, :, 2] *= reset
+            arriving, grad_before = torch.empty_like(before[part]), torch.empty_like(before[part])
+            flat, kept = grad_hidden.flatten(2), 1 - decay[part]
+            columns = (grad[part], arriving, grad_hidden, flat, update, grad_before, kept, observed[part])
+            steps = zip(*columns, ctx.everywhere[part], strict=True)
+            for g, new, per_gate, product, z, into, keep, seen, all_seen in reversed(list(steps)):
+                torch.add(g, carry, out=new)
+                if not all_seen:
+                    new.masked_fill_(~seen, 0.0)
+                per_gate.mul_(new[:, None])
+                direct = new * z if all_seen else torch.where(seen, new * z, g)
+                torch.addmm(direct, product, weight, out=into)
+                past = into * keep
+                carry = past if all_seen else torch.where(seen, past, past + carry)
+            grad_weight.addmm_(flat.flatten(0, 1).t(), before[part].flatten(0, 1))
+            grad_bias += flat.sum((0, 1))
+            grad_rest += (grad_before * decay[part]).sum((0, 1))
+            torch.mul(grad_before, rest - starts[part], out=grad_decay[part])
+            torch.mul(slopes, arriving[:, :, None], out=grad_inputs[part].unflatten(2, (3, -1)))
+        return grad_inputs, grad_decay, None, grad_rest, grad_weight, grad_bias, carry
+
+
+def _slopes(gates: Tensor, hidden: Tensor, before: Tensor) -> Tensor:
+    """The derivative of the new state with respect to the argument of each gate, (T, N, 3, H)."""
+    reset, update, candidate = gates.chunk(3, 2)
+    by_candidate = (1 - update) * (1 - candidate * candidate)
+    by_update = (before - candidate) * (update * (1 - update))
+    by_reset = by_candidate * hidden * (reset * (1 - reset))
+    return torch.stack((by_reset, by_update, by_candidate), 2)

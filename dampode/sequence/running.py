@@ -84,7 +84,7 @@ def _relaxed(cell: DampedCell, steps: Steps, gaps: Tensor, u: Tensor, h0: Tensor
     inputs = linear(steps.inputs.transpose(0, 1), gru.weight_ih, gru.bias_ih)
     wide = torch.promote_types(inputs.dtype, torch.float32)
     lam = rates(cell.damping, u, steps.inputs[:, 0]).to(wide)
-    decay = -torch.expm1(-lam * gaps.to(wide)[:, :, None])
+    decay = -torch.expm1(-lam * gaps.to(wide)[:, :, None]).expand(-1, -1, cell.hidden_size)
     weights = (field.value, gru.weight_hh, gru.bias_hh, h0)
     rest, weight, bias, h0 = (value.to(inputs) for value in weights)
     states = relaxing_gru(inputs, decay.transpose(0, 1).to(inputs), steps.observed.t(), rest, weight, bias, h0)

@@ -9,11 +9,13 @@ from dampode.training.checkpoint import load_checkpoint
 from dampode.training.execution import Execution
 from dampode.training.history import History
 from dampode.training.loop import fit
+from dampode.training.margin_loss import MarginLoss
 from dampode.training.recipe import Recipe
 
 __all__ = [
     "Execution",
     "History",
+    "MarginLoss",
     "Recipe",
     "fit",
     "load_checkpoint",

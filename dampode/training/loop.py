@@ -20,6 +20,7 @@ from dampode.training.checkpoint import load_checkpoint, save_checkpoint
 from dampode.training.execution import Execution
 from dampode.training.history import History
 from dampode.training.logs import Log
+from dampode.training.margin_loss import MarginLoss
 from dampode.training.processes import own_random, processes, require_precision_of_launcher
 from dampode.training.recipe import Recipe
 from dampode.training.run import Run, batches
@@ -38,6 +39,7 @@ def fit(
     identity: Mapping[str, object] | None = None,
     label: str = "training",
     execution: Execution = Execution(),
+    loss: MarginLoss = MarginLoss(),
     checkpoint_every: int | None = None,
     logs: str | Path | None = None,
     tensorboard: bool = False,
@@ -69,10 +71,11 @@ def fit(
         resume: whether to continue from the checkpoint if the file exists.
             The recipe may then have other epochs and milestones, if the epochs done keep their learning rates.
         identity: anything else that defines this run, such as the model's depth and range of λ: strings, numbers, lists
-            and nested mappings of them. A checkpoint with another identity, recipe, execution, seed, data, device,
-            frozen parameters or `dampode.models.architecture` is refused.
+            and nested mappings of them. A checkpoint with another identity, recipe, execution, loss, seed, data,
+            device, frozen parameters or `dampode.models.architecture` is refused.
         label: name on the progress bar.
         execution: precision, compilation, memory layout.
+        loss: what to make small: cross entropy, with a margin if it has one.
         checkpoint_every: steps between checkpoints within an epoch; None for none.
         logs: folder of log.csv, one row per epoch; None for no log.
         tensorboard: whether TensorBoard events are written to that folder too.
@@ -91,12 +94,12 @@ def fit(
         OSError: a file cannot be written, or another run is writing it.
     """
     seed = as_seed(seed)
-    _require_types(model, data, recipe, execution)
+    _require_types(model, data, recipe, execution, loss)
     require_precision_of_launcher(execution)
     together = processes(data.device)
     require_compatible(model, data, recipe, execution, together.num_processes)
     _require_paths(checkpoint, resume, checkpoint_every, logs, tensorboard)
-    settings = _settings(model, data, recipe, execution, seed, plain(identity or {}, "identity"))
+    settings = _settings(model, data, recipe, execution, loss, seed, plain(identity or {}, "identity"))
     file = None if checkpoint is None else user_path(checkpoint)
     described = None if file is None else architecture(model)
     with ExitStack() as stack:
@@ -105,7 +108,7 @@ def fit(
         stack.enter_context(own_random(seed, data.device, together))
         stack.enter_context(torch.autocast(data.device.type, enabled=False))  # a caller's would change backward
         layout = stack.enter_context(execution.layout(model, data.device))
-        run = Run(model, data, recipe, execution, seed, layout, together)
+        run = Run(model, data, recipe, execution, seed, layout, together, loss)
         if resume and file is not None and is_there(file):
             state = load_checkpoint(file)
             _require_settings(file, state, settings, recipe)
@@ -179,6 +182,7 @@ def _settings(
     data: TrainingData,
     recipe: Recipe,
     execution: Execution,
+    loss: MarginLoss,
     seed: int,
     identity: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -186,6 +190,7 @@ def _settings(
     return {
         "recipe": asdict(recipe),
         "execution": asdict(execution),
+        "loss": asdict(loss),
         "seed": seed,
         "data": {"name": data.name, "images": len(data.y_train), "sha256": data.digest()},
         "augmentation": asdict(recipe.augmentation or data.augmentation),
@@ -195,13 +200,14 @@ def _settings(
     }
 
 
-def _require_types(model: Any, data: Any, recipe: Any, execution: Any) -> None:
+def _require_types(model: Any, data: Any, recipe: Any, execution: Any, loss: Any) -> None:
     """Raise a TypeError unless every argument is of its type."""
     for value, kind, name in (
         (model, nn.Module, "model"),
         (data, (ImageData, ImageStream), "data"),
         (recipe, Recipe, "recipe"),
         (execution, Execution, "execution"),
+        (loss, MarginLoss, "loss"),
     ):
         require_instance(value, kind, name)
 

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from dampode._checks import require_instance, require_nonnegative, require_positive, require_positive_int
 from dampode.damping import Damping
@@ -35,16 +34,11 @@ class Recipe:
         micro_batches: the number of pieces of a batch that are computed separately, in sequence or on several
             processes. Each piece has its own batch norm statistics; the gradients are averaged. It must be a multiple
             of the number of processes.
-        margin: number >= 0 that is taken from the logit of the true class before the cross entropy, so that the loss
-            asks for this margin. It trains networks whose certified radius is a margin in units of their Lipschitz
-            constant (`stability.certify`).
-        temperature: the cross entropy is that of the logits divided by it, > 0. Logits with a small Lipschitz constant
-            need a small one.
 
     Raises:
         ValueError, TypeError: a setting is out of range.
 
-    Source: Yang et al. 2020, Sec. 4.1; Prach & Lampert 2022, Almost-orthogonal layers (the margin).
+    Source: Yang et al. 2020, Sec. 4.1.
     """
 
     epochs: int = 160
@@ -56,8 +50,6 @@ class Recipe:
     milestones: tuple[float, ...] = (0.5, 0.75)
     augmentation: Augmentation | None = None
     micro_batches: int = 1
-    margin: float = 0.0
-    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -65,8 +57,6 @@ class Recipe:
         require_positive_int(self.batch_size, "batch_size")
         require_positive(self.lr, "lr")
         require_nonnegative(self.momentum, "momentum")
-        require_nonnegative(self.margin, "margin")
-        require_positive(self.temperature, "temperature")
         if self.momentum >= 1:
             raise ValueError(f"momentum must be below 1, got {self.momentum}")
         require_nonnegative(self.weight_decay, "weight_decay")
@@ -76,13 +66,7 @@ class Recipe:
             require_nonnegative(share, "a milestone")
             if share > 1:
                 raise ValueError(f"a milestone must be a share of the epochs, at most 1, got {share}; divide by epochs")
-        for name in (
-            "lr",
-            "momentum",
-            "weight_decay",
-            "margin",
-            "temperature",
-        ):  # a checkpoint cannot hold NumPy's numbers
+        for name in ("lr", "momentum", "weight_decay"):  # a checkpoint cannot hold NumPy's numbers
             object.__setattr__(self, name, float(getattr(self, name)))
         object.__setattr__(self, "milestones", tuple(float(share) for share in self.milestones))
         if self.augmentation is not None:
@@ -107,17 +91,6 @@ class Recipe:
     def resnext(cls) -> "Recipe":
         """ResNeXt and (λ-)In-ResNeXt: lr 0.05, divided by 10 after 150 and 225 of 300 epochs; weight decay 5e-4."""
         return cls(epochs=300, lr=0.05, weight_decay=5e-4)
-
-    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Mean cross entropy of (z − margin · onehot(y)) / temperature, ().
-
-        Args:
-            logits: z, (N, classes).
-            y: labels, (N,).
-        """
-        if self.margin > 0:
-            logits = logits - self.margin * F.one_hot(y, logits.shape[1])
-        return F.cross_entropy(logits if self.temperature == 1.0 else logits / self.temperature, y)
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""

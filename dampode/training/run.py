@@ -16,6 +16,7 @@ from dampode._checks import require_logits
 from dampode.data import TrainingData, pixels
 from dampode.training.execution import Execution
 from dampode.training.history import History, chance_accuracy, lam_range
+from dampode.training.margin_loss import MarginLoss
 from dampode.training.processes import distributed
 from dampode.training.recipe import Recipe, optimizer
 from dampode.training.step_graph import StepGraph
@@ -36,6 +37,7 @@ class Run:
         seed: seed of shuffling and augmentation.
         layout: memory format of the images.
         processes: the processes that train together.
+        loss: what the steps make small.
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class Run:
         seed: int,
         layout: torch.memory_format,
         processes: PartialState,
+        loss: MarginLoss = MarginLoss(),
     ) -> None:
+        self.loss = loss
         self.model, self.data, self.recipe, self.execution = model.train(), data, recipe, execution
         self.layout, self.processes = layout, processes
         self.device = data.device
@@ -136,7 +140,7 @@ class Run:
         with self.execution.forward(self.device):
             logits = self.network(x)
         require_logits(logits, len(x), self.data.num_classes)
-        loss = self.recipe.loss(logits.float(), y)
+        loss = self.loss(logits.float(), y)
         with torch.no_grad():
             self.sums += torch.stack([loss * len(y), (logits.argmax(1) == y).sum()])
         return loss

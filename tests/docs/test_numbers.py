@@ -6,6 +6,7 @@ NAME below computes from the results what that text must hold, formatted as on t
 
 import json
 import re
+from statistics import mean, stdev
 
 import pytest
 
@@ -51,6 +52,31 @@ def steady_state_calls():
     for field in dict.fromkeys(r["field"] for r in rows):
         at = (("float32", 1e-4), ("float32", 1e-5), ("float64", 1e-6), ("float64", 1e-8))
         yield row(field, *(" / ".join(str(calls[field, *where, solver]) for solver in solvers) for where in at))
+
+
+@quotes
+def three_networks():
+    def percent(share):
+        return "–" if share is None else f"{100 * share:.1f}"
+
+    for r in results("certified_digits")["rows"]:
+        pairs = (f"{percent(at['pgd'])} / {percent(at['certified'])}" for at in r["radii"])
+        yield row(r["network"], f"{r['parameters']:,}", percent(r["clean"]), *pairs)
+    beside = results("equilibrium_digits")
+    sizes = {r["network"]: r["parameters"] for r in beside["rows"]}
+    yield f"With {sizes['equilibrium']:,} parameters"
+    yield f"reaches {percent(beside['means']['equilibrium'])} %"
+    yield f"In-ResNet with {sizes['in_resnet']:,} parameters reaches {percent(beside['means']['in_resnet'])} %"
+
+
+@quotes
+def certified_accuracy():
+    for r in results("certified_accuracy")["rows"]:
+        at = r["radii"]["36/255"]
+        shares = (at["pgd on the attacked"], at["certified on the attacked"])
+        pair = " / ".join(f"{100 * share:.1f}" for share in shares)
+        first = (f"{r['lam']:g}", f"{100 * r['clean']:.1f}", f"{100 * at['certified']:.1f}")
+        yield row(*first, pair, str(r["broken"]), f"{r['slope']:.2g}", f"{r['bound']:.2g}")
 
 
 @quotes
@@ -263,6 +289,18 @@ def random_calls():
     for called, counts in found["outcomes"].items():
         numbers = (sum(counts.values()), counts.get("fault", 0), counts.get("slow", 0))
         yield row(called, *(f"{number:,}" for number in numbers))
+
+
+@quotes
+def irregular_physionet():
+    scores = {}
+    for key, found in results("sequence_quality")["results"].items():
+        task, name, _ = key.split("|")
+        if task == "PhysioNet":
+            scores.setdefault(name, []).append(found["score"])
+    for name, values in scores.items():
+        if len(values) > 1:
+            yield row(name, f"{mean(values):.3f} ± {stdev(values):.3f}", len(values))
 
 
 @pytest.mark.parametrize(("page", "numbers"), [("training", training_numbers)])

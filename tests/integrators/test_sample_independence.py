@@ -155,7 +155,7 @@ def test_fields_of_each_sample_are_not_refused(case, integrator, dtype):
 def test_it_costs_two_calls_of_a_usual_solve():
     calls = []
     func = DampedODEFunc(lambda x: calls.append(1) or torch.sin(5 * x), Constant(1.0))
-    s = solve(func, torch.randn(5, 3), T)
+    s = solve(func, torch.randn(5, 3), T, AdaptiveExponential())
     steps = int((s.accepted + s.rejected).max())
     assert 2 < steps < 32
     assert len(calls) == 2 + 4 * steps + 2  # the start, the length of the first step, the steps, the probes

@@ -441,6 +441,7 @@ class ScaledEquilibrium(EquilibriumClassifier):
         self.w.mul_(8)
 
 
+@pytest.mark.slow  # every attack and every probe runs the search
 @pytest.mark.filterwarnings("ignore::dampode.integrators.UnconvergedWarning")
 @pytest.mark.filterwarnings("ignore::dampode.integrators.InexactGradientWarning")
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ from dampode.training import Recipe
 
 __all__ = ["Job", "job_named", "jobs_of"]
 
+UNSAID = (("margin", 0.0), ("temperature", 1.0))
+"""Settings of a recipe that no job of the paper uses, so that results do not name them."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -50,7 +53,9 @@ class Job:
                 "ablation": None if self.row.ablation is None else self.row.ablation.__name__,
                 **self.row.settings(self.protocol, self.scale),
             },
-            "recipe": _plain_fields(self.recipe),
+            "recipe": {
+                name: value for name, value in _plain_fields(self.recipe).items() if (name, value) not in UNSAID
+            },
             "protocol": {key: value for key, value in _plain_fields(self.protocol).items() if value is not None},
             "scale": _plain_fields(self.scale),
         }

@@ -21,7 +21,8 @@ from dampode.integrators.exponential.adams_step import (
     restarted_history,
 )
 from dampode.integrators.exponential.multistep_weights import Nodes
-from dampode.integrators.exponential.order_control import STIFF_BOUND, Judgement, OrderControl
+from dampode.integrators.exponential.order_choice import STIFF_BOUND, Judgement
+from dampode.integrators.exponential.order_control import OrderControl
 from dampode.integrators.exponential.stiffness import warn_if_stiff
 from dampode.integrators.output_times import with_ends
 from dampode.integrators.shifts import per_sample
@@ -66,7 +67,7 @@ class AdamsLoop(AdaptiveLoop):
         super().__init__(func, x, times, tol, calls, (len(x),), torch.device("cpu"))
         self._func, self._try_step, self._segments = func, try_step, segments
         self._slots = max_order + 2
-        n1 = self.splitting.nonlinear(self._time(self.tau), x)
+        n1 = self.splitting.nonlinear(self._time(self.tau), x).to(x.dtype)
         self._damping = sample_damping(self.splitting, x)
         self._history = first_history(self.splitting, x, n1, self._slots)
         # a correction that moves x by less than ten thousand rounding errors does not measure |∂N/∂x|
@@ -112,7 +113,7 @@ class AdamsLoop(AdaptiveLoop):
             self._steps.append(restart)
         x, t = restart.change(self._history.x), self._time(self.tau)
         self.splitting = self.splitting.at(t, x)
-        self._n1 = self.splitting.nonlinear(t, x)
+        self._n1 = self.splitting.nonlinear(t, x).to(x.dtype)
         newest = torch.from_numpy(self._control.newest.copy()).to(x.device)  # the control changes it in place
         self._history = restarted_history(self._history, self.splitting, x, self._n1, newest, restart.samples)
         self._control.restart(restart.samples.cpu().numpy())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dampode.integrators.exponential.adams_step import Plan, StepWeights
 from dampode.integrators.exponential.multistep_weights import ROWS, Nodes, fill_basis, fill_weights, positions
-from dampode.integrators.exponential.order_control import Report
+from dampode.integrators.exponential.order_choice import Report
 from dampode.integrators.splitting import Splitting
 
 __all__ = ["PlannedStep", "SampleDamping", "plan_step", "sample_damping"]

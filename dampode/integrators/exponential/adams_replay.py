@@ -106,7 +106,7 @@ def replay(
         states = [] if history.states is None else [history.states]
         return history.x, history.values, history.corrected, history.value, *states, *inner.indexed_states()
 
-    begin = first_history(splitting, x, n1, slots)
+    begin = first_history(splitting, x, n1.to(x.dtype), slots)
     indices, inner_states = [], []
     slot = torch.zeros(len(x), dtype=torch.long, device=x.device)  # of each sample's newest value
     kept = [begin.x, begin.values, begin.corrected, begin.value, *(() if begin.states is None else (begin.states,))]
@@ -116,7 +116,8 @@ def replay(
             after, t = part.change(kept[0]), time_of(part.axis, part.tau)
             splitting = Splitting(func, t, after, calls)
             history = History(kept[0], kept[1], kept[4] if varies else None, kept[2], kept[3])
-            history = restarted_history(history, splitting, after, splitting.nonlinear(t, after), slot, part.samples)
+            n1 = splitting.nonlinear(t, after).to(x.dtype)
+            history = restarted_history(history, splitting, after, n1, slot, part.samples)
             kept = [history.x, history.values, history.corrected, history.value]
             kept += [] if history.states is None else [history.states]
         else:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dampode._checks import has_autocast
 from dampode.integrators.exponential.moments import moments
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.tolerance import Tolerance
@@ -124,9 +125,9 @@ def try_step(splitting: Splitting, history: History, plan: Plan, tol: Tolerance)
     assert weights is not None
     predicted = torch.addcmul(combined(weights.past, past), weights.decay, x)
     state = predicted if plan.second is None else torch.where(plan.second, history.corrected, predicted)
-    value = splitting.nonlinear(plan.time, state)
+    value = splitting.nonlinear(plan.time, state).to(x.dtype)  # autocast is for f only
     flat = past.reshape(*past.shape[:2], -1)
-    differences = torch.baddbmm(value.reshape(len(x), 1, -1), plan.extrapolation, flat, alpha=-1)  # Δ_k first
+    differences = value.reshape(len(x), 1, -1) - _products(plan.extrapolation, flat)  # Δ_k first
     gap = differences[:, 0].view_as(x)
     corrected = new = torch.addcmul(predicted, weights.corrector, gap)
     if plan.second is not None and plan.corrects_again is not None:
@@ -158,7 +159,7 @@ def step_weights(z: Tensor, h: Tensor, basis: Tensor, theta: Tensor | None = Non
     if theta is not None:
         power = torch.arange(1, basis.shape[2] + 1, dtype=z.dtype, device=z.device)
         found = found * theta[:, None] ** power.reshape(-1, *[1] * (z.ndim - 1))
-    mixed = torch.bmm(basis, found.reshape(*found.shape[:2], -1)).reshape(len(basis), -1, *z.shape[1:])
+    mixed = _products(basis, found.reshape(*found.shape[:2], -1)).reshape(len(basis), -1, *z.shape[1:])
     return StepWeights(torch.exp(argument), h * found[:, 0], mixed[:, -1], mixed[:, :-1])
 
 
@@ -178,9 +179,27 @@ def values_at(weights: StepWeights, x: Tensor, past: Tensor, gap: Tensor) -> Ten
 def combined(weights: Tensor, values: Tensor) -> Tensor:
     """The sum over the slots of weights (N, R, ...) times values (N, R, *S), (N, *S)."""
     if weights[0, 0].numel() == 1:
-        flat = torch.bmm(weights.reshape(len(values), 1, -1), values.reshape(*values.shape[:2], -1))
+        flat = _products(weights.reshape(len(values), 1, -1), values.reshape(*values.shape[:2], -1))
         return flat.reshape(len(values), *values.shape[2:])
     return (weights * values).sum(1)
+
+
+def _products(weights: Tensor, values: Tensor) -> Tensor:
+    """The products of matrices (N, K, R) and (N, R, D), (N, K, D), in the dtype of the values.
+
+    Autocast and torch's settings for products of float32 round a product of matrices to fewer bits, but not a sum.
+    """
+    if has_autocast(values) or (values.dtype == torch.float32 and _rounds_products()):
+        return (weights[..., None] * values[:, None]).sum(2)
+    return torch.bmm(weights, values)
+
+
+def _rounds_products() -> bool:
+    """Whether torch may round products of float32 matrices to fewer bits."""
+    return torch.get_float32_matmul_precision() != "highest"
+
+
+torch.compiler.assume_constant_result(_rounds_products)
 
 
 def _per_slot(lam: Tensor, x: Tensor) -> Tensor:

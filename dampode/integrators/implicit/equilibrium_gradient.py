@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dampode.integrators.implicit.gradients import with_implicit_gradient
-from dampode.integrators.implicit.krylov import gmres
+from dampode.integrators.implicit.krylov import gmres_and_remainder
 
 __all__ = ["GradientReport", "InexactGradientWarning", "equilibrium_with_gradient"]
 
@@ -38,7 +38,7 @@ class GradientReport:
             self.products += 1
             return product(v)
 
-        w = gmres(counted, b, target)
+        w, _ = gmres_and_remainder(counted, b, target)
         self.record(b - counted(w), b)
         assert self.residual is not None
         if self.rtol is not None and bool((self.residual > 2 * self.rtol).any()):

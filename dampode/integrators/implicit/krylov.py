@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["KrylovSpace", "gmres", "norms"]
+__all__ = ["KrylovSpace", "gmres", "gmres_and_remainder", "norms"]
 
 Rows = Callable[[Tensor, Tensor], Tensor]
 """(p, samples) -> rows, (N, k d): A p, p, and what else is linear in p. p is 0 outside the ``samples``, (N, 1)."""
@@ -15,7 +15,7 @@ Rows = Callable[[Tensor, Tensor], Tensor]
 class KrylovSpace:
     """Directions p of every sample and their images A p. The images are orthonormal.
 
-    A full space loses the directions that it gained since `change_matrix`.
+    A full space loses all its directions when it gains another one.
 
     Args:
         like: right-hand sides, (N, d).
@@ -31,12 +31,13 @@ class KrylovSpace:
         self._rows[:, -1] = 0.0
         self._kept = torch.zeros(n, dtype=torch.long, device=like.device)
         self._sample = torch.arange(n, device=like.device)
-        self._base, self._filled = 0, 0
+        self._filled = 0
         self._eps = torch.finfo(like.dtype).eps
 
     def forget(self, samples: Tensor) -> None:
         """Forget the directions of some samples, (N, 1)."""
         self._rows[:, : self._filled].masked_fill_(samples[:, :, None], 0.0)
+        self._kept.masked_fill_(samples[:, 0], 0)
 
     def change_matrix(self, scale: Tensor, g: Tensor) -> None:
         """Serve the matrix I − g B, where a row holds an image, its direction p and B p.
@@ -58,14 +59,14 @@ class KrylovSpace:
         keep = squares > 100 * self._size * self._eps * squares[:, -1:]
         turn = torch.where(keep, squares.clamp(min=torch.finfo(squares.dtype).tiny).rsqrt(), 0.0)[:, None] * vectors
         rows = turn.mT @ torch.where(finite, rows, 0.0)
-        self._base = self._filled = min(self._filled, max(1, self._size // 2))
+        self._filled = min(self._filled, max(1, self._size // 2))
         # images have length 1: the matrix stretches short directions most
         directions = rows[:, :, self._d : 2 * self._d]
         lengths = directions @ directions.mT
         dropped = torch.where(keep, 0.0, 2 * lengths.diagonal(0, 1, 2).sum(1, keepdim=True) + 1)
-        turn = torch.linalg.eigh(lengths + torch.diag_embed(dropped))[1][:, :, : self._base]
-        self._rows[:, : self._base] = turn.mT @ rows
-        self._kept.fill_(self._base)
+        turn = torch.linalg.eigh(lengths + torch.diag_embed(dropped))[1][:, :, : self._filled]
+        self._rows[:, : self._filled] = turn.mT @ rows
+        self._kept.fill_(self._filled)
 
     def solve(self, rows: Rows, b: Tensor, target: Tensor, limit: int) -> tuple[Tensor, Tensor]:
         """Solve A x = b to |b − A x| <= target in every sample.
@@ -105,9 +106,7 @@ class KrylovSpace:
     def _add(self, row: Tensor, samples: Tensor) -> Tensor:
         """Keep new rows, (N, k d), of some samples, (N, 1). Returns them with images orthonormal to the others."""
         size, d = norms(row[:, : self._d]), self._d
-        full = self._kept == self._size
-        self._rows[:, self._base : self._filled].masked_fill_((full & samples[:, 0])[:, None, None], 0.0)
-        self._kept.masked_fill_(full & samples[:, 0], self._base)
+        self.forget(samples & (self._kept == self._size)[:, None])
         if self._filled < self._size:
             self._rows[:, self._filled] = 0.0
         slot = torch.where(samples[:, 0], self._kept, self._size)
@@ -129,9 +128,23 @@ def norms(b: Tensor) -> Tensor:
     return norm
 
 
-def gmres(
+def gmres(product: Callable[[Tensor], Tensor], b: Tensor, target: Tensor) -> Tensor:
+    """The solution of `gmres_and_remainder`, with a warning if more than ten times the target is left."""
+    x, left = gmres_and_remainder(product, b, target)
+    share = (left / norms(b))[left > 10 * target.clamp(min=torch.finfo(b.dtype).tiny ** 0.5)]
+    if len(share):
+        warnings.warn(
+            f"a linear equation of an implicit step must be solved for gradients, but {share.max().item():.1g} of "
+            "its right-hand side is left; the gradients are inexact: set max_step, so that steps are shorter",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return x
+
+
+def gmres_and_remainder(
     product: Callable[[Tensor], Tensor], b: Tensor, target: Tensor, restart: int = 100, rounds: int = 10
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Solve A x = b to |b − A x| <= target in every sample, by GMRES. Samples are solved side by side.
 
     This is the form without a Hessenberg matrix. Images A p of directions p are made orthonormal, and the residual
@@ -146,13 +159,13 @@ def gmres(
         rounds: restarts at most.
 
     Returns:
-        x, (N, *S). A warning says if more than ten times the target is left.
+        x, (N, *S), and |b − A x|, (N,).
 
     Source: Jiránek & Rozložník 2010, Numer. Algorithms 53 (adaptive simpler GMRES).
     """
     r = b.reshape(len(b), -1)
     x, target = torch.zeros_like(r), target.clamp(min=torch.finfo(b.dtype).tiny ** 0.5)
-    space = KrylovSpace(r, restart, 2)
+    space, left = KrylovSpace(r, restart, 2), norms(r)
 
     def rows(p: Tensor, samples: Tensor) -> Tensor:
         return torch.cat((product(p.reshape(b.shape)).reshape(p.shape), p), 1)
@@ -163,13 +176,5 @@ def gmres(
         if not bool((left > target).any()):
             break
         r = b.reshape(r.shape) - product(x.reshape(b.shape)).reshape(r.shape)
-    else:
-        share = (norms(r) / norms(b))[norms(r) > 10 * target]
-        if len(share):
-            warnings.warn(
-                f"a linear equation of an implicit step must be solved for gradients, but {share.max().item():.1g} of "
-                "its right-hand side is left; the gradients are inexact: set max_step, so that steps are shorter",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-    return x.reshape(b.shape)
+        left = norms(r)
+    return x.reshape(b.shape), left

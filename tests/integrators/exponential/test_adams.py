@@ -272,3 +272,43 @@ def test_compiled_is_the_same():
         torch.testing.assert_close(
             odeint(func, x, t, ExponentialAdams(compile=True)), odeint(func, x, t, ExponentialAdams())
         )
+
+
+@pytest.mark.parametrize("kind", ["scalar", "per channel", "gated"])
+def test_autocast_is_for_f_only(kind):
+    """The solver's own sums keep float32: the answer is that of the same f rounded to bfloat16."""
+    inner = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+    damping, x, t = DAMPINGS[kind](), torch.randn(3, 3), torch.linspace(0.0, 1.0, 3)
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            got = odeint(DampedODEFunc(inner, damping), x, t, ExponentialAdams(1e-3, 1e-4))
+        want = odeint(DampedODEFunc(inner, damping), x, t, ExponentialAdams(1e-3, 1e-4))
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, want, rtol=0.02, atol=0.01)
+    constant = DampedODEFunc(lambda x: torch.full_like(x, 0.3), Constant(torch.tensor([0.5, 1.0, 7.0])))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        got = odeint(constant, x, t, ExponentialAdams(1e-5, 1e-7))
+    torch.testing.assert_close(got, odeint(constant, x, t, ExponentialAdams(1e-5, 1e-7)), rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_under_autocast_with_recomputation():
+    inner, x = nn.Linear(3, 3), torch.randn(2, 3, requires_grad=True)
+    for recompute in (None, 2):
+        with torch.autocast("cpu", torch.bfloat16):
+            end = odeint(
+                DampedODEFunc(inner, Constant(1.0)), x, torch.tensor([0.0, 1.0]), ExponentialAdams(recompute=recompute)
+            )
+        (gradient,) = torch.autograd.grad(end.sum(), x)
+        assert torch.isfinite(gradient).all()
+        assert not torch.is_autocast_enabled("cpu")
+
+
+def test_settings_that_round_products_change_nothing(monkeypatch):
+    func, x, t = DampedODEFunc(Forced(3), Constant(2.0)).float(), torch.randn(2, 3), torch.linspace(0.0, 1.0, 3)
+    want = odeint(func, x, t, ExponentialAdams())
+    monkeypatch.setattr(torch, "bmm", lambda a, b: (a.bfloat16() @ b.bfloat16()).float())
+    torch.set_float32_matmul_precision("medium")
+    try:
+        torch.testing.assert_close(odeint(func, x, t, ExponentialAdams()), want, rtol=1e-5, atol=1e-6)
+    finally:
+        torch.set_float32_matmul_precision("highest")

@@ -99,15 +99,15 @@ def test_a_brusselator_of_1200_numbers(spaces):
     def rate(t, y):
         return brusselator(t, torch.from_numpy(y)[None])[0].numpy()
 
-    want = solve_ivp(rate, (0, 10), x[0].numpy(), "BDF", rtol=1e-7, atol=1e-9, jac_sparsity=pattern).y[:, -1]
+    want = solve_ivp(rate, (0, 1), x[0].numpy(), "BDF", rtol=1e-7, atol=1e-9, jac_sparsity=pattern).y[:, -1]
     func = DampedODEFunc(lambda x: brusselator(0.0, x), Constant(0.0))
     with torch.no_grad():
-        s = solve(func, x, torch.tensor([0.0, 10.0]).double(), KenCarp4(rtol, 1e-2 * rtol))
+        s = solve(func, x, torch.tensor([0.0, 1.0]).double(), KenCarp4(rtol, 1e-2 * rtol))
     assert s.status == (Status.SUCCESS,)
     assert spaces[-1].all()
     error = (s.x[-1, 0] - torch.from_numpy(want)).abs() / (1e-2 * rtol + rtol * torch.from_numpy(want).abs())
     assert error.max() < 30
-    assert s.nfe.item() < 60_000
+    assert s.nfe.item() < 6_000
 
 
 def test_a_krylov_space_serves_another_matrix():

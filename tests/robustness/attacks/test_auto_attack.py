@@ -220,6 +220,25 @@ def test_images_are_broken_alike_in_batches_of_7_and_500_and_without_their_neigh
     assert torch.equal(correct(model, alone, y[:20]), flags[:20])
 
 
+@pytest.mark.parametrize(
+    "attack", [TargetedAPGD(steps=20), TargetedFAB(steps=10), APGD(steps=20, restarts=4), FAB(steps=5, restarts=4)]
+)
+def test_runs_that_share_passes_give_what_they_give_one_after_another(attack):
+    (x, y), model = few_digits(), classifier().double()
+    x, y = x[:20].double(), y[:20]
+    sizes = []
+    model.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+    eps = RADII["linf"] / 2
+    alone = attack(model, x, y, eps, seeded(), len(x) // 4)
+    passes, images = len(sizes), sum(sizes)
+    together = attack(model, x, y, eps, seeded(), 500)
+    assert max(sizes[passes:]) > len(x)
+    assert len(sizes) - passes < passes / 2
+    assert sum(sizes[passes:]) >= images
+    assert 0 < int(correct(model, alone, y).sum()) < len(x)
+    assert torch.allclose(together, alone, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("norm", RADII)
 def test_auto_attack_is_at_least_as_strong_as_each_of_its_attacks(norm):
     (x, y), model = few_digits(), classifier()
