@@ -8,8 +8,8 @@ nine speakers of Japanese vowels with 0, 30, 50 and 70 % of the steps dropped (a
 
 Recipe, the same for every model: 64 channels, AdamW at 2e-3 with weight decay 1e-3 in one cycle, batches of 64,
 gradients clipped to norm 1, the weights of the last epoch. It was chosen on set b of PhysioNet; that values are held
-until the next one was also seen to help on the split of seed 0 of set a. DampedScan has dropout 0.3 inside, the others have
-none. The result file is written after each row, and a run resumes where it stopped. Rivals that are not installed are
+until the next one was also seen to help on the split of seed 0 of set a. DampedScan has dropout 0.3 inside.
+The result file is written after each row, and a run resumes where it stopped. Rivals that are not installed are
 left out (``pip install ncps s5-pytorch aeon``).
 """
 
