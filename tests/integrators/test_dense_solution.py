@@ -164,5 +164,5 @@ def test_refusals():
     ):
         with pytest.raises(ValueError, match="gives no solution as a function of time, got dense=True"):
             solve(func, x, t, integrator, dense=True)
-    with pytest.raises(ValueError, match="has no embedded error; take AdaptiveExponential"):
+    with pytest.raises(ValueError, match="has no embedded error; take ExponentialAdams"):
         solve(func, x, t, Krogstad4(4), dense=True).error_at(0.5)

@@ -72,12 +72,13 @@ def test_a_jump_equals_two_solves(integrator, damping, sign):
     before = odeint(func, x, t[:3], integrator)
     after = odeint(func, jump(before[-1]), t[2:], integrator)
     expected = torch.cat((before[:-1], after))
-    torch.testing.assert_close(xs, expected, **restart_tolerance(integrator))
-    torch.testing.assert_close(xs[2], jump(before[-1]), **restart_tolerance(integrator))
+    growth = 10 if sign < 0 else 1  # backwards, damping amplifies errors
+    torch.testing.assert_close(xs, expected, **restart_tolerance(integrator, growth))
+    torch.testing.assert_close(xs[2], jump(before[-1]), **restart_tolerance(integrator, growth))
     inputs = [x, scale, *func.parameters()]
     one, two = (torch.autograd.grad(states.square().sum(), inputs) for states in (xs, expected))
     for a, b in zip(one, two, strict=True):
-        torch.testing.assert_close(a, b, **restart_tolerance(integrator, terms=len(t)))
+        torch.testing.assert_close(a, b, **restart_tolerance(integrator, growth * len(t)))
 
 
 @pytest.mark.parametrize("integrator", FIXED + ADAPTIVE, **by_repr)
