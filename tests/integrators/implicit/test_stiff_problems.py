@@ -57,14 +57,13 @@ def test_stiff_problems_come_out_right_at_a_few_times_the_calls_of_bdf(problem, 
         assert s.nfe.item() < 3 * calls
 
 
-@pytest.mark.slow
 def test_ring_modulator():
-    """SciPy's BDF is 1,765 tolerances off, in 294,958 calls: voltages swing at high frequencies."""
+    """Errors grow: at the end, t = 1e-3, SciPy's BDF is 1,765 tolerances off. This is a tenth of the way."""
     integrator = KenCarp4(1e-4, 1e-8)
     with torch.no_grad():
         s = solve(RING.func("none"), RING.start, torch.tensor([0.0, RING.end]).double(), integrator)
-    assert tolerances(s, RING_END, integrator) < 1500
-    assert s.nfe.item() < 3 * 294_958
+    assert tolerances(s, RING_END, integrator) < 600
+    assert s.nfe.item() < 30_000
 
 
 def test_robertson_at_random_tolerances():
