@@ -25,10 +25,11 @@ from torch import Tensor
 from benchmarks.common.problems import Problem, counted, mlp
 from benchmarks.common.record import clock, command, provenance, write
 from dampode import odeint
-from dampode.integrators import AdaptiveExponential, Integrator, Krogstad4
+from dampode.integrators import AdaptiveExponential, ExponentialAdams, Integrator, Krogstad4
 
 T_END, N_TIMES, LAM, D = 10.0, 10, 1.0, 16
 INTEGRATORS: dict[str, Integrator] = {
+    "ExponentialAdams": ExponentialAdams(1e-5, 1e-7),
     "AdaptiveExponential": AdaptiveExponential(1e-5, 1e-7),
     "Krogstad4": Krogstad4(4),
 }

@@ -1,8 +1,9 @@
 """Stiff problems of the literature: a right-hand side on batches (N, d), an initial state and the state it ends in.
 
-The states at the end are those of SciPy's Radau at rtol 1e-11 with the exact Jacobian; the ring modulator's, a
-tenth of the way, is that of LSODA at 1e-10. Van der Pol's were found in sections that each begin at t = 0: at μ = 1e6 float64 has too
-few digits for the times of a transition. E5 ends at 1e7: later its state depends on differences that rounding takes.
+The states at the end are those of SciPy's Radau at rtol 1e-11 with the exact Jacobian; the ring modulator's, a tenth
+of the way, is that of LSODA at 1e-10. Van der Pol's were found in sections that each begin at t = 0: at μ = 1e6
+float64 has too few digits for the times of a transition. E5 ends at 1e7: later its state depends on differences that
+rounding takes.
 
 Source: Mazzia & Magherini, Test Set for Initial Value Problem Solvers, 2008; Hairer & Wanner, Solving ODEs II, IV.10.
 """
