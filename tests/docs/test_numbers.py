@@ -126,6 +126,14 @@ def damping_cost():
 
 
 @quotes
+def sample_times():
+    for solver, measured in results("sample_times")["results"].items():
+        if "loop" in measured:
+            same, loop = measured["equal rows / shared times"], measured["loop / own times"]
+            yield row(f"`{solver}`", f"{same:.2f}", factor(loop))
+
+
+@quotes
 def step_overhead():
     for problem, per_step in results("step_overhead")["results"].items():
         rival = per_step["torchdiffeq dopri5"]["median us"]
