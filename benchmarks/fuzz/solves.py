@@ -295,11 +295,15 @@ def _sound(solution: Solution | None, xs: Tensor) -> Tensor:
     return torch.tensor([status is Status.SUCCESS for status in solution.status], dtype=torch.bool)
 
 
+def _changes_a_copy(s: Setting, x: Tensor) -> bool:
+    """Whether a field that changes its state in place changes a copy: of a complex state, or in inference mode."""
+    return s.field == "in place" and (s.mode == "inference_mode" or x.is_complex())
+
+
 def _require_refused(s: Setting, x: Tensor, times: Any, integrator: Any) -> None:
     """Raise a `Fault` where bad input got an answer."""
     reasons = {
-        # in inference mode torch counts no changes in place, and the field gets a copy
-        "an invalid field": s.kind.invalid and (s.field, s.mode) != ("in place", "inference_mode"),
+        "an invalid field": s.kind.invalid and not _changes_a_copy(s, x),
         "bad times": s.times in BAD_TIMES,
         "a wrong damping": s.damping in ("tensor of another shape", "gated by other channels", "negative"),
         "a wrong rho": s.rho in ("a string", "another shape"),

@@ -99,7 +99,7 @@ def solver_ratios(fields, tolerance):
     rival = fields["torchdiffeq dopri5"].get(tolerance)
     if rival is None:
         return None
-    ours, compiled = (fields.get(f"AdaptiveExponential{kind}", {}).get(tolerance) for kind in ("", ", compiled"))
+    ours, compiled = (fields.get(f"ExponentialAdams{kind}", {}).get(tolerance) for kind in ("", ", compiled"))
     seconds = rival["forward s"] / ours["forward s"]
     return rival["calls"] / ours["calls"], seconds, rival["forward s"] / compiled["forward s"] if compiled else None
 
@@ -117,9 +117,9 @@ def damping_cost():
             cells += ["", "", ""] if ratios is None else [factor(ratio) if ratio else "" for ratio in ratios]
             if ratios is None:
                 cells[-3:] = ["no ratio", "no ratio", ""]
-                unsolved.append(problems[problem]["AdaptiveExponential"][tolerance]["forward s"])
+                unsolved.append(problems[problem]["ExponentialAdams"][tolerance]["forward s"])
         yield row(label, *cells)
-    yield "AdaptiveExponential` took " + " and ".join(f"{seconds:.2f} s" for seconds in unsolved)
+    yield "ExponentialAdams` took " + " and ".join(f"{seconds:.2f} s" for seconds in unsolved)
     for lam in ("0", "1", "10", "100", "1,000"):
         calls, seconds, _ = solver_ratios(problems[f"MLP, λ = {lam.replace(',', '')}, ρ = 1"], "1e-07")
         yield row(lam, factor(calls), factor(seconds))
