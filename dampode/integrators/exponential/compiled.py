@@ -20,6 +20,7 @@ def compiled_step(step: Step) -> Step:
 @functools.cache
 def _compiled(step: Callable[..., object]) -> Any:
     """The step compiled, the same object for the same step."""
-    # else an attribute that f changes in every call, such as a counter, would be new code in every call
-    counting = torch._dynamo.config.patch(allow_unspec_int_on_nn_module=True)
-    return counting(torch.compile(step))
+    # else an attribute that f changes in every call, such as a counter, would be new code in every call; and a step has
+    # more than eight forms: with and without gradients, a second evaluation, a first step
+    patched = torch._dynamo.config.patch(allow_unspec_int_on_nn_module=True, recompile_limit=64)
+    return patched(torch.compile(step))
