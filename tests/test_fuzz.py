@@ -80,6 +80,28 @@ def test_a_call_that_takes_too_long_is_slow():
     assert verdict(run, limit=0.05).outcome == "slow"
 
 
+def test_a_stopped_call_leaves_no_mode_of_torch_behind():
+    """A signal in the middle of an __exit__ leaves a context open."""
+
+    def run():
+        torch.no_grad().__enter__()
+        torch.autocast("cpu", torch.bfloat16).__enter__()
+        torch.set_default_dtype(torch.float64)
+        while True:
+            pass
+
+    weight = torch.ones(4, 4, requires_grad=True)
+    assert verdict(run, limit=0.05).outcome == "slow"
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32
+    for _ in range(2):  # an open context would keep the half-precision copy of the first turn
+        with torch.autocast("cpu", torch.bfloat16):
+            product = weight @ weight
+        assert product[0, 0] == 4 * weight[0, 0] ** 2
+        weight.data.mul_(2)
+    assert (weight @ weight).dtype == torch.float32
+
+
 T = torch.tensor([0.0, 1.0], dtype=torch.float64)
 DIFFERENT = torch.tensor([[0.0], [1.0], [5.0]], dtype=torch.float64)
 

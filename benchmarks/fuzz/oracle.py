@@ -60,7 +60,7 @@ class Call:
 def judged(call: Call, limit: float) -> Verdict:
     """The verdict on a call that may take ``limit`` seconds of processor time."""
     try:
-        with _time_limit(limit), warnings.catch_warnings():
+        with _modes_kept(), _time_limit(limit), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return Verdict(call.run())
     except Slow:
@@ -116,7 +116,7 @@ def _without_numbers(message: str) -> str:
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise `Slow` in a block that takes more processor time. The random state and the modes of torch are restored."""
+    """Raise `Slow` in a block that takes more processor time. The random state is restored."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Slow
@@ -129,3 +129,30 @@ def _time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
+
+
+@contextmanager
+def _modes_kept() -> Iterator[None]:
+    """Restore torch's modes after a block.
+
+    A signal may stop a call inside the __enter__ or __exit__ of one of torch's contexts, which then stays open: all that
+    comes after in the process would run without gradients, or under autocast.
+    """
+    gradients, dtype, nesting = torch.is_grad_enabled(), torch.get_default_dtype(), _autocast_nesting()
+    autocast, lower = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+    try:
+        yield
+    finally:
+        torch.set_grad_enabled(gradients)
+        torch.set_default_dtype(dtype)
+        torch.set_autocast_enabled("cpu", autocast)
+        torch.set_autocast_dtype("cpu", lower)
+        while _autocast_nesting() > nesting:
+            torch.autocast_decrement_nesting()
+        torch.clear_autocast_cache()
+
+
+def _autocast_nesting() -> int:
+    """How many autocast contexts are open."""
+    torch.autocast_increment_nesting()
+    return torch.autocast_decrement_nesting()
