@@ -135,8 +135,8 @@ def _time_limit(seconds: float) -> Iterator[None]:
 def _modes_kept() -> Iterator[None]:
     """Restore torch's modes after a block.
 
-    A signal may stop a call inside the __enter__ or __exit__ of one of torch's contexts, which then stays open: all that
-    comes after in the process would run without gradients, or under autocast.
+    A signal may stop a call inside the __enter__ or __exit__ of one of torch's contexts, which then stays open. Then all
+    later work of the process would run without gradients, or under autocast.
     """
     gradients, dtype, nesting = torch.is_grad_enabled(), torch.get_default_dtype(), _autocast_nesting()
     autocast, lower = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
