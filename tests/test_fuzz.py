@@ -1,5 +1,7 @@
 """A short campaign of random calls finds no new fault, and the oracle finds planted ones."""
 
+import time
+
 import pytest
 import torch
 
@@ -80,8 +82,30 @@ def test_a_call_that_takes_too_long_is_slow():
     assert verdict(run, limit=0.05).outcome == "slow"
 
 
+def test_a_call_is_not_stopped_while_it_cleans_up():
+    class Context:
+        closed = False
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            start = time.process_time()
+            while time.process_time() < start + 0.2:
+                pass
+            Context.closed = True
+
+    def run():
+        with Context():
+            pass
+        while True:
+            pass
+
+    assert verdict(run, limit=0.05).outcome == "slow"
+    assert Context.closed
+
+
 def test_a_stopped_call_leaves_no_mode_of_torch_behind():
-    """A signal in the middle of an __exit__ leaves a context open."""
 
     def run():
         torch.no_grad().__enter__()

@@ -119,7 +119,10 @@ def _time_limit(seconds: float) -> Iterator[None]:
     """Raise `Slow` in a block that takes more processor time. The random state is restored."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Slow
+        if _is_cleaning_up(frame):
+            signal.setitimer(signal.ITIMER_PROF, 0.01)  # a little later
+        else:
+            raise Slow
 
     before = signal.signal(signal.SIGPROF, stop)
     signal.setitimer(signal.ITIMER_PROF, seconds)
@@ -131,12 +134,21 @@ def _time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGPROF, before)
 
 
+def _is_cleaning_up(frame: FrameType | None) -> bool:
+    """Whether an error raised now would cut short the clean-up of a context or an object."""
+    while frame is not None:
+        if frame.f_code.co_name in ("__enter__", "__exit__", "__del__", "remove"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 @contextmanager
 def _modes_kept() -> Iterator[None]:
     """Restore torch's modes after a block.
 
-    A signal may stop a call inside the __enter__ or __exit__ of one of torch's contexts, which then stays open. Then all
-    later work of the process would run without gradients, or under autocast.
+    A call that is stopped may leave a context open. All later work of the process would then run without gradients, or
+    under autocast.
     """
     gradients, dtype, nesting = torch.is_grad_enabled(), torch.get_default_dtype(), _autocast_nesting()
     autocast, lower = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
