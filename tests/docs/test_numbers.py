@@ -313,6 +313,17 @@ def irregular_physionet():
     yield f"`DampedRNN` has {mean(same):.3f} ± {stdev(same):.3f}"
 
 
+@quotes
+def sequence_speed():
+    measured = results("sequence_speed")["results"]
+    for key, small in measured.items():
+        name, steps, size = key.rsplit(":", 2)
+        if (steps, size) == ("1000", "64"):
+            large = measured.get(f"{name}:1000:256")
+            cells = [f"{1000 * at['median s']:.0f} | {at['peak MB']:.0f}" if at else "| " for at in (small, large)]
+            yield f"| {name} | {cells[0]} | {cells[1]} |"
+
+
 @pytest.mark.parametrize(("page", "numbers"), [("training", training_numbers)])
 def test_the_page_holds_the_measured_numbers(page, numbers):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
