@@ -216,7 +216,7 @@ def main(args: Args) -> None:
         )
     if not args.quick:
         rivals = {name: version(name) for name in ("foolbox", "torchattacks")}
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+        settings = {k: v.name if isinstance(v, Path) else v for k, v in vars(args).items()}
         payload = {**record.provenance(record.command(), args.seed), "rivals": rivals, "settings": settings}
         name = "attack_speed" if args.attack == "pgd" else f"attack_speed_{args.attack}"
         path = record.write(name, {**payload, "clean_accuracy": clean, "rows": rows})
