@@ -146,7 +146,7 @@ class AdamsLoop(AdaptiveLoop):
             self._count_active()
         self._move(planned, tried, judgement, second, again)
         limited = self.give_up.limited(torch.from_numpy(next_h), h)
-        negative = found[:, 8] > 0 if self._damping is None else second & False
+        negative = found[:, 8] > 0 if self._damping is None else np.zeros_like(second)
         self._finish(judgement, negative, limited)
         return limited
 
