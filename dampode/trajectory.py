@@ -11,12 +11,12 @@ from torch import Tensor
 from dampode._checks import require_instance, require_positive_int
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import Autonomous
-from dampode.integrators import EventSolution, ExponentialAdams, IntegrationError, Integrator, Solution, Status
+from dampode.integrators import EventSolution, ExponentialAdams, IntegrationError, Integrator, Solution
 from dampode.integrators.base import require_field_and_state
 from dampode.integrators.event_search import Event, EventMap, EventSettings
 from dampode.integrators.jumps import Jumps, require_jumps
 from dampode.integrators.sample_times import require_times, without_padding
-from dampode.integrators.solution import solution_of_batch
+from dampode.integrators.solution import failure_message, solution_of_batch
 from dampode.integrators.to_tolerance import TolerantIntegrator
 from dampode.paths import require_cover
 from dampode.structures import Layout, State, Structure, flattened
@@ -211,13 +211,9 @@ def odeint_event(
         raise ValueError(f"t_span must be (t0, t1), (2,) or (N, 2), got shape {tuple(t.shape)} or NaN")
     require_jumps(jumps, t, x0)
     solution = integrator.solve_events(func, x0, t, EventSettings(event, direction, count, map), jumps)
-    failed = [n for n, status in enumerate(solution.status) if status is not Status.SUCCESS]
-    if failed:
-        n = failed[0]
-        raise IntegrationError(
-            f"{len(failed)} of {len(x0)} samples failed, the first at index {n}, at t = {solution.t[n].item():g}: "
-            f"{solution.status[n].value}"
-        )
+    failure = failure_message(solution.status, solution.t)
+    if failure is not None:
+        raise IntegrationError(failure)
     return solution
 
 

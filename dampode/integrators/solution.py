@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dampode.integrators.dense_solution import DenseSolution
 
-__all__ = ["Solution", "Status", "solution_of_batch"]
+__all__ = ["Solution", "Status", "failed_samples", "failure_message", "solution_of_batch"]
 
 
 class Status(Enum):
@@ -45,6 +45,28 @@ class Status(Enum):
     OVERFLOW = (
         "e^{λ|t1 − t0|} overflows the state's dtype: backwards in time damping amplifies; shorten the time span, lower "
         "λ, or use float64"
+    )
+
+
+def failed_samples(statuses: tuple[Status, ...]) -> list[int]:
+    """The numbers of the samples that did not succeed."""
+    return [n for n, status in enumerate(statuses) if status is not Status.SUCCESS]
+
+
+def failure_message(statuses: tuple[Status, ...], reached: Tensor) -> str | None:
+    """A message with the first failed sample, its time and the remedy; None if all samples succeeded.
+
+    Args:
+        statuses: of the samples.
+        reached: the time that each sample has reached, (N,).
+    """
+    failed = failed_samples(statuses)
+    if not failed:
+        return None
+    n = failed[0]
+    return (
+        f"{len(failed)} of {len(statuses)} samples failed, the first at index {n}, at t = {reached[n].item():g}: "
+        f"{statuses[n].value}"
     )
 
 
@@ -122,14 +144,7 @@ class Solution:
 
     def failure(self) -> str | None:
         """A message with the first failed sample, its time and the remedy; None if all samples succeeded."""
-        failed = [n for n, status in enumerate(self.status) if status is not Status.SUCCESS]
-        if not failed:
-            return None
-        n = failed[0]
-        return (
-            f"{len(failed)} of {len(self.status)} samples failed, the first at index {n}, at t = "
-            f"{self.reached[n].item():g}: {self.status[n].value}"
-        )
+        return failure_message(self.status, self.reached)
 
 
 def solution_of_batch(times: Tensor, xs: Tensor, calls: int, steps: int) -> Solution:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dampode.integrators.implicit.anderson import AndersonSearch
 from dampode.integrators.implicit.equilibrium_gradient import GradientReport
-from dampode.integrators.solution import Status
+from dampode.integrators.solution import Status, failed_samples
 from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["Equilibria", "Found", "search"]
@@ -42,7 +42,7 @@ class Equilibria(NamedTuple):
 
     def failure(self) -> str | None:
         """A message with the first failed sample and the remedy; None if all samples succeeded."""
-        failed = [n for n, status in enumerate(self.status) if status is not Status.SUCCESS]
+        failed = failed_samples(self.status)
         if not failed:
             return None
         n = failed[0]
