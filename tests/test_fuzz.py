@@ -1,6 +1,7 @@
 """A short campaign of random calls finds no new fault, and the oracle finds planted ones."""
 
 import time
+import weakref
 
 import pytest
 import torch
@@ -103,6 +104,28 @@ def test_a_call_is_not_stopped_while_it_cleans_up():
 
     assert verdict(run, limit=0.05).outcome == "slow"
     assert Context.closed
+
+
+def test_a_call_is_stopped_after_the_callback_of_a_weak_reference():
+    class Target:
+        pass
+
+    called = []
+
+    def callback(reference):
+        called.append(reference)
+        while True:  # only the limit of the call ends this loop
+            pass
+
+    def run():
+        target = Target()
+        reference = weakref.ref(target, callback)
+        del target
+        while True:
+            assert reference() is None
+
+    assert verdict(run, limit=0.05).outcome == "slow"
+    assert len(called) == 1
 
 
 def test_a_stopped_call_leaves_no_mode_of_torch_behind():

@@ -3,6 +3,7 @@
 import dis
 import re
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -116,7 +117,11 @@ def _without_numbers(message: str) -> str:
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise `Slow` in a block that takes more processor time. The random state is restored."""
+    """Raise `Slow` in a block that takes more processor time. The random state is restored.
+
+    Python swallows an error that is raised in the callback of a weak reference. The block is then stopped a little
+    later.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         if _is_cleaning_up(frame):
@@ -124,7 +129,14 @@ def _time_limit(seconds: float) -> Iterator[None]:
         else:
             raise Slow
 
-    before = signal.signal(signal.SIGPROF, stop)
+    def swallowed(error: "sys.UnraisableHookArgs") -> None:
+        if error.exc_type is Slow:
+            signal.setitimer(signal.ITIMER_PROF, 0.01)
+        else:
+            report(error)
+
+    before, report = signal.signal(signal.SIGPROF, stop), sys.unraisablehook
+    sys.unraisablehook = swallowed
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         with torch.random.fork_rng([]):
@@ -132,6 +144,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
+        sys.unraisablehook = report
 
 
 def _is_cleaning_up(frame: FrameType | None) -> bool:
