@@ -228,6 +228,7 @@ def _require_no_settings(settings: Mapping[str, object]) -> None:
         f"odeint takes its settings from an integrator, got {', '.join(settings)}; write "
         f"odeint(DampedODEFunc(f, Constant(0.0)), x0, t, TorchDiffEq({method}{given}))"
         f"{events if 'event_fn' in settings else ''}"
+        '; see "From torchdiffeq" in the documentation'
     )
 
 
