@@ -156,8 +156,8 @@ def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -
 
     Let T = QR and J T = Q'R' be the QR decompositions of the tangents before and after a block. Then R' R⁻¹ is the R
     factor of J Q, and gives the block's exponents. The tangents themselves are not changed, so blocks may lie on
-    parallel paths, under skips or inside one another. The tangents align on their way; a tangent that differs from the tangents
-    before it by less than a thousand roundings is refused.
+    parallel paths, under skips or inside one another. The tangents align on their way; a tangent that differs from the
+    tangents before it by less than a thousand roundings is refused.
 
     Args:
         model: a network with `DampedBlock` layers, in eval mode.
