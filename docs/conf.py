@@ -45,6 +45,7 @@ sphinx_gallery_conf = {
     "parallel": 2,
     "min_reported_time": 1e9,
     "show_signature": False,
+    "capture_repr": (),
     "remove_config_comments": True,
     "download_all_examples": False,
 }

@@ -54,7 +54,7 @@ noisy = (x + 0.25 * torch.randn(x.shape, generator=torch.Generator().manual_seed
 correct: dict[str, list[float]] = {"clean": [], "with noise": []}
 for lam in DAMPINGS:
     model = network(lam)
-    training.fit(model, digits, training.Recipe(epochs=5, batch_size=64, lr=0.05), label=f"λ = {lam:g}")
+    training.fit(model, digits, training.Recipe(epochs=8, batch_size=64, lr=0.05), label=f"λ = {lam:g}")
     model.eval()
     correct["clean"].append(robustness.accuracy(model, x, y))
     correct["with noise"].append(robustness.accuracy(model, noisy, y))
