@@ -51,8 +51,7 @@ def fixed_steps(func, exact, order, steps, span):
         planned = plan_step(nodes, nodes.end, 1.0, sample_damping(splitting, x), none, none, x)
         tried = try_step(splitting, history, planned.plan, Tolerance(1.0, 1.0))
         slot, sample = (newest + 1) % slots, np.arange(size)
-        index = torch.from_numpy(sample), torch.from_numpy(slot)
-        history = moved_history(history, tried, splitting.lam, index, None)
+        history = moved_history(history, tried, splitting.lam, torch.from_numpy(slots * sample + slot), None)
         times[sample, slot] = nodes.end
         worst = max(worst, (history.x - exact((n + 1) * h)).abs().max().item())
     return worst
