@@ -13,6 +13,7 @@ from benchmarks.common.palette import STYLES, style
 
 __all__ = ["cost_against_damping"]
 
+
 def cost_against_damping(
     costs: Mapping[str, Mapping[float, tuple[float, float]]], title: str, xlabel: str, missing: str, path: Path
 ) -> None:
