@@ -66,14 +66,16 @@ assert min(correct["clean"]) > 0.6
 # count the chance in the choice of 360 test images. They do not count the chance in training: each λ was trained
 # once.
 
-figure = plt.figure(figsize=(8, 5.2), layout="constrained")
-upper, lower = figure.subfigures(2, 1, height_ratios=(1, 1.7))
+figure, axes = plt.subplot_mosaic(
+    [DAMPINGS, ["accuracy"] * len(DAMPINGS)], figsize=(8, 5.2), height_ratios=(1, 1.7), layout="constrained"
+)
 limit = max(output.abs().max().item() for output in outputs)
-for ax, lam, output in zip(upper.subplots(1, len(DAMPINGS)), DAMPINGS, outputs, strict=True):
+for lam, output in zip(DAMPINGS, outputs, strict=True):
+    ax = axes[lam]
     ax.imshow(output, cmap="coolwarm", vmin=-limit, vmax=limit)
     name = {0.0: ", x + f(x)", 1.0: ", f(x)"}.get(lam, "")
     ax.set(title=f"λ = {lam:g}{name}", xticks=[], yticks=[])
-ax = lower.subplots()
+ax = axes["accuracy"]
 for name, values in correct.items():
     share = torch.tensor(values)
     interval = 1.96 * (share * (1 - share) / len(y)).sqrt()
