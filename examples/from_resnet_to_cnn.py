@@ -66,15 +66,16 @@ assert min(correct["clean"]) > 0.6
 # count the chance in the choice of 360 test images. They do not count the chance in training: each λ was trained
 # once.
 
+titles = [f"λ = {lam:g}" for lam in DAMPINGS]
 figure, axes = plt.subplot_mosaic(
-    [DAMPINGS, ["accuracy"] * len(DAMPINGS)], figsize=(8, 5.2), height_ratios=(1, 1.7), layout="constrained"
+    [titles, ["accuracy"] * len(titles)], figsize=(8, 5.2), height_ratios=(1, 1.7), layout="constrained"
 )
 limit = max(output.abs().max().item() for output in outputs)
-for lam, output in zip(DAMPINGS, outputs, strict=True):
-    ax = axes[lam]
-    ax.imshow(output, cmap="coolwarm", vmin=-limit, vmax=limit)
-    name = {0.0: ", x + f(x)", 1.0: ", f(x)"}.get(lam, "")
-    ax.set(title=f"λ = {lam:g}{name}", xticks=[], yticks=[])
+for title, output in zip(titles, outputs, strict=True):
+    axes[title].imshow(output, cmap="coolwarm", vmin=-limit, vmax=limit)
+    axes[title].set(title=title, xticks=[], yticks=[])
+axes[titles[0]].set_xlabel("x + f(x)")
+axes[titles[-1]].set_xlabel("f(x)")
 ax = axes["accuracy"]
 for name, values in correct.items():
     share = torch.tensor(values)
