@@ -16,8 +16,8 @@ A run may be stopped at any moment and started again. Results under benchmarks/r
 or overwritten; checkpoints lie under --out. Several processes may share both folders.
 
 Each network is measured twice: under the paper's attacks, and under attacks whose steps scale with ε, in the folder
-sound/ of the results. (At scale fit it is measured once, under both.) A complete result whose checkpoint still lies under --out gets the second measurement by the same
-command.
+sound/ of the results. A complete result whose checkpoint still lies under --out gets the second measurement by the same
+command. At scale fit one measurement holds both.
 
 `python -m benchmarks.paper.parallel` runs several rows at once on one device, in a limited time.
 `python -m benchmarks.paper.render` then writes docs/paper.md.

@@ -126,11 +126,11 @@ FIT = Scale(
     attacked_images=1_000,
     task=Task(classes=(1, 6), side=8),
     recipe=Recipe(
-        epochs=30, batch_size=64, lr=0.02, milestones=(0.6, 0.85), augmentation=Augmentation(pad=0, flip=False)
+        epochs=24, batch_size=64, lr=0.02, milestones=(0.6, 0.85), augmentation=Augmentation(pad=0, flip=False)
     ),
-    radii=(2, 4),
+    radii=(2,),
     sound=APGD(steps=20),
-    probed_images=100,
+    probed_images=50,
 )
 """The cheapest scale that we found at which ResNet-110 and In-ResNet-110 both learn their training images."""
 SCALES = {scale.name: scale for scale in (FULL, SMALL, FIT)}

@@ -66,7 +66,7 @@ EXPERIMENTS = {
     "ablation": ABLATION,
     "lambda_ablation": LAMBDA_ABLATION,
     "fewer_epochs": PLAIN_BY_EPOCHS,
-    "depth": (*BASE, *FIXED_LAM, *SHALLOW),
+    "depth": (*BASE, *SHALLOW, *FIXED_LAM),
 }
 """Experiments that the paper lacks: the rows of each."""
 
