@@ -24,6 +24,7 @@ from dampode.robustness import (
     NormalizedPerFile,
     Report,
     UniformNoise,
+    accuracy,
     evaluate,
     landscape,
 )
@@ -172,6 +173,7 @@ def depth_in_effect(model: nn.Module, images: ImageData) -> dict[str, Any] | Non
     without = models.accuracy_without_blocks(model, x, y)
     return {
         "images": len(x),
+        "accuracy": accuracy(model, x, y),
         "effective depth": models.effective_depth(model, x),
         "shares": [of_stage.tolist() for of_stage in shares],
         "accuracy without a block": [each.alone for each in without],
