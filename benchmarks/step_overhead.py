@@ -49,7 +49,7 @@ STAGES = {
     "Krogstad4, compiled": 4,
 }
 """Calls of f per step; ExponentialAdams counts its second evaluations as steps."""
-EAGER = {ours_compiled: ours, exponential_adams_compiled: exponential_adams}
+EAGER: dict[Solver, Solver] = {ours_compiled: ours, exponential_adams_compiled: exponential_adams}
 """Compiled solver -> the one that makes the same calls."""
 TOL = 1e-6
 SHAPES = {"batch 8, d 8": (8, 8), "batch 1024, d 64": (1024, 64)}

@@ -43,6 +43,8 @@ from dampode.training.processes import is_main, local_device
 Model = Literal["resnet", "in_resnet", "lambda_in_resnet", "cnn"]
 DEEPEST = 10_000
 FILES = ("report.json", "table.md", "robustness.png", "coefficients.png")
+COLORS: dict[str, str] = {"resnet": "C0", "in_resnet": "C1", "lambda_in_resnet": "C2", "cnn": "C3"}
+"""Of the networks, the same in both figures."""
 AUGMENTATIONS = {
     "data": None,
     "none": data.Augmentation(pad=0, flip=False),
@@ -299,18 +301,25 @@ def figures(runs: list[Run], args: Args) -> None:
     }
     if not shown:
         return
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    images = next(iter(shown.values()))[0][0].n
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained", sharey=True)
     noise = {name: [(r.clean, *r.gaussian_noise) for r, _ in of_model] for name, of_model in shown.items()}
     attack = {name: [(r.clean, *(a for _, a in r.fgsm)) for r, _ in of_model] for name, of_model in shown.items()}
-    plots.accuracy_curves(left, range(6), noise, "Gaussian noise, severity (0: clean)")
-    plots.accuracy_curves(right, [0, *args.eps], attack, "FGSM, ε in 1/255 (0: clean)")
-    right.set_ylabel("")
+    for ax in (left, right):
+        ax.set_prop_cycle(color=[COLORS[name] for name in shown])
+    plots.accuracy_curves(left, range(6), noise, "Gaussian noise, severity (0: clean)", images)
+    plots.accuracy_curves(right, [0, *args.eps], attack, "FGSM, ε in 1/255 (0: clean)", images)
+    left.set(ylim=(0, 102), title="Gaussian noise")
+    right.set(ylabel="", title="FGSM, an attack of one step")
+    left.get_legend().remove()
+    figure.suptitle(f"Accuracy on {images} test images; bars: 95 % intervals")
     figure.savefig(args.out / "robustness.png", dpi=150)
     plt.close(figure)
 
     learned = {name: [lam for _, lam in of_model] for name, of_model in shown.items() if of_model[0][1]}
     if learned:
         figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+        ax.set_prop_cycle(color=[COLORS[name] for name in learned])
         plots.coefficients_by_layer(ax, learned)
         figure.savefig(args.out / "coefficients.png", dpi=150)
         plt.close(figure)
