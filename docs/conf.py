@@ -38,7 +38,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "filename_pattern": r"\.py$",
-    "ignore_pattern": r"/(cifar_train|attack_with_foolbox)\.py$",
+    "ignore_pattern": r"(cifar_train|attack_with_foolbox)\.py$",
     "within_subsection_order": "gallery_order.key",
     "abort_on_example_error": True,
     "only_warn_on_example_error": False,

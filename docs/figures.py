@@ -46,15 +46,15 @@ def damping(ink: str) -> plt.Figure:
     x = torch.stack((angle.cos(), angle.sin()), 1)
     fx = f(x)
     panels = {0.0: "λ = 0\nResNet, x + f(x)", 0.5: "λ = 0.5", 1.0: "λ = 1", 4.0: "λ = 4", 1e4: "λ → ∞\nCNN, f(x)"}
-    figure, axes = plt.subplots(1, len(panels), figsize=(11, 2.9), sharex=True, sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(panels), figsize=(9, 2.9), sharex=True, sharey=True, layout="constrained")
     for ax, (lam, title) in zip(axes, panels.items(), strict=True):
         func = DampedODEFunc(lambda state: fx, Constant(lam), one_plus)
         paths = odeint(func, x, torch.linspace(0.0, 1.0, 40), ExponentialEuler())
         ax.plot(*x.T, color=ink, lw=0.8, ls=":")
         for start in range(0, 240, 20):
             ax.plot(*paths[:, start].T, color=ink, lw=0.6, alpha=0.5)
-        ax.scatter(*paths[-1].T, c=angle, cmap="twilight_shifted", s=6)
-        ax.set_title(title, fontsize=11)
+        ax.scatter(*paths[-1].T, c=angle, cmap="hsv", s=6)
+        ax.set_title(title, fontsize=12)
         ax.set(xticks=[], yticks=[], aspect="equal")
         ax.spines[:].set_visible(False)
     return figure

@@ -12,6 +12,7 @@ Without arguments the weights are random and nothing is downloaded. ``--weights 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ dampings = [10 ** (k / 2) for k in range(-8, -1)]
 changes = []
 for value in dampings:
     with torch.no_grad():
-        logits = damp(plain, (Bottleneck,), lambda value=value: Constant(value)).eval()(images)
+        logits = damp(plain, (Bottleneck,), partial(Constant, value)).eval()(images)
     changes.append(100 * ((logits - expected).norm() / expected.norm()).item())
 assert changes == sorted(changes)
 figure, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")

@@ -66,14 +66,17 @@ assert min(correct["clean"]) > 0.6
 # count the chance in the choice of 360 test images. They do not count the chance in training: each λ was trained
 # once.
 
-figure = plt.figure(figsize=(8, 5.2), layout="constrained")
-upper, lower = figure.subfigures(2, 1, height_ratios=(1, 1.7))
+titles = [f"λ = {lam:g}" for lam in DAMPINGS]
+figure, axes = plt.subplot_mosaic(
+    [titles, ["accuracy"] * len(titles)], figsize=(8, 5.2), height_ratios=(1, 1.7), layout="constrained"
+)
 limit = max(output.abs().max().item() for output in outputs)
-for ax, lam, output in zip(upper.subplots(1, len(DAMPINGS)), DAMPINGS, outputs, strict=True):
-    ax.imshow(output, cmap="coolwarm", vmin=-limit, vmax=limit)
-    name = {0.0: ", x + f(x)", 1.0: ", f(x)"}.get(lam, "")
-    ax.set(title=f"λ = {lam:g}{name}", xticks=[], yticks=[])
-ax = lower.subplots()
+for title, output in zip(titles, outputs, strict=True):
+    axes[title].imshow(output, cmap="coolwarm", vmin=-limit, vmax=limit)
+    axes[title].set(title=title, xticks=[], yticks=[])
+axes[titles[0]].set_xlabel("x + f(x)")
+axes[titles[-1]].set_xlabel("f(x)")
+ax = axes["accuracy"]
 for name, values in correct.items():
     share = torch.tensor(values)
     interval = 1.96 * (share * (1 - share) / len(y)).sqrt()

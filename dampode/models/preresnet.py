@@ -99,8 +99,11 @@ class PreResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes)."""
-        x = self.stages(self.stem(self.normalize(x)))
-        pooled = torch.relu(self.norm(x)).mean((-2, -1))  # (N, C of the last stage)
+        return self.logits(self.stages(self.stem(self.normalize(x))))
+
+    def logits(self, state: Tensor) -> Tensor:
+        """Logits (N, num_classes) of a final state (N, C of the last stage, H, W)."""
+        pooled = torch.relu(self.norm(state)).mean((-2, -1))  # (N, C of the last stage)
         logits: Tensor = self.classifier(pooled)
         return logits
 

@@ -21,8 +21,6 @@ ORDER = [
     "irregular_series",
     "latent_ode",
     "continuous_normalizing_flow",
-    "cifar_train",  # these two are sorted, but not shown
-    "attack_with_foolbox",
 ]
 
 

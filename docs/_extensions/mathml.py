@@ -10,11 +10,17 @@ from sphinx.writers.html5 import HTML5Translator
 __all__ = ["setup"]
 
 TAG = re.compile(r"\\tag\{([^}]*)\}")
+UPRIGHT = re.compile(r"\\mathrm\{(\w)\}")
+
+
+def mathml(latex: str, display: str = "inline") -> str:
+    """The formula in MathML. MathML sets a single letter upright as text only."""
+    return convert(UPRIGHT.sub(r"\\text{\1}", latex), display=display)
 
 
 def inline(translator: HTML5Translator, node: nodes.math) -> None:
     """A formula inside a sentence."""
-    translator.body.append(convert(node.astext()))
+    translator.body.append(mathml(node.astext()))
     raise nodes.SkipNode
 
 
@@ -23,7 +29,7 @@ def block(translator: HTML5Translator, node: nodes.math_block) -> None:
     latex = node.astext()
     tag = TAG.search(latex)
     number = f'<span class="formula-number">({tag[1]})</span>' if tag else ""
-    formula = convert(TAG.sub("", latex), display="block")
+    formula = mathml(TAG.sub("", latex), "block")
     translator.body.append(f'<div class="formula">{formula}{number}</div>\n')
     raise nodes.SkipNode
 

@@ -80,7 +80,7 @@ def certified_accuracy():
 
 
 @quotes
-def readme_beside_plain():
+def beside_plain():
     everything = results_file.read_current(results_file.RESULTS)
     more = {}
     for name in ("in_resnet-110", "in_resnet-110-nodecay", "lambda_in_resnet-110", "lambda_in_resnet-110-gains"):
