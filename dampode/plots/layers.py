@@ -34,8 +34,9 @@ def coefficients_by_layer(ax: Axes, curves: Mapping[str, Sequence[Sequence[float
         ValueError: there are no curves, or the rows of a curve are not numbers of the same count.
     """
     low, high = np.inf, -np.inf
-    for marker, (name, values) in zip(cycle(MARKERS), as_tables(curves).items(), strict=False):  # (seeds, layers)
-        n = np.arange(1, values.shape[1] + 1)
+    tables = as_tables(curves)
+    for place, (marker, (name, values)) in enumerate(zip(cycle(MARKERS), tables.items(), strict=False)):
+        n = np.arange(1, values.shape[1] + 1) + 0.15 * (place - (len(tables) - 1) / 2)  # equal λ_n stay apart
         (line,) = ax.plot(n, values.mean(0), marker, markersize=5, label=name)
         if len(values) > 1:
             ax.plot(n, values.T, marker, color=line.get_color(), alpha=0.3, markersize=3)
