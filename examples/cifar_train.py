@@ -7,8 +7,9 @@
     torchrun --nproc-per-node 2 examples/cifar_train.py             or accelerate launch: one GPU or CPU per process
 
 On the digits damping does not help. The residual and the damped networks fit equally well, noise hardly harms them, and
-under FGSM the damped networks are less robust than the residual one. The digits are too easy, and the networks too
-shallow, for what the paper reports: that needs CIFAR-10 and 110 layers (docs/damping_and_robustness.md).
+under FGSM In-ResNet differs from the residual network within noise, and λ-In-ResNet is less robust. The digits are too
+easy, and the networks too shallow, for what the paper reports: that needs CIFAR-10 and 110 layers
+(docs/damping_and_robustness.md).
 
 Every model is trained with the same recipe. It is then measured on clean images, under Gaussian noise at the five
 severities of CIFAR-C, and under FGSM. The script prints a table and says which differences are within noise. It writes
