@@ -9,8 +9,8 @@ nine speakers of Japanese vowels with 0, 30, 50 and 70 % of the steps dropped (a
 Recipe, the same for every model: AdamW at 2e-3 with weight decay 1e-3 in one cycle, batches of 64, gradients clipped to
 norm 1, the weights of the last epoch. It was chosen on set b of PhysioNet; that values are held until the next one was
 also seen to help on the split of seed 0 of set a. All models have 64 channels on PhysioNet, and elsewhere as many
-parameters as a DampedRNN of 64 channels. DampedScan has dropout 0.3 inside. The oscillating one has none; that, and that
-every model reads the gaps of the pendulum, was chosen on the pendulum of seed 100.
+parameters as a DampedRNN of 64 channels. DampedScan has dropout 0.3 inside. The oscillating one has none; that, and
+that every model reads the gaps of the pendulum, was chosen on the pendulum of seed 100.
 The result file is written after each row, and a run resumes where it stopped. Rivals that are not installed are
 left out (``pip install ncps s5-pytorch aeon``).
 """
