@@ -35,8 +35,8 @@ def row(*cells):
 
 
 def power(number):
-    """One digit and the power of ten, such as 8e-16 and 5e-7."""
-    return f"{number:.0e}".replace("e-0", "e-")
+    """One digit and the power of ten, such as 8e-16 and 5e-7; and 0."""
+    return f"{number:.0e}".replace("e-0", "e-") if number else "0"
 
 
 def factor(ratio):
