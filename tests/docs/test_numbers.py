@@ -351,12 +351,9 @@ def sequence_scores():
 
 @quotes
 def irregular_physionet():
-    scores = sequence_scores()["PhysioNet"]
-    for name, values in scores.items():
+    for name, values in sequence_scores()["PhysioNet"].items():
         if len(values) > 1:
             yield row(name, f"{mean(values):.3f} ± {stdev(values):.3f}", len(values))
-    same = scores["DampedRNN"][:3]
-    yield f"`DampedRNN` has {mean(same):.3f} ± {stdev(same):.3f}"
 
 
 @quotes
