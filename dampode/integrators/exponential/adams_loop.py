@@ -7,9 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dampode.dynamics import DampedODEFunc
-from dampode.integrators.adaptive_loop import AdaptiveLoop
-from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.adaptive_loop import AdaptiveLoop, InitialValueProblem
 from dampode.integrators.exponential.adams_output import InnerStates, step_polynomial
 from dampode.integrators.exponential.adams_plan import PlannedStep, plan_step, sample_damping
 from dampode.integrators.exponential.adams_replay import AcceptedStep, replay
@@ -29,7 +27,6 @@ from dampode.integrators.shifts import per_sample
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.stops import Restart
-from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["AdamsLoop"]
 
@@ -43,40 +40,27 @@ class AdamsLoop(AdaptiveLoop):
     A sample that is done, or has failed, takes steps of length 0. These change nothing, to the last bit.
 
     Args:
-        func: the damped vector field.
-        x: initial state, (N, *S).
-        times: (T,), or (N, T) without padding, monotonic in one direction.
-        tol: tolerance of a step.
-        calls: counts the calls of f.
+        problem: what is solved.
         try_step: the step.
         max_order: the largest order of the predictor.
         segments: number of segments in which `replay` takes the accepted steps again.
     """
 
-    def __init__(
-        self,
-        func: DampedODEFunc,
-        x: Tensor,
-        times: Tensor,
-        tol: Tolerance,
-        calls: CallCounter,
-        try_step: StepFunction,
-        max_order: int,
-        segments: int,
-    ) -> None:
-        super().__init__(func, x, times, tol, calls, (len(x),), torch.device("cpu"))
-        self._func, self._try_step, self._segments = func, try_step, segments
+    def __init__(self, problem: InitialValueProblem, try_step: StepFunction, max_order: int, segments: int) -> None:
+        x = problem.x
+        super().__init__(problem, (len(x),), torch.device("cpu"))
+        self._func, self._try_step, self._segments = problem.func, try_step, segments
         self._slots = max_order + 2
         n1 = self.splitting.nonlinear(self._time(self.tau), x).to(x.dtype)
         self._damping = sample_damping(self.splitting, x)
         self._history = first_history(self.splitting, x, n1, self._slots)
         # a correction that moves x by less than ten thousand rounding errors does not measure |∂N/∂x|
-        self._control = OrderControl(len(x), max_order, 1e4 * torch.finfo(x.dtype).eps / tol.smallest_rtol)
+        self._control = OrderControl(len(x), max_order, 1e4 * torch.finfo(x.dtype).eps / self.tol.smallest_rtol)
         self._weight = np.zeros(len(x))
         # the same memory: what is added here is there
         self._counts = [count.numpy() for count in (self.attempted, self.accepted, self.stiff_steps)]
         self._first_slots = self._slots * torch.arange(len(x), device=x.device)
-        self._inner_tau = self.axis.tau(times[..., 1:-1].cpu()).numpy()
+        self._inner_tau = self.axis.tau(problem.times[..., 1:-1].cpu()).numpy()
         self._inner = InnerStates(x, self._inner_tau)
         self._steps: list[AcceptedStep | Restart] = []
         self._n1 = n1
@@ -209,7 +193,7 @@ class AdamsLoop(AdaptiveLoop):
             inside = step_polynomial(planned, tried._replace(past=past), before.x, lam)
             self.pieces.append((inside, self._flat(self.tau)))
         if self.keep_steps:
-            kept, nodes = accepted | judgement.again, Nodes(*(values.copy() for values in planned.nodes))
+            kept, nodes = accepted | judgement.again, Nodes._make(values.copy() for values in planned.nodes)
             np.copyto(nodes.end, nodes.begin, where=~kept)
             self._steps.append(AcceptedStep(nodes, second & kept, again, accepted, slot, self.axis))
         mask = None if every else per_sample(torch.from_numpy(accepted).to(self.x0.device), self.x0)
