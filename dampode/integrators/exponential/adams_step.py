@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dampode._checks import has_autocast
+from dampode._precision import rounds_products
 from dampode.integrators.exponential.moments import moments
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.tolerance import Tolerance
@@ -190,17 +191,9 @@ def _products(weights: Tensor, values: Tensor) -> Tensor:
 
     Autocast and torch's settings for products of float32 round a product of matrices to fewer bits, but not a sum.
     """
-    if has_autocast(values) or (values.dtype == torch.float32 and _rounds_products()):
+    if has_autocast(values) or (values.dtype == torch.float32 and rounds_products()):
         return (weights[..., None] * values[:, None]).sum(2)
     return torch.bmm(weights, values)
-
-
-def _rounds_products() -> bool:
-    """Whether torch may round products of float32 matrices to fewer bits."""
-    return torch.get_float32_matmul_precision() != "highest"
-
-
-torch.compiler.assume_constant_result(_rounds_products)
 
 
 def _per_slot(lam: Tensor, x: Tensor) -> Tensor:
