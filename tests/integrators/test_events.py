@@ -106,13 +106,10 @@ def test_a_bouncing_ball(integrator):
     assert_gradients(s.t, times[-1], [h, rest, func.f.g], rtol=1e-5, atol=1e-6)
 
 
-@by_name
-def test_an_integrate_and_fire_neuron(integrator):
-    """v' = −λv + I from 0, threshold 1, reset to 0.2: periods in closed form."""
-    lam = 2.0
-    func = DampedODEFunc(Drive(), Constant(lam))
-    reset = tensor(0.2).requires_grad_()
-    x = torch.zeros(2, 1, dtype=torch.float64)
+def spikes(integrator, damping, samples, count):
+    """v' = −λv + I from 0 to t = 2, threshold 1, reset to 0.2: the solve, its closed form, and its inputs."""
+    func, reset = DampedODEFunc(Drive(), damping).double(), tensor(0.2).requires_grad_()
+    x = torch.zeros(samples, 1, dtype=torch.float64)
     s = odeint_event(
         func,
         x,
@@ -120,11 +117,20 @@ def test_an_integrate_and_fire_neuron(integrator):
         lambda t, x: x[:, 0] - 1,
         integrator,
         direction=1,
-        count=50,
+        count=count,
         map=lambda k, t, x: 0 * x + reset,
     )
+    lam = func.lam(0.0, x).reshape(())
     rest = func.f.current / lam
     first, period = -torch.log(1 - 1 / rest) / lam, torch.log((rest - reset) / (rest - 1)) / lam
+    return s, (lam, rest, first, period), [reset, *func.parameters()]
+
+
+@by_name
+def test_an_integrate_and_fire_neuron(integrator):
+    """The periods are known in closed form."""
+    s, (lam, rest, first, period), inputs = spikes(integrator, Constant(2.0), samples=2, count=50)
+    reset = inputs[0]
     n = 1 + math.floor((2.0 - first.item()) / period.item())
     exact = first + period * torch.arange(n)
     assert s.found.tolist() == [n, n]
@@ -133,8 +139,8 @@ def test_an_integrate_and_fire_neuron(integrator):
     torch.testing.assert_close(s.times, exact[:, None].expand(-1, 2), rtol=10 * RTOL, atol=0)
     last = rest - (rest - reset) * torch.exp(-lam * (2.0 - exact[-1]))
     torch.testing.assert_close(s.x[:, 0], last.expand(2), rtol=1e-5, atol=0)
-    assert_gradients(s.times, 2 * exact, [reset, func.f.current], rtol=1e-4, atol=1e-5)
-    assert_gradients(s.x, 2 * last, [reset, func.f.current], rtol=1e-4, atol=1e-5)
+    assert_gradients(s.times, 2 * exact, inputs, rtol=1e-4, atol=1e-5)
+    assert_gradients(s.x, 2 * last, inputs, rtol=1e-4, atol=1e-5)
 
 
 def forced_event(sign):
@@ -204,22 +210,8 @@ def test_second_derivatives_of_free_fall(integrator):
 @by_name
 def test_second_derivatives_of_a_chain_of_thresholds(integrator):
     """The third spike of the neuron of `test_an_integrate_and_fire_neuron`."""
-    reset = tensor(0.2).requires_grad_()
-    func = DampedODEFunc(Drive(), Learned(2.0, 2.0)).double()
-    x = torch.zeros(1, 1, dtype=torch.float64)
-    s = odeint_event(
-        func,
-        x,
-        (0.0, 2.0),
-        lambda t, x: x[:, 0] - 1,
-        integrator,
-        count=3,
-        map=lambda k, t, x: 0 * x + reset,
-    )
-    lam = func.lam(0.0, x).reshape(())
-    rest = func.f.current / lam
-    exact = (-torch.log(1 - 1 / rest) + 2 * torch.log((rest - reset[0]) / (rest - 1))) / lam
-    inputs = [reset, *func.parameters()]
+    s, (_, _, first, period), inputs = spikes(integrator, Learned(2.0, 2.0), samples=1, count=3)
+    exact = (first + 2 * period).squeeze()
     torch.testing.assert_close(hessian(s.t[0], inputs), hessian(exact, inputs), rtol=1e-4, atol=1e-4)
 
 

@@ -1,7 +1,5 @@
 """What the host computes for a step of the exponential Adams method, and how it gets to the device."""
 
-import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +9,8 @@ from torch import Tensor
 
 from dampode.integrators.exponential.adams_step import Plan, StepWeights, step_weights
 from dampode.integrators.exponential.multistep_weights import ROWS, Nodes, fill_basis, fill_weights, positions
-from dampode.integrators.exponential.order_choice import Report
+from dampode.integrators.exponential.order_choice import Report, weighted
+from dampode.integrators.shifts import per_sample
 from dampode.integrators.splitting import Splitting
 
 __all__ = ["PlannedStep", "SampleDamping", "plan_step", "sample_damping"]
@@ -47,24 +46,20 @@ class PlannedStep(NamedTuple):
         """
         size, slots, ones = len(sample), self.nodes.times.shape[1], [1] * (like.ndim - 1)
         if self.damping is not None:
-            numbers = _Numbers((size, 1, slots), (3, size))
-            fill_weights(self.nodes, self.positions, self.sign, self.damping, sample, theta, *numbers.arrays)
-            past, own = numbers.tensors(like)
-            return StepWeights(*own.reshape(3, size, *ones).unbind()), past.reshape(size, slots, *ones)
-        numbers = _Numbers((size, slots + 1, slots - 1), (size, 0, slots), (2, size))
-        basis, none, columns = numbers.arrays
-        fill_basis(self.nodes, self.positions, self.sign, sample, basis, none)
-        columns[0], columns[1] = theta, self.sign * (self.nodes.end - self.nodes.begin)[sample]
-        on_device, _, columns_on_device = numbers.tensors(like)
-        share, h = columns_on_device.reshape(2, size, *ones).unbind()
-        return step_weights(-h * lam, h, on_device, share)
+            past, own = np.empty((size, 1, slots)), np.empty((3, size))
+            fill_weights(self.nodes, self.positions, self.sign, self.damping, sample, theta, past, own)
+            return StepWeights(*_per_sample(own, like)), _like(past, like).reshape(size, slots, *ones)
+        basis = np.empty((size, slots + 1, slots - 1))
+        fill_basis(self.nodes, self.positions, self.sign, sample, basis, np.empty((size, 0, slots)))
+        share, h = _per_sample(np.stack((theta, self.sign * (self.nodes.end - self.nodes.begin)[sample])), like)
+        return step_weights(-h * lam, h, _like(basis, like), share)
 
     def basis(self, like: Tensor) -> Tensor:
         """The weights as combinations of the moments, (N, R + 1, R − 1), like a state."""
         size, slots = self.nodes.times.shape
         basis = np.empty((size, slots + 1, slots - 1))
         fill_basis(self.nodes, self.positions, self.sign, np.arange(size), basis, np.empty((size, 0, slots)))
-        return torch.from_numpy(basis).to(like)
+        return _like(basis, like)
 
     def report(self, found: Floats) -> Report:
         """What the step tells the control.
@@ -75,9 +70,7 @@ class PlannedStep(NamedTuple):
         if self.damping is None:
             return Report(found[:, :4], *(np.ascontiguousarray(column) for column in found[:, 4:8].T))
         # the device knows the norms of Δ_j alone
-        _, phi1, weight = np.abs(self.own)
-        changed = found[:, 4] if found.shape[1] > 4 else np.zeros(len(found))
-        return Report(found[:, :4] * phi1[:, None], found[:, 0] * weight, changed * weight, weight, phi1)
+        return Report(*weighted(found, self.own))
 
 
 def sample_damping(splitting: Splitting, x: Tensor) -> SampleDamping:
@@ -109,46 +102,28 @@ def plan_step(
         corrects_again: whether the state is corrected with it.
         like: a state, (N, *S).
     """
-    size, slots = nodes.times.shape
-    every, ones, found = np.arange(size), [1] * (like.ndim - 1), positions(nodes)
+    (size, slots), found, basis = nodes.times.shape, positions(nodes), None
+    past, columns = np.empty((size, 1 + len(ROWS), slots)), np.empty((5, size))
     if damping is not None:
-        numbers = _Numbers((size, 1 + len(ROWS), slots), (5, size))
-        past, columns = numbers.arrays
-        fill_weights(nodes, found, sign, damping, every, np.ones(size), past, columns[2:])
+        fill_weights(nodes, found, sign, damping, np.arange(size), np.ones(size), past, columns[2:])
     else:
-        numbers = _Numbers((size, len(ROWS), slots), (2, size), (size, slots + 1, slots - 1))
-        past, columns, basis = numbers.arrays
-        fill_basis(nodes, found, sign, every, basis, past)
+        past, columns, basis = past[:, 1:].copy(), columns[:2], np.empty((size, slots + 1, slots - 1))
+        fill_basis(nodes, found, sign, np.arange(size), basis, past)
     columns[0], columns[1] = time, sign * (nodes.end - nodes.begin)
-    past_on_device, columns_on_device, *rest = numbers.tensors(like)
-    begin, h, *own = columns_on_device.reshape(-1, size, *ones).unbind()
-    weights = StepWeights(*own) if own else None
-    plan = Plan(begin, h, past_on_device, weights, rest[0] if rest else None, None, None)
+    after, h, *own = _per_sample(columns, like)
+    masks: list[Tensor | None] = [None, None]
     if second.any():
-        masks = (torch.from_numpy(mask).to(like.device).reshape(-1, *ones) for mask in (second, corrects_again))
-        plan = plan._replace(second=next(masks), corrects_again=next(masks))
+        masks = [per_sample(torch.from_numpy(mask).to(like.device), like) for mask in (second, corrects_again)]
+    weights = None if basis is not None else StepWeights(*own)
+    plan = Plan(after, h, _like(past, like), weights, None if basis is None else _like(basis, like), *masks)
     return PlannedStep(nodes, found, sign, damping, columns[2:], plan)
 
 
-class _Numbers:
-    """Float64 arrays on the host that go to the device in one copy.
+def _like(values: Floats, like: Tensor) -> Tensor:
+    """An array on the device and in the dtype of a state."""
+    return torch.from_numpy(values).to(like)
 
-    Args:
-        shapes: their shapes.
-    """
 
-    def __init__(self, *shapes: tuple[int, ...]) -> None:
-        self._shapes, self._ends = shapes, [0]
-        for shape in shapes:
-            self._ends.append(self._ends[-1] + math.prod(shape))
-        self._flat = np.empty(self._ends[-1])
-        self.arrays = [self._flat[a:b].reshape(shape) for a, b, shape in self._parts()]
-
-    def tensors(self, like: Tensor) -> list[Tensor]:
-        """The arrays on the device and in the dtype of a state."""
-        flat = torch.from_numpy(self._flat).to(like)
-        return [flat[a:b].view(shape) for a, b, shape in self._parts()]
-
-    def _parts(self) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-        """Where each array begins and ends, and its shape."""
-        return zip(self._ends, self._ends[1:], self._shapes, strict=False)
+def _per_sample(rows: Floats, like: Tensor) -> tuple[Tensor, ...]:
+    """Rows of numbers per sample, (K, N), as tensors that broadcast to a state, (N, 1, ..., 1)."""
+    return _like(rows, like).reshape(*rows.shape, *[1] * (like.ndim - 1)).unbind()

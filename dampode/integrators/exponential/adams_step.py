@@ -139,12 +139,10 @@ def try_step(splitting: Splitting, history: History, plan: Plan, tol: Tolerance)
     with torch.no_grad():
         size = torch.maximum(x.abs(), new.abs())
         tolerance = tol.allowed(size, math.sqrt(x[0].numel())).reshape(len(x), 1, -1)
+        parts = [differences / tolerance]
         if plan.second is not None:
-            differences = torch.cat((differences, (value - history.value).reshape(len(x), 1, -1)), 1)
-        if plan.weights is not None:
-            report = torch.linalg.vector_norm(differences / tolerance, dim=2, dtype=torch.float64)
-        else:
-            report = _weighted_report(differences / tolerance, weights, after, new)
+            parts.append((value - history.value).reshape(len(x), 1, -1) / tolerance)
+        report = _norms(parts) if plan.weights is not None else _weighted_report(parts, weights, after, new)
     return TriedStep(new, corrected, state, value, gap, past, after, report)
 
 
@@ -204,19 +202,24 @@ def _per_slot(lam: Tensor, x: Tensor) -> Tensor:
     return full[:, None]
 
 
-def _weighted_report(differences: Tensor, weights: StepWeights, after: Splitting, x: Tensor) -> Tensor:
+def _norms(parts: list[Tensor]) -> Tensor:
+    """The norms over the state of parts (N, K, D), (N, sum of K), float64."""
+    norms = [torch.linalg.vector_norm(part, dim=2, dtype=torch.float64) for part in parts]
+    return norms[0] if len(norms) == 1 else torch.cat(norms, 1)
+
+
+def _weighted_report(parts: list[Tensor], weights: StepWeights, after: Splitting, x: Tensor) -> Tensor:
     """The report where the weights vary inside samples.
 
     Args:
-        differences: Δ_j for j = k + `ROWS`, and N² − N¹ if there is a second evaluation, per tolerance, (N, 4 or 5, D).
+        parts: Δ_j for j = k + `ROWS`, and N² − N¹ if there is a second evaluation, per tolerance, (N, 4 or 1, D).
         weights: of the step.
         after: the splitting at x⁺.
         x: x⁺, (N, *S).
     """
     phi1, corrector = (w.expand_as(x).reshape(len(x), 1, -1) for w in (weights.phi1, weights.corrector))
-    changed = differences[:, 4:] if differences.shape[1] > 4 else torch.zeros_like(differences[:, :1])
-    parts = torch.cat((differences[:, :4] * phi1, differences[:, :1] * corrector, changed * corrector), 1)
-    norms = torch.linalg.vector_norm(parts, dim=2, dtype=torch.float64)
+    differences, changed = parts[0], parts[1] if len(parts) > 1 else torch.zeros_like(parts[0][:, :1])
+    norms = _norms([differences * phi1, differences[:, :1] * corrector, changed * corrector])
     largest = [w.abs().amax(2) for w in (corrector, phi1)]
     return torch.cat((norms, *largest, after.has_negative_damping(x).reshape(-1, 1)), 1)
 

@@ -2,10 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
-from dampode.dynamics import DampedODEFunc
-from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.adaptive_loop import InitialValueProblem
 from dampode.integrators.exponential.compiled import compiled_step
 from dampode.integrators.exponential.loop import ExponentialLoop
 from dampode.integrators.exponential.recomputing import RecomputingIntegrator
@@ -74,7 +71,7 @@ class AdaptiveExponential(RecomputingIntegrator):
         """Always: the third difference of N."""
         return True
 
-    def _loop(self, func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter) -> ExponentialLoop:
+    def _loop(self, problem: InitialValueProblem) -> ExponentialLoop:
         """The loop of a solve, at its start."""
         step = compiled_step(try_step) if self.compile else try_step
-        return ExponentialLoop(func, x, times, self._tolerance(x), calls, step, self.recompute or 1)
+        return ExponentialLoop(problem, step, self.recompute or 1)
