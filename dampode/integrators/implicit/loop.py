@@ -85,7 +85,7 @@ class ImplicitLoop(AdaptiveLoop):
         self._x, self._lam = x.reshape(self._x.shape), _flat_damping(self.splitting.lam, x)
         slope = self._nonlinear(self.tau, self._x, samples) - self._lam * self._x
         self._slope = torch.where(samples, slope, self._slope)
-        self._stages.restart(self._x, self.tau, samples)
+        self._stages.restart(self._x, samples)
         self._last_log_ratio = self._last_log_ratio.masked_fill(samples, 0.0)
 
     def advance(self, h: Tensor) -> Tensor:

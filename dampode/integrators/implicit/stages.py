@@ -27,7 +27,7 @@ _UNKNOWN_RATE = 0.5
 """The rate of convergence before any is measured."""
 
 _LONG_AGO = 1e9
-"""In spans: before a first step, the steps in the history lie so far back that they predict no change."""
+"""In spans: the step before a first one was so long that it predicts no change."""
 
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(τ, u, solving) -> N, (N, d); the call counts for the samples that are ``solving``."""
@@ -64,12 +64,12 @@ class Stages:
         self._nodes = torch.tensor(tableau.NODES, dtype=torch.float64, device=x.device)
         explicit_sums, end_sums = tableau.combinations()
         self._explicit_sums, self._end_sums = explicit_sums.to(x), end_sums.to(x)
-        # stages 3 and 4 of the last step, the start of this one, its five stages, and h F at its start
+        # x and h F at the start of the last step, the start of this one, its five stages, and h F at its start
         self._rows = x.new_zeros(len(x), 9, x.shape[1])
-        self._rows[:, :3] = x[:, None]
-        self._history = span * span.new_tensor([-2 * _LONG_AGO, -_LONG_AGO, 0.0]).repeat(len(x), 1)
-        """τ of a first step's start and of the two stages before it, less τ of its start, (N, 3)."""
-        self._times = torch.cat((self._history, self._history.new_zeros(len(x), 5)), 1)
+        self._rows[:, 0] = self._rows[:, 2] = x
+        self._long_ago = (_LONG_AGO * span).expand(len(x), 1)
+        self._last_length = self._long_ago.clone()
+        self._length = self._long_ago
         self._rate = x.new_full((len(x), 1), _UNKNOWN_RATE)
         self._sample = torch.arange(len(x), device=x.device)
         self._secants: SecantPairs | None = SecantPairs.empty(x)
@@ -96,10 +96,11 @@ class Stages:
         """A copy of the step's stages, five of (N, d)."""
         return self._rows[:, 3:8].clone().unbind(1)
 
-    def restart(self, x: Tensor, tau: Tensor, samples: Tensor) -> None:
-        """Let some samples, (N, 1), start anew from the states x, (N, d), at τ, (N, 1)."""
-        self._rows[:, :3] = torch.where(samples[:, :, None], x[:, None], self._rows[:, :3])
-        self._times[:, :3] = torch.where(samples, tau + self._history, self._times[:, :3])
+    def restart(self, x: Tensor, samples: Tensor) -> None:
+        """Let some samples, (N, 1), start anew from the states x, (N, d)."""
+        start = torch.stack((x, torch.zeros_like(x), x), 1)
+        self._rows[:, :3] = torch.where(samples[:, :, None], start, self._rows[:, :3])
+        self._last_length = torch.where(samples, self._long_ago, self._last_length)
         self._forget(samples)
 
     def needs_jacobian(self, active: Tensor) -> Tensor:
@@ -115,8 +116,8 @@ class Stages:
 
     def end(self, moved: Tensor) -> None:
         """Move some samples, (N, 1), to the end of their step, and keep what predicts the stages of the next one."""
-        self._times[:, :3] = torch.where(moved, self._times[:, 5:], self._times[:, :3])
-        self._rows[:, :3] = torch.where(moved[:, :, None], self._rows[:, 5:8], self._rows[:, :3])
+        self._last_length = torch.where(moved, self._length, self._last_length)
+        self._rows[:, :3] = torch.where(moved[:, :, None], self._rows[:, (2, 8, 7)], self._rows[:, :3])
         self._jacobians.move(moved)
 
     def error_and_slope(self) -> tuple[Tensor, Tensor]:
@@ -182,11 +183,12 @@ class Stages:
 
     def _equations(self, ends: Tensor, h: Tensor, slope: Tensor, lam: Tensor, solving: Tensor) -> StageEquations:
         """The equations of the step between ``ends``."""
-        self._times[:, 2:] = torch.lerp(ends[:, :1], ends[:, 1:], self._nodes)
+        times = torch.lerp(ends[:, :1], ends[:, 1:], self._nodes[1:])
+        self._length = torch.where(solving, ends[:, 1:] - ends[:, :1], 1.0)
         self._rows[:, 3:8] = 0.0
         self._rows[:, 8] = h * slope
         x = self.start_state
-        guess_sums = tableau.predictors(self._times).to(x.dtype)
+        guess_sums = tableau.predictors(self._last_length / self._length).to(x.dtype)
         sums = torch.stack((guess_sums, self._explicit_sums.expand_as(guess_sums)), 2)
         weight, g = tableau.stage_coefficients(lam, h)
         root, allowed = x.shape[1] ** 0.5, self._tol.allowed(x.abs())
@@ -198,7 +200,7 @@ class Stages:
         return StageEquations(
             rows=self._rows,
             sums=sums,
-            times=self._times[:, 3:],
+            times=times,
             weight=weight,
             g=g,
             unit=unit,

@@ -1,5 +1,7 @@
 """The implicit part of ARK4(3)6L[2]SA: six stages, the first explicit, one diagonal coefficient γ = 1/4."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -35,9 +37,6 @@ ROWS: tuple[tuple[float, ...], ...] = (
 
 WEIGHTS = (*ROWS[-1], GAMMA)
 """The weights b_j. The method is stiffly accurate: the state at the end of a step is its last stage."""
-
-_NEAR = ((0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (3, 5, 6))
-"""For each stage, the three rows of `combinations` that predict it."""
 
 EMBEDDED = (
     4586570599 / 29645900160,
@@ -81,7 +80,7 @@ def stage_slope(stage: Tensor, explicit: Tensor) -> Tensor:
 def combinations() -> tuple[Tensor, Tensor]:
     """The coefficients of a step's results as sums of nine rows.
 
-    The rows are: two stages of the last step, x, the stages 1 to 5, h F(x).
+    The rows are: x and h F at the start of the last step, x, the stages 1 to 5, h F(x). Each h is that of its step.
 
     Returns:
         The explicit parts of the stages 1 to 5, (5, 9). The error (the difference to the embedded method of order 3)
@@ -96,18 +95,52 @@ def combinations() -> tuple[Tensor, Tensor]:
     return torch.stack(explicit), torch.stack((difference @ torch.stack(slopes), slopes[-1]))
 
 
-def predictors(times: Tensor) -> Tensor:
-    """The coefficients, (N, 5, 9), that predict each stage by a parabola through three rows of `combinations`.
+def _stage_cubes() -> tuple[float, ...]:
+    """What the stages of a step become where x' = 3 t² and x = 0 at the start: 3 Σ_j a_ij c_j² for t³."""
+    rows = ((*row, GAMMA) for row in ROWS[1:])
+    return (0.0, *(3 * sum(a * c**2 for a, c in zip(row, NODES, strict=False)) for row in rows))
+
+
+def predictors(ratio: Tensor) -> Tensor:
+    """The coefficients, (N, 5, 9), that predict each stage from the rows of `combinations` before it.
+
+    Polynomials t^k of degree k <= 2 are predicted without an error. Stages are of order 2: for a cubic, a stage has an
+    error, and a stiff component of x has it not. The predictions of the stages 1, 4 and 5 are right for a stiff cubic;
+    those of the stages 2 to 5 have the errors that the stages themselves have for a cubic that is not stiff.
 
     Args:
-        times: τ of the first eight rows, (N, 8).
+        ratio: length of the last step divided by the length of this one, (N, 1) float64.
     """
-    near = torch.tensor(_NEAR, device=times.device)
-    same = torch.eye(3, dtype=torch.bool, device=times.device)
-    known, wanted = times[:, near], times[:, 3:, None]
-    gaps = (known[:, :, :, None] - known[:, :, None]).masked_fill(same, 1.0)
-    weights = ((wanted - known)[:, :, None] / gaps).masked_fill(same, 1.0).prod(3)
-    return weights.new_zeros(len(times), 5, 9).scatter_(2, near.expand_as(known), weights)
+    weights = ratio.new_zeros(len(ratio), 5, 9)
+    weights[:, 2:] = _own_predictors().to(ratio.device)
+    c1, c2, (_, q1, q2, *_) = NODES[1], NODES[2], _stage_cubes()
+    # stage 1: the cubic of Hermite through the last step
+    s = c1 / ratio
+    theta = 1 + s
+    before = (1 + 2 * theta) * s**2
+    weights[:, 0, (0, 1, 2, 8)] = torch.cat(
+        (before, theta * s**2, 1 - before, theta**2 * s * ratio), 1
+    )
+    # stage 2: x before, x, h F and stage 1
+    det = ratio**2 * (q1 + ratio * c1**2)
+    before = (c2**2 * q1 - c1**2 * q2) / det
+    first = (q2 + ratio * c2**2) / (q1 + ratio * c1**2)
+    weights[:, 1, (0, 2, 3, 8)] = torch.cat((before, 1 - before - first, first, c2 - first * c1 + before * ratio), 1)
+    return weights
+
+
+@cache
+def _own_predictors() -> Tensor:
+    """The rows of `predictors` for the stages 3 to 5, from the rows of the same step, (3, 9)."""
+    c, cubes = torch.tensor(NODES, dtype=torch.float64), torch.tensor(_stage_cubes(), dtype=torch.float64)
+    powers = torch.stack((c**0, c, c**2, cubes, c**3))  # (5, 6)
+    slope = c.new_tensor([0.0, 1.0, 0.0, 0.0, 0.0])
+    weights = c.new_zeros(3, 9)
+    for row, stage, conditions in zip(weights, (3, 4, 5), (4, 5, 5), strict=True):
+        known = torch.cat((powers[:conditions, :stage], slope[:conditions, None]), 1)
+        found = torch.linalg.pinv(known) @ powers[:conditions, stage]
+        row[2 : 2 + stage], row[8] = found[:-1], found[-1]
+    return weights
 
 
 def hermite(theta: Tensor, x: Tensor, slope: Tensor, end: Tensor, end_slope: Tensor) -> Tensor:
