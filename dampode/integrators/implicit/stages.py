@@ -26,6 +26,9 @@ is nearly singular: a small correction is then no sign of a small error, but a s
 _UNKNOWN_RATE = 0.5
 """The rate of convergence before any is measured."""
 
+_RENEWED_RATE = 0.2
+"""The rate of convergence with a new Jacobian before any is measured."""
+
 _LONG_AGO = 1e9
 """In spans: the step before a first one was so long that it predicts no change."""
 
@@ -110,7 +113,7 @@ class Stages:
     def set_jacobian(self, jacobian: Tensor, samples: Tensor) -> None:
         """Give some samples, (N, 1), their ∂F/∂x out of ``jacobian``, (N, d, d)."""
         self._jacobians.update(jacobian, samples)
-        self._rate = self._rate.masked_fill(samples, _UNKNOWN_RATE)
+        self._rate = self._rate.masked_fill(samples, _RENEWED_RATE)
         if self._jacobians.all_known:
             self._secants = None
 
@@ -152,7 +155,7 @@ class Stages:
             last_u=torch.zeros_like(u),
             last_n=torch.zeros_like(u),  # not the same tensor: a compiled function would depend on that
             last_size=torch.ones_like(h),
-            rate=self._rate**0.8,  # a rate measured with another step is trusted less
+            rate=self._rate**0.95,  # a rate measured with another step is trusted less
             iterations=torch.zeros_like(stage),
             stage=stage,
             solving=solving,
@@ -188,7 +191,8 @@ class Stages:
         self._rows[:, 3:8] = 0.0
         self._rows[:, 8] = h * slope
         x = self.start_state
-        guess_sums = tableau.predictors(self._last_length / self._length).to(x.dtype)
+        newton = self._jacobians.known | self._spaces.used
+        guess_sums = tableau.predictors(self._last_length / self._length, newton).to(x.dtype)
         sums = torch.stack((guess_sums, self._explicit_sums.expand_as(guess_sums)), 2)
         weight, g = tableau.stage_coefficients(lam, h)
         root, allowed = x.shape[1] ** 0.5, self._tol.allowed(x.abs())
@@ -206,8 +210,9 @@ class Stages:
             unit=unit,
             residual_unit=1 / (root * (_RESIDUAL_SHARE * allowed + rounding)),
             sample=self._sample,
-            newton=self._jacobians.known | self._spaces.used,
+            newton=newton,
             inverse=inverse,
+            jacobian=self._jacobians.jacobian,
         )
 
     def _without_autocast(self) -> torch.autocast:

@@ -95,50 +95,49 @@ def combinations() -> tuple[Tensor, Tensor]:
     return torch.stack(explicit), torch.stack((difference @ torch.stack(slopes), slopes[-1]))
 
 
-def _stage_cubes() -> tuple[float, ...]:
-    """What the stages of a step become where x' = 3 t² and x = 0 at the start: 3 Σ_j a_ij c_j² for t³."""
-    rows = ((*row, GAMMA) for row in ROWS[1:])
-    return (0.0, *(3 * sum(a * c**2 for a, c in zip(row, NODES, strict=False)) for row in rows))
-
-
-def predictors(ratio: Tensor) -> Tensor:
+def predictors(ratio: Tensor, cubic: Tensor) -> Tensor:
     """The coefficients, (N, 5, 9), that predict each stage from the rows of `combinations` before it.
 
-    Polynomials t^k of degree k <= 2 are predicted without an error. Stages are of order 2: for a cubic, a stage has an
-    error, and a stiff component of x has it not. The predictions of the stages 1, 4 and 5 are right for a stiff cubic;
-    those of the stages 2 to 5 have the errors that the stages themselves have for a cubic that is not stiff.
+    Polynomials of degree 2 are predicted without an error. The stages are of order 2, so each has an error where x is a
+    cubic. The predictions of the stages 2 to 5 have the same errors as the stages themselves.
 
     Args:
         ratio: length of the last step divided by the length of this one, (N, 1) float64.
+        cubic: the samples whose stage 1 is predicted by the cubic of Hermite through the last step, (N, 1). The others
+            use the parabola through both states and the last slope. It is less accurate, but it does not depend on the
+            slope before, in which errors of stiff components are large.
     """
     weights = ratio.new_zeros(len(ratio), 5, 9)
     weights[:, 2:] = _own_predictors().to(ratio.device)
-    c1, c2, (_, q1, q2, *_) = NODES[1], NODES[2], _stage_cubes()
-    # stage 1: the cubic of Hermite through the last step
-    s = c1 / ratio
-    theta = 1 + s
-    before = (1 + 2 * theta) * s**2
-    weights[:, 0, (0, 1, 2, 8)] = torch.cat(
-        (before, theta * s**2, 1 - before, theta**2 * s * ratio), 1
-    )
-    # stage 2: x before, x, h F and stage 1
-    det = ratio**2 * (q1 + ratio * c1**2)
-    before = (c2**2 * q1 - c1**2 * q2) / det
-    first = (q2 + ratio * c2**2) / (q1 + ratio * c1**2)
+    c1, c2, (_, cube1, cube2, *_) = NODES[1], NODES[2], _stage_cubes()
+    past = c1 / ratio  # how far stage 1 lies behind the last step, in its lengths
+    theta = 1 + past
+    before = past**2 * torch.where(cubic, 1 + 2 * theta, 1.0)
+    slope_before, slope = torch.where(cubic, theta * past**2, 0.0), c1 * theta * torch.where(cubic, theta, 1.0)
+    weights[:, 0, (0, 1, 2, 8)] = torch.cat((before, slope_before, 1 - before, slope), 1)
+    # stage 2 from x before, x, h F and stage 1
+    det = cube1 + ratio * c1**2
+    before = (c2**2 * cube1 - c1**2 * cube2) / (ratio**2 * det)
+    first = (cube2 + ratio * c2**2) / det
     weights[:, 1, (0, 2, 3, 8)] = torch.cat((before, 1 - before - first, first, c2 - first * c1 + before * ratio), 1)
     return weights
 
 
+def _stage_cubes() -> tuple[float, ...]:
+    """The stages of a step of length 1 from x = 0 with x' = 3 t²: 3 Σ_j a_ij c_j², where x itself is c_i³."""
+    rows = ((*row, GAMMA) for row in ROWS[1:])
+    return (0.0, *(3 * sum(a * c**2 for a, c in zip(row, NODES, strict=False)) for row in rows))
+
+
 @cache
 def _own_predictors() -> Tensor:
-    """The rows of `predictors` for the stages 3 to 5, from the rows of the same step, (3, 9)."""
-    c, cubes = torch.tensor(NODES, dtype=torch.float64), torch.tensor(_stage_cubes(), dtype=torch.float64)
-    powers = torch.stack((c**0, c, c**2, cubes, c**3))  # (5, 6)
-    slope = c.new_tensor([0.0, 1.0, 0.0, 0.0, 0.0])
+    """The part of `predictors` for the stages 3 to 5, from the rows of the same step, (3, 9): the least coefficients."""
+    c = torch.tensor(NODES, dtype=torch.float64)
+    known = torch.stack((c**0, c, c**2, c.new_tensor(_stage_cubes())))
+    slope = c.new_tensor([[0.0], [1.0], [0.0], [0.0]])
     weights = c.new_zeros(3, 9)
-    for row, stage, conditions in zip(weights, (3, 4, 5), (4, 5, 5), strict=True):
-        known = torch.cat((powers[:conditions, :stage], slope[:conditions, None]), 1)
-        found = torch.linalg.pinv(known) @ powers[:conditions, stage]
+    for row, stage in zip(weights, (3, 4, 5), strict=True):
+        found = torch.linalg.pinv(torch.cat((known[:, :stage], slope), 1)) @ known[:, stage]
         row[2 : 2 + stage], row[8] = found[:-1], found[-1]
     return weights
 
