@@ -131,7 +131,7 @@ def _stage_cubes() -> tuple[float, ...]:
 
 @cache
 def _own_predictors() -> Tensor:
-    """The part of `predictors` for the stages 3 to 5, from the rows of the same step, (3, 9): the least coefficients."""
+    """The part of `predictors` for the stages 3 to 5, (3, 9): the least coefficients, from the step's own rows."""
     c = torch.tensor(NODES, dtype=torch.float64)
     known = torch.stack((c**0, c, c**2, c.new_tensor(_stage_cubes())))
     slope = c.new_tensor([[0.0], [1.0], [0.0], [0.0]])
