@@ -253,6 +253,21 @@ BDF_CALLS: dict[str, tuple[int, int | None]] = {
 }
 """Calls that SciPy's BDF makes at rtol 1e-4 and 1e-6, d for a Jacobian; not there where its step underflows."""
 
+CALLS: dict[str, tuple[int, int]] = {
+    "Robertson to 1e2": (275, 535),
+    "Robertson to 1e11": (1056, 2643),
+    "HIRES": (571, 1446),
+    "Oregonator": (3066, 6420),
+    "pollution": (363, 600),
+    "Van der Pol, μ = 1000": (2230, 5919),
+    "Van der Pol, μ = 10000": (2757, 7463),
+    "Van der Pol, μ = 100000": (3264, 9043),
+    "Van der Pol, μ = 1e+06": (3831, 10824),
+    "Brusselator": (540, 804),
+    "E5": (1004, 3039),
+}
+"""Calls that KenCarp4 makes at rtol 1e-4 and 1e-6: the larger number of both dampings."""
+
 RING_END = (
     2.68585539e-01, 1.97407577e-01, 3.95522583e-01, -2.63013888e-01, -2.91609399e-01, 3.66927072e-01, 1.11010990e-01,
     -2.78448971e-06, -9.69692181e-07, 1.12358683e-03, 4.06043720e-04, -1.12203116e-03, -4.07599381e-04, 3.93671866e-04,

@@ -13,7 +13,7 @@ from dampode.integrators.implicit.stages import Stages
 from dampode.integrators.output_times import with_ends
 from dampode.integrators.solution import Status
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import MIN_LOG_RATIO, log_error_ratio, step_factor
+from dampode.integrators.step_control import MIN_LOG_RATIO, log_error_ratio, predictive_factor, step_factor
 from dampode.integrators.stops import Restart
 from dampode.integrators.time_axis import TimeAxis
 
@@ -40,6 +40,8 @@ class ImplicitLoop(AdaptiveLoop):
         """F(x, t)."""
         self._stages = Stages(self._x, self.axis.span, self.tol, iterate)
         self._last_log_ratio = torch.zeros_like(self._x[:, :1])
+        self._last_h = torch.zeros_like(self.tau)
+        """Length of the last accepted step; 0 where there is none."""
         finite = torch.isfinite(self._x + self._slope).all(1, keepdim=True)
         self.refuse(self._lam.amax(1, keepdim=True), self._has_negative_damping(), finite)
         self._inner_tau = self.axis.tau(problem.times[..., 1:-1])
@@ -77,8 +79,9 @@ class ImplicitLoop(AdaptiveLoop):
         self._x, self._lam = x.reshape(self._x.shape), _flat_damping(self.splitting.lam, x)
         slope = self._nonlinear(self.tau, self._x, samples) - self._lam * self._x
         self._slope = torch.where(samples, slope, self._slope)
-        self._stages.restart(self._x, self.tau, samples)
+        self._stages.restart(self._x, samples)
         self._last_log_ratio = self._last_log_ratio.masked_fill(samples, 0.0)
+        self._last_h = self._last_h.masked_fill(samples, 0.0)
 
     def advance(self, h: Tensor) -> Tensor:
         """Try one step of length ``h``, (N, 1), for every active sample. Returns the lengths to try next."""
@@ -98,8 +101,11 @@ class ImplicitLoop(AdaptiveLoop):
             inside, after = self._inside(end, signed, h_slope), stages.end_state.reshape(self.x0.shape)
             ok = self.hold_before_events(inside, after, end, ok)
         factor = step_factor(log_ratio, ok, self._last_log_ratio)
+        bound = predictive_factor(log_ratio, self._last_log_ratio, h / torch.where(self._last_h > 0, self._last_h, h))
+        factor = torch.where(ok & (self._last_h > 0), torch.minimum(factor, bound), factor)
         next_h = h * torch.where(converged, factor, torch.where(again, 1.0, 0.25))
         self._last_log_ratio = torch.where(ok, log_ratio.clamp(min=MIN_LOG_RATIO), self._last_log_ratio)
+        self._last_h = torch.where(ok, h, self._last_h)
         self.attempted, self.accepted = self.attempted + active, self.accepted + ok
         next_h, rejected = self.give_up.limited(next_h, h), active & ~ok
         any_ok, any_rejected = torch.stack((ok.any(), rejected.any())).tolist()

@@ -12,7 +12,7 @@ from dampode.fields import VectorField
 from dampode.integrators import AdaptiveExponential, KenCarp4, Status, TorchDiffEq
 from dampode.weighting import one_plus
 from tests.helpers.oracles import dop853
-from tests.helpers.stiff_problems import BDF_CALLS, ENDS, PROBLEMS, RING, RING_END, robertson
+from tests.helpers.stiff_problems import BDF_CALLS, CALLS, ENDS, PROBLEMS, RING, RING_END, robertson
 
 ROBERTSON_AT_100 = ENDS["Robertson to 1e2"]
 
@@ -46,15 +46,16 @@ def tolerances(solution, want, integrator=None):
 @pytest.mark.parametrize("tight", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["1e-4", "1e-6"])
 @pytest.mark.parametrize("damping", ["none", "diagonal"])
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
-def test_stiff_problems_come_out_right_at_a_few_times_the_calls_of_bdf(problem, damping, tight):
+def test_stiff_problems_come_out_right_at_twice_the_calls_of_bdf(problem, damping, tight):
     rtol = 1e-6 if tight else 1e-4
     integrator = KenCarp4(rtol, rtol * problem.atol)
     with torch.no_grad():
         s = solve(problem.func(damping), problem.start, torch.tensor([0.0, problem.end]).double(), integrator)
     assert tolerances(s, ENDS[problem.name], integrator) < 30
     calls = BDF_CALLS.get(problem.name, (None, None))[tight]
+    assert s.nfe.item() < 1.15 * CALLS[problem.name][tight]
     if calls is not None:
-        assert s.nfe.item() < 3 * calls
+        assert s.nfe.item() < 2 * calls
 
 
 @pytest.mark.slow
