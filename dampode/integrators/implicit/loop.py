@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-from dampode.dynamics import DampedODEFunc
-from dampode.integrators.adaptive_loop import AdaptiveLoop
-from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.adaptive_loop import AdaptiveLoop, InitialValueProblem
 from dampode.integrators.dense_output import Interpolant, interpolant_between
 from dampode.integrators.implicit import tableau
 from dampode.integrators.implicit.iteration import Iteration
@@ -18,7 +16,6 @@ from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import MIN_LOG_RATIO, log_error_ratio, predictive_factor, step_factor
 from dampode.integrators.stops import Restart
 from dampode.integrators.time_axis import TimeAxis
-from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["ImplicitLoop"]
 
@@ -27,18 +24,13 @@ class ImplicitLoop(AdaptiveLoop):
     """One solve without a graph. States are (N, d) and values per sample (N, 1).
 
     Args:
-        func: the damped vector field.
-        x: initial state, (N, *S).
-        times: (T,), or (N, T) without padding, monotonic in one direction.
-        tol: tolerance of a step.
-        calls: counts the calls of f.
+        problem: what is solved.
         iterate: does one iteration of the stages.
     """
 
-    def __init__(
-        self, func: DampedODEFunc, x: Tensor, times: Tensor, tol: Tolerance, calls: CallCounter, iterate: Iteration
-    ) -> None:
-        super().__init__(func, x, times, tol, calls, (len(x), 1))
+    def __init__(self, problem: InitialValueProblem, iterate: Iteration) -> None:
+        x, tol = problem.x, problem.tol
+        super().__init__(problem, (len(x), 1))
         self._linear_rtol = 0.1 * tol.smallest_rtol
         # the error estimate of a shorter tolerance would be rounding
         self.tol = tol.at_least(10 * torch.finfo(x.dtype).eps).flattened(x)
@@ -52,7 +44,7 @@ class ImplicitLoop(AdaptiveLoop):
         """Length of the last accepted step; 0 where there is none."""
         finite = torch.isfinite(self._x + self._slope).all(1, keepdim=True)
         self.refuse(self._lam.amax(1, keepdim=True), self._has_negative_damping(), finite)
-        self._inner_tau = self.axis.tau(times[..., 1:-1])
+        self._inner_tau = self.axis.tau(problem.times[..., 1:-1])
         self._outputs = x.new_full((self._inner_tau.shape[-1], *self._x.shape), torch.nan)
         self._steps: list[AcceptedStep | Restart] = []
 
