@@ -275,6 +275,16 @@ def attack_agreement_1000():
 
 
 @quotes
+def attack_agreement_causes():
+    """The starts; other rows of this result are on no page yet."""
+    for found in results("attack_agreement_causes")["rows"]:
+        if found["question"] == "equal start":
+            radius = f"{ {'linf': 'L∞', 'l2': 'L2'}[found['norm']] }, {found['eps_255']}/255"
+            counts = (*found["dampode"], *found["official"], found["different"])
+            yield row(found["network"], radius, "APGD-CE", *counts)
+
+
+@quotes
 def attack_speed():
     """The rows that have been measured."""
     for suffix, attack in (("", "PGD-20"), ("_apgd", "APGD-CE, 100 steps"), ("_auto", "AutoAttack, standard")):
