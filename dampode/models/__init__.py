@@ -5,6 +5,7 @@ from dampode.models.batch_norm_folding import ChannelAffine, fold_batch_norm
 from dampode.models.contractive import contractive_norm, contractive_resnet
 from dampode.models.damped_residuals import Residual, damp, residual_of
 from dampode.models.damping_coefficients import coefficients
+from dampode.models.effective_depth import WithoutBlock, accuracy_without_blocks, block_shares, effective_depth
 from dampode.models.folding import fold
 from dampode.models.preresnet import PreResNet
 from dampode.models.resnext import ResNeXt29
@@ -30,13 +31,17 @@ __all__ = [
     "ResNeXt29",
     "Residual",
     "UnrolledBlock",
+    "WithoutBlock",
     "ablation_networks",
+    "accuracy_without_blocks",
     "architecture",
+    "block_shares",
     "cnn",
     "coefficients",
     "contractive_norm",
     "contractive_resnet",
     "damp",
+    "effective_depth",
     "fold",
     "fold_batch_norm",
     "in_resnet",
