@@ -74,7 +74,7 @@ def sample_damping(splitting: Splitting, x: Tensor) -> SampleDamping:
     """
     lam = splitting.lam
     inner = lam.shape[1:] if lam.ndim == x.ndim else lam.shape
-    if not splitting.constant or lam.requires_grad or any(n > 1 for n in inner):
+    if not splitting.constant or lam.requires_grad or lam.is_complex() or any(n > 1 for n in inner):
         return None
     values = lam.detach().to("cpu", torch.float64).reshape(-1).expand(len(x))
     return np.ascontiguousarray(values.numpy())
@@ -142,7 +142,7 @@ def _plan(rows: Floats, nodes: Nodes, uniform: bool, like: Tensor) -> Plan:
     packed = torch.from_numpy(rows).to(like)
     extrapolation = packed[:, -len(ROWS) * slots :].reshape(size, len(ROWS), slots)
     if not uniform:
-        time, h = packed[:, :2].reshape(size, 2, *ones).unbind(1)
+        time, h = packed[:, :2].real.reshape(size, 2, *ones).unbind(1)
         basis = packed[:, 2 : -len(ROWS) * slots].reshape(size, slots + 1, slots - 1)
         return Plan(time, h, extrapolation, None, basis, None, None)
     time, h, decay, phi1, corrector = packed[:, :5].reshape(size, 5, *ones).unbind(1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from dampode._checks import has_autocast
 from dampode.integrators.exponential.moments import moments
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.tolerance import Tolerance
+from dampode.integrators.tolerance import Tolerance, norm_of_rows
 
 __all__ = [
     "History",
@@ -139,7 +139,7 @@ def try_step(splitting: Splitting, history: History, plan: Plan, tol: Tolerance)
         if plan.second is not None:
             differences = torch.cat((differences, (value - history.value).reshape(len(x), 1, -1)), 1)
         if plan.weights is not None:
-            report = torch.linalg.vector_norm(differences / tolerance, dim=2, dtype=torch.float64)
+            report = norm_of_rows(differences / tolerance)
         else:
             report = _weighted_report(differences / tolerance, weights, after, new)
     return TriedStep(new, corrected, state, value, gap, past, after, report)
@@ -157,7 +157,7 @@ def step_weights(z: Tensor, h: Tensor, basis: Tensor, theta: Tensor | None = Non
     argument = z if theta is None else theta * z
     found = torch.stack(moments(argument, basis.shape[2]), 1)  # (N, P, ...)
     if theta is not None:
-        power = torch.arange(1, basis.shape[2] + 1, dtype=z.dtype, device=z.device)
+        power = torch.arange(1, basis.shape[2] + 1, dtype=theta.dtype.to_real(), device=z.device)
         found = found * theta[:, None] ** power.reshape(-1, *[1] * (z.ndim - 1))
     mixed = _products(basis, found.reshape(*found.shape[:2], -1)).reshape(len(basis), -1, *z.shape[1:])
     return StepWeights(torch.exp(argument), h * found[:, 0], mixed[:, -1], mixed[:, :-1])
@@ -220,7 +220,7 @@ def _weighted_report(differences: Tensor, weights: StepWeights, after: Splitting
     phi1, corrector = (w.expand_as(x).reshape(len(x), 1, -1) for w in (weights.phi1, weights.corrector))
     changed = differences[:, 4:] if differences.shape[1] > 4 else torch.zeros_like(differences[:, :1])
     parts = torch.cat((differences[:, :4] * phi1, differences[:, :1] * corrector, changed * corrector), 1)
-    norms = torch.linalg.vector_norm(parts, dim=2, dtype=torch.float64)
+    norms = norm_of_rows(parts)
     largest = [w.abs().amax(2) for w in (corrector, phi1)]
     return torch.cat((norms, *largest, after.has_negative_damping(x).reshape(-1, 1)), 1)
 
