@@ -63,9 +63,8 @@ def phis(z: Tensor, last: int = 3) -> tuple[Tensor, ...]:
 
 def _require_floating(z: Tensor) -> None:
     if not isinstance(z, Tensor) or not (z.is_floating_point() or z.is_complex()):
-        raise TypeError(
-            f"z must be a complex or floating tensor, got {z.dtype if isinstance(z, Tensor) else type(z).__name__}"
-        )
+        got = z.dtype if isinstance(z, Tensor) else type(z).__name__
+        raise TypeError(f"z must be a floating tensor, got {got}; complex tensors are allowed, too")
 
 
 def _phis(z: Tensor, last: int) -> tuple[Tensor, ...]:

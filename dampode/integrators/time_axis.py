@@ -79,7 +79,7 @@ class TimeAxis(NamedTuple):
         If the solve has stops, t is inside the present part, whose latest time does not belong to it: the field may
         change there.
         """
-        t = torch.add(self.t0, tau, alpha=self.sign).to(dtype.to_real())
+        t = torch.add(self.t0, tau, alpha=self.sign).to(dtype.to_real() if dtype.is_complex else dtype)
         if self.part is None:
             return t
         low, high = (edge.to(t.dtype) for edge in self.part)
