@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.common.problems import Problem, counted
 from benchmarks.common.record import RESULTS, clock, command, provenance, write
-from benchmarks.common.solvers import Solver, ours, ours_compiled, torchdiffeq_adaptive, torchode_dopri5
+from benchmarks.common.solvers import Solver, ours, ours_compiled, torchdiffeq_adaptive, torchode_method
 from dampode import DampedODEFunc
 from dampode.damping import Constant
 from dampode.integrators import Krogstad4
@@ -105,7 +105,7 @@ def solvers(compiled: bool) -> dict[str, Solver]:
     named: dict[str, Solver | None] = {
         "AdaptiveExponential": ours,
         "torchdiffeq dopri5": torchdiffeq_adaptive("dopri5"),
-        "torchode dopri5": torchode_dopri5(),
+        "torchode dopri5": torchode_method("Dopri5"),
         "Krogstad4": fixed(compiled=False),
     }
     if compiled:

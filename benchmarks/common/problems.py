@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dampode import DampedODEFunc
-from dampode.damping import Constant
+from dampode.damping import Constant, Matrix
 from dampode.fields import Autonomous, TimeDependent, VectorField
 from dampode.weighting import Weighting, unit
 
@@ -19,6 +19,7 @@ __all__ = [
     "Problem",
     "arenstorf",
     "brusselator",
+    "brusselator_with_matrix",
     "conv",
     "counted",
     "error",
@@ -162,19 +163,49 @@ def brusselator(split: bool, points: int = 32, batch: int = 4) -> Problem:
     lam = 2 * stiffness + torch.tensor([4.0, 0.0], dtype=torch.float64)[:, None].expand(2, points)
 
     def rate(x: Tensor) -> Tensor:
-        u, v = x.unbind(1)
-        reaction = u * u * v
-        edges = torch.tensor([1.0, 3.0], dtype=x.dtype)[None, :, None].expand(len(x), 2, 1)
-        around = torch.cat((edges, x, edges), 2)
+        around = torch.nn.functional.pad(x, (1, 1)) + _brusselator_ends(x)
         spread = stiffness * (around[:, :, 2:] + around[:, :, :-2])  # diffusion without its diagonal
-        driven = spread + torch.stack((1 + reaction, 3 * u - reaction), 1)
+        driven = spread + _brusselator_reaction(x)
         return driven if split else driven - lam * x
 
+    damping = Constant(lam if split else 0.0)
+    return Problem("Brusselator", DampedODEFunc(Autonomous(rate), damping), _waves(points, batch), _even(10.0))
+
+
+def brusselator_with_matrix(points: int = 32, batch: int = 4) -> Problem:
+    """The `brusselator` with its diffusion as a damping matrix."""
+    stiffness = 0.02 * (points + 1) ** 2
+    beside = torch.diag(torch.ones(points - 1, dtype=torch.float64), 1)
+    matrix = stiffness * (2 * torch.eye(points, dtype=torch.float64) - beside - beside.T)
+
+    def rate(x: Tensor) -> Tensor:
+        ends = _brusselator_ends(x)
+        reaction = _brusselator_reaction(x) - torch.tensor([[4.0], [0.0]], dtype=x.dtype) * x
+        return reaction + stiffness * (ends[:, :, 2:] + ends[:, :, :-2])
+
+    func = DampedODEFunc(Autonomous(rate), Matrix(matrix))
+    return Problem("Brusselator", func, _waves(points, batch), _even(10.0))
+
+
+def _brusselator_reaction(x: Tensor) -> Tensor:
+    """1 + u²v and 3u − u²v, (N, 2, n)."""
+    u, v = x.unbind(1)
+    reaction = u * u * v
+    return torch.stack((1 + reaction, 3 * u - reaction), 1)
+
+
+def _brusselator_ends(x: Tensor) -> Tensor:
+    """U = 1 and v = 3 at both ends of (0, 1), and 0 inside, (1, 2, n + 2)."""
+    ends = torch.zeros(1, 2, x.shape[2] + 2, dtype=x.dtype)
+    ends[:, :, 0] = ends[:, :, -1] = torch.tensor([1.0, 3.0], dtype=x.dtype)
+    return ends
+
+
+def _waves(points: int, batch: int) -> Tensor:
+    """U = 1 + a sin(2πs) with a from 1/2 to 1, and v = 3, (batch, 2, points)."""
     place = torch.linspace(0.0, 1.0, points + 2, dtype=torch.float64)[1:-1]
     u = 1 + torch.linspace(0.5, 1.0, batch, dtype=torch.float64)[:, None] * torch.sin(2 * math.pi * place)
-    x = torch.stack((u, torch.full_like(u, 3.0)), 1)
-    damping = Constant(lam if split else 0.0)
-    return Problem("Brusselator", DampedODEFunc(Autonomous(rate), damping), x, _even(10.0))
+    return torch.stack((u, torch.full_like(u, 3.0)), 1)
 
 
 def pulse(lam: float, batch: int = 16) -> Problem:
