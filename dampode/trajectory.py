@@ -151,12 +151,12 @@ def odeint_event(
 
     A sample ends at its event with the number ``count``, or at t_span[1] if it has fewer. All samples are solved at
     once. An event is located on the dense output of a step. The step is then taken up to there, and two steps of
-    Newton's method along the flow remove what is left of the event function. The dense output is looked at in four
+    Newton's method along the solution remove what is left of the event function. The dense output is looked at in four
     places per step: two crossings of one function between two places are missed, unless ``max_step`` is set.
 
     Gradients of the event's time and state are those of the implicit function theorem. They also pass through the map
     to the events after it. They reach x0, the parameters of f, λ, event and map, and t_span. Second derivatives work.
-    An event function whose slope along the flow is 0 at the event has no derivative, and its gradients are NaN.
+    An event function whose slope along the solution is 0 at the event has no derivative, and its gradients are NaN.
 
     Args:
         func: the damped vector field.
@@ -189,16 +189,9 @@ def odeint_event(
         layout, jumps = flat.layout, _flat_jumps(jumps, flat.layout)
         flat_event, flat_map = layout.flat_event(event), None if map is None else layout.flat_map(map)
         solution = odeint_event(
-            flat.func,
-            flat.x,
-            t_span,
-            flat_event,
-            integrator,
-            direction=direction,
-            count=count,
-            map=flat_map,
+            flat.func, flat.x, t_span, flat_event, integrator, direction=direction, count=count, map=flat_map,
             jumps=jumps,
-        )
+        )  # fmt: skip
         return replace(solution, x=layout.unflatten(solution.x), states=layout.unflatten(solution.states))
     require_instance(
         integrator,
@@ -237,7 +230,8 @@ def in_other_variables(
         if integrator.exact_damping:
             return func, diagonalized(func, func.damping.value, x)
         func = undamped(func, func.damping.value, x)
-    if isinstance(x, Tensor) and (not x.is_complex() or func.damping.is_complex):
+    is_native = isinstance(func, DampedODEFunc) and func.damping.is_complex
+    if isinstance(x, Tensor) and (is_native or not x.is_complex()):
         return func, None
     return func, flattened(func, x)
 
@@ -253,6 +247,7 @@ def _require_no_settings(settings: Mapping[str, object]) -> None:
         f"odeint takes its settings from an integrator, got {', '.join(settings)}; write "
         f"odeint(DampedODEFunc(f, Constant(0.0)), x0, t, TorchDiffEq({method}{given}))"
         f"{events if 'event_fn' in settings else ''}"
+        '; see "From torchdiffeq" in the documentation'
     )
 
 

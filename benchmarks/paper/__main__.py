@@ -4,15 +4,20 @@
     python -m benchmarks.paper next --minutes 9 --root data      the next missing results, within nine minutes
     python -m benchmarks.paper next --precision bf16 --compile blocks --step-graph   faster, on CUDA
     python -m benchmarks.paper ablation --scale small --seeds 0 1 2
+    python -m benchmarks.paper depth --scale fit --dataset cifar10 --seeds 0 1 2     minutes per row on a CPU
 
-The target is table1 to table14, figure1 to figure8, next, or an experiment that the paper lacks: ablation and
-lambda_ablation (where the robustness comes from), fewer_epochs (what robustness a plain network has that is only as
-accurate as a damped one). A run may be stopped at any moment and started again. Results under benchmarks/results/paper/
-are never computed twice or overwritten; checkpoints lie under --out. Several processes may share both folders.
+The target is table1 to table14, figure1 to figure8, next, or an experiment that the paper lacks:
+
+- ablation, lambda_ablation: where the robustness comes from
+- fewer_epochs: what robustness a plain network has that is only as accurate as a damped one
+- depth: what robustness a shallower plain network has
+
+A run may be stopped at any moment and started again. Results under benchmarks/results/paper/ are never computed twice
+or overwritten; checkpoints lie under --out. Several processes may share both folders.
 
 Each network is measured twice: under the paper's attacks, and under attacks whose steps scale with ε, in the folder
 sound/ of the results. A complete result whose checkpoint still lies under --out gets the second measurement by the same
-command.
+command. At scale fit one measurement holds both.
 
 `python -m benchmarks.paper.parallel` runs several rows at once on one device, in a limited time.
 `python -m benchmarks.paper.render` then writes docs/paper.md.
@@ -36,6 +41,7 @@ from benchmarks.paper.plan.jobs import Job, jobs_of
 from benchmarks.paper.plan.protocols import PROTOCOLS, SCALES
 from benchmarks.paper.results_file import RESULTS, Result
 from benchmarks.paper.run.complete_job import checkpoint, complete, complete_sound, partial_files, reserved
+from benchmarks.paper.run.simplified_images import simplified
 from dampode import data
 from dampode._checks import as_seed, require_positive
 from dampode._files import require_writable, user_path
@@ -50,13 +56,13 @@ class Args:
     """What to run, and how."""
 
     target: tyro.conf.Positional[str]
-    """table1 to table14, figure1 to figure8, ablation, lambda_ablation, fewer_epochs or next"""
+    """table1 to table14, figure1 to figure8, ablation, lambda_ablation, fewer_epochs, depth or next"""
     dataset: tuple[Literal["cifar10", "cifar100"], ...] = ("cifar10", "cifar100")
     """data sets to run on"""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """one run per seed; an ensemble is over all of them"""
-    scale: Literal["full", "small"] = "full"
-    """full: the paper's size; small: depth 110 at a quarter of the width, with fewer images and epochs"""
+    scale: Literal["full", "small", "fit"] = "full"
+    """full: the paper's size; small: a quarter of the width, fewer images and epochs; fit: an easier problem"""
     protocol: Literal["text", "code"] = "text"
     """the paper's text or the authors' code, where they differ"""
     minutes: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
@@ -135,7 +141,8 @@ def run_one(job: Job, args: Args, results: Path, images: dict[str, data.ImageDat
     weights = [checkpoint(member, args.out) for member in job.members]
     if path.exists():
         results_file.read_for(path, job)
-        if results_file.sound_path(results, job).exists() or not all(file.exists() for file in weights):
+        measured = job.scale.sound is not None or results_file.sound_path(results, job).exists()
+        if measured or not all(file.exists() for file in weights):
             return False
     missing = [m.stem for m in job.members if m != job and not (results / f"{m.stem}.json").exists()]
     if missing:
@@ -157,6 +164,8 @@ def run_one(job: Job, args: Args, results: Path, images: dict[str, data.ImageDat
 def load(job: Job, args: Args) -> data.ImageData:
     """The data set, reduced to the scale, on the device."""
     whole = data.load(job.dataset, root=args.root, download=args.download)
+    if job.scale.task is not None:
+        whole = simplified(whole, job.scale.task)
     return whole.subset(job.scale.train_images, job.scale.test_images).to(local_device(args.device))
 
 

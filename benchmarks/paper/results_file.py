@@ -33,6 +33,8 @@ Result = dict[str, Any]
 - failed: whether the network did not train
 - accuracy: column -> accuracy in [0, 1], for a noise at severities 1 to 5; empty for a network that diverged
 - reports: {"noise": ..., "attacks": ...}, each as `Report.to_json` writes it; None where only accuracies were kept
+- depth: the effective depth and what it follows from (`measure.depth_in_effect`); None for a network that cannot be
+  folded, and missing where the weights were not kept
 - coefficients: the λ_n after training; empty for a gated network and an ensemble
 - landscapes: what Figure 2 shows of the network; empty for all others
 - execution: precision, compilation and layout of training

@@ -37,7 +37,7 @@ from dampode.robustness.inputs import as_pixels
 from dampode.robustness.modes import eval_mode, require_model
 from dampode.robustness.noise.sources import DrawnNoise, NoiseSource
 from dampode.robustness.norms import Norm
-from dampode.robustness.probes import probe_tasks
+from dampode.robustness.probes import PROBED_IMAGES, probe_tasks
 from dampode.robustness.processes import measuring_together
 from dampode.robustness.progress_bar import progress_bar_of
 from dampode.robustness.progress_file import ProgressFile
@@ -73,6 +73,7 @@ def evaluate(
     noise: NoiseSource | None = None,
     seed: int = 0,
     batch_size: int = 500,
+    probed_images: int = PROBED_IMAGES,
     partial: str | Path | None = None,
     progress: bool = False,
     together: bool = True,
@@ -85,7 +86,7 @@ def evaluate(
     of processes. The processes of `accelerate launch` or `torchrun` share the images, and each gets the whole report.
 
     The sanity checks need further measurements: twice the steps, more restarts, a search without gradients, a large ε.
-    They are made for one iterated gradient attack among ``attacks``, on the first 1,000 images, at the radius where its
+    They are made for one iterated gradient attack among ``attacks``, on the first images, at the radius where its
     accuracy is nearest to half of the clean accuracy; the search runs also at the largest radius. Without such an
     attack they are not made, and the report does not pass. The logits of the first 100 images are evaluated again, also
     in smaller batches, since they must be a function of the image.
@@ -104,6 +105,8 @@ def evaluate(
         noise: source of the corrupted images; by default `DrawnNoise` from x.
         seed: seed of all draws.
         batch_size: images per forward pass.
+        probed_images: images of the sanity checks' further measurements, the first ones. Fewer images cost less, and
+            the checks then allow more.
         partial: file for the finished blocks. A call with the same model, data and settings resumes from it. The model
             is recognized by its printed form, parameters, buffers and logits, and the source of a transferred attack
             likewise.
@@ -134,6 +137,7 @@ def evaluate(
     attacks = {**attacks, **transferred(transfer, attacks)}
     require_strengths(x, eps, attacks, noise, noises, severities)
     require_positive_int(batch_size, "batch_size")
+    require_positive_int(probed_images, "probed_images")
     models = {"the model": model}
     models |= {f"the source of {name!r}": a.source for name, a in attacks.items() if isinstance(a, Transfer)}
     with ExitStack() as stack:
@@ -157,12 +161,20 @@ def evaluate(
             settings["outputs"] = f"those of {' and '.join(probable)} {PROBABILITIES}"
             warnings.warn(f"the outputs of {' and '.join(probable)} {PROBABILITIES}", stacklevel=2)
         radii = [tuple(radii_in(eps, norm)) for norm in get_args(Norm)]
-        asked = (radii, tuple(noises), tuple(severities), settings)  # settings hold the hash of the images
+        asked = (
+            radii,
+            tuple(noises),
+            tuple(severities),
+            probed_images,
+            settings,
+        )  # settings hold the hash of the images
         progress_file = ProgressFile(path, fingerprint(identity, str(asked)), processes)
         classes = _require_same_models(progress_file, models, x[:IDENTIFYING_IMAGES], batch_size)
         setup = Setup(model, x, y, classes, seed, batch_size, progress_file, processes)
         shown = progress and processes.is_main
-        columns = _measure(setup, eps, attacks, noise, [(n, s) for n in noises for s in severities], shown)
+        columns = _measure(
+            setup, eps, attacks, noise, [(n, s) for n in noises for s in severities], probed_images, shown
+        )
     return Report(len(x), tuple(columns), sanity_checks.check(columns), settings)
 
 
@@ -172,6 +184,7 @@ def _measure(
     attacks: Mapping[str, Attack],
     noise: NoiseSource,
     noises: Sequence[tuple[str, int]],
+    probed_images: int,
     progress: bool,
 ) -> list[Column]:
     """The columns of the report, then those of the sanity checks."""
@@ -182,7 +195,7 @@ def _measure(
     ]
     with progress_bar_of(sum(len(blocks(task.images)) for task in tasks), "robustness", progress) as advance:
         columns = [setup.run(task, advance) for task in tasks]
-    probes = probe_tasks(setup, columns, attacks)
+    probes = probe_tasks(setup, columns, attacks, probed_images)
     with progress_bar_of(sum(len(blocks(task.images)) for task in probes), "sanity checks", progress) as advance:
         return columns + [setup.run(task, advance) for task in probes]
 

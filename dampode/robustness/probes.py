@@ -8,9 +8,10 @@ from dampode.robustness.attacks.traits import Attack
 from dampode.robustness.results import Column
 from dampode.robustness.tasks import Setup, Task
 
-__all__ = ["probe_tasks"]
+__all__ = ["PROBED_IMAGES", "probe_tasks"]
 
 PROBED_IMAGES = 1000
+"""Images on which attacks are repeated, by default."""
 QUICKLY_PROBED_IMAGES = 100
 """Images on which ε = 0 is tried and the logits are evaluated again."""
 QUERIES = 200
@@ -23,11 +24,14 @@ LARGE_RADIUS = 0.5
 """A radius in L∞ at which no classifier can be right: every image can be moved to mid-gray."""
 
 
-def probe_tasks(setup: Setup, columns: Sequence[Column], attacks: Mapping[str, Attack]) -> list[Task]:
-    """The measurements that the sanity checks need, given the columns measured so far, clean images first."""
+def probe_tasks(setup: Setup, columns: Sequence[Column], attacks: Mapping[str, Attack], images: int) -> list[Task]:
+    """The measurements that the sanity checks need, given the columns measured so far, clean images first.
+
+    Attacks are repeated on the first ``images`` images.
+    """
     tasks = [setup.has_repeated_logits(QUICKLY_PROBED_IMAGES)]
     if any(attack.traits.gradient_based and not attack.traits.transferred for attack in attacks.values()):
-        tasks += [setup.has_gradient(PROBED_IMAGES), setup.has_agreeing_gradient(QUICKLY_PROBED_IMAGES)]
+        tasks += [setup.has_gradient(images), setup.has_agreeing_gradient(QUICKLY_PROBED_IMAGES)]
     tasks += [setup.unchanged_at_zero(name, attack, QUICKLY_PROBED_IMAGES) for name, attack in attacks.items()]
     name = _strongest(attacks)
     if name is None:
@@ -45,15 +49,15 @@ def probe_tasks(setup: Setup, columns: Sequence[Column], attacks: Mapping[str, A
         ("more restarts", attack.with_more_restarts(), sensitive),
     ]
     probes += [("shorter steps", attack.with_shorter_steps(e), e) for e in sorted({smallest, sensitive}) if e > 0]
-    tasks += [setup.attacked(name, a, eps, group, PROBED_IMAGES) for group, a, eps in probes if a is not None]
+    tasks += [setup.attacked(name, a, eps, group, images) for group, a, eps in probes if a is not None]
     found = sorted({sensitive, largest})
     tasks += [
-        setup.attacked("square search", Square(QUERIES, norm=norm), eps, "search without gradients", PROBED_IMAGES)
+        setup.attacked("square search", Square(QUERIES, norm=norm), eps, "search without gradients", images)
         for eps in found
     ]
     if setup.classes >= CLASSES_OF_RATIO:
         losses = {"cross entropy": APGD("ce", STEPS, norm=norm), "logits ratio": APGD("dlr", STEPS, norm=norm)}
-        tasks += [setup.attacked("APGD", a, e, group, PROBED_IMAGES) for group, a in losses.items() for e in found]
+        tasks += [setup.attacked("APGD", a, e, group, images) for group, a in losses.items() for e in found]
     return tasks
 
 

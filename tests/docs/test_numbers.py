@@ -80,7 +80,7 @@ def certified_accuracy():
 
 
 @quotes
-def readme_beside_plain():
+def beside_plain():
     everything = results_file.read_current(results_file.RESULTS)
     more = {}
     for name in ("in_resnet-110", "in_resnet-110-nodecay", "lambda_in_resnet-110", "lambda_in_resnet-110-gains"):
@@ -123,6 +123,47 @@ def damping_cost():
     for lam in ("0", "1", "10", "100", "1,000"):
         calls, seconds, _ = solver_ratios(problems[f"MLP, λ = {lam.replace(',', '')}, ρ = 1"], "1e-07")
         yield row(lam, factor(calls), factor(seconds))
+
+
+@quotes
+def readme_cost():
+    def seconds(value):
+        return f"{value:.{2 if value >= 0.1 else 3}f}"
+
+    problems = results("work_precision")["results"]
+    for lam in DAMPINGS:
+        solvers = problems[f"MLP, λ = {lam.replace(',', '')}, ρ = 1"]
+        both = [solvers[name]["0.001"] for name in ("ExponentialAdams", "torchdiffeq dopri5")]
+        calls = (f"{cost['calls']:,}" for cost in both)
+        yield row(lam, *calls, *(seconds(cost["forward s"]) for cost in both))
+
+
+@quotes
+def compiling():
+    steps = results("step_overhead")["results"]
+    for state in ("batch 8, d 8", "batch 1024, d 64"):
+        ratio = steps[state]["AdaptiveExponential, compiled"]["median us"]
+        ratio /= steps[state]["AdaptiveExponential"]["median us"]
+        yield row(f"a step of `AdaptiveExponential` without f, {state}", f"{ratio:.2f}")
+    implicit = results("implicit")["results"]
+    mlp = implicit["MLP, λ = 1000"]
+    yield row("a solve by `KenCarp4`, MLP, λ = 1,000", f"{mlp['KenCarp4, compiled']['s'] / mlp['KenCarp4']['s']:.2f}")
+    adams = results("work_precision")["results"]["MLP, λ = 10, ρ = 1"]
+    ratio = adams["ExponentialAdams, compiled"]["1e-05"]["forward s"] / adams["ExponentialAdams"]["1e-05"]["forward s"]
+    yield row("a solve by `ExponentialAdams`, MLP, λ = 10, error 1e-5", f"{ratio:.2f}")
+    ways = {found["way"]: found["median_s"] for found in results("inference_speed")["rows"]}
+    ratio = ways["In-ResNet, folded, compiled fp32"] / ways["In-ResNet, folded, eager"]
+    yield row("inference of a folded In-ResNet-110", f"{ratio:.2f}")
+
+
+@quotes
+def compile_seconds():
+    spent = [
+        cost["KenCarp4, compiled"]["compile s"]
+        for cost in results("implicit")["results"].values()
+        if "KenCarp4, compiled" in cost
+    ]
+    yield f"compiled for {min(spent):.1f} to {max(spent):.1f} s per problem"
 
 
 @quotes

@@ -109,7 +109,7 @@ def test_an_npz_is_only_augmented_on_request(tmp_path):
         (["--eps", "-1"], "eps must be at least 0"),
         (["--eps", "300"], "eps must be at least 0 and at most 255, got [300"),
         (["--depth", "99999998"], "depth must be at most 10000, got 99999998"),
-        (["--width", "99999999", "--models", "resnet", "--depth", "8"], "resnet must fit into memory"),
+        (["--width", "9999999999", "--models", "resnet", "--depth", "8"], "resnet must fit into memory"),
         (["--seeds", "0", "0"], "seeds needs at least one value and none twice"),
         (["--seeds", str(2**64)], "a seed must have at most 64 bits, got 18446744073709551616"),
         (["--device", "nowhere"], "device nowhere cannot be used here"),

@@ -1,10 +1,10 @@
 """A job: one network, data set, set of seeds, protocol and scale. Its result is one file."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any
 
-from benchmarks.paper.plan.protocols import PROTOCOLS, SCALES, Protocol, Scale
+from benchmarks.paper.plan.protocols import FULL, PROTOCOLS, SCALES, Protocol, Scale
 from benchmarks.paper.plan.rows import ROWS, Row
 from benchmarks.paper.plan.targets import CORE, Cell, cells_of, later_cells
 from dampode._identity import plain
@@ -14,6 +14,9 @@ __all__ = ["Job", "job_named", "jobs_of"]
 
 UNSAID = (("margin", 0.0), ("temperature", 1.0))
 """Settings of a recipe that no job of the paper uses, so that results do not name them."""
+
+USUAL_SCALE = {field.name: plain(field.default, field.name) for field in fields(Scale) if field.default is not MISSING}
+"""Settings of a scale that results do not name: those of the paper."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ class Job:
                 name: value for name, value in _plain_fields(self.recipe).items() if (name, value) not in UNSAID
             },
             "protocol": {key: value for key, value in _plain_fields(self.protocol).items() if value is not None},
-            "scale": _plain_fields(self.scale),
+            "scale": {
+                name: value for name, value in _plain_fields(self.scale).items() if value != USUAL_SCALE.get(name)
+            },
         }
 
     @property
@@ -74,7 +79,7 @@ class Job:
 def jobs_of(
     target: str, datasets: tuple[str, ...], seeds: tuple[int, ...], protocol: Protocol, scale: Scale
 ) -> list[Job]:
-    """The jobs of a target in the order in which they run; at the small scale "next" is `CORE` alone.
+    """The jobs of a target in the order in which they run; below full scale "next" is `CORE` alone.
 
     Raises:
         ValueError: there is no such target, or it has nothing on these data sets.
@@ -88,7 +93,7 @@ def jobs_of(
         return singles + [Job(ROWS[c.row], c.dataset, seeds, protocol, scale) for c in chosen if c.ensemble]
 
     if target == "next":
-        later = () if scale.name == "small" else later_cells()
+        later = later_cells() if scale == FULL else ()
         found = jobs(CORE) + [job for cell in later for job in jobs([cell])]
     else:
         found = jobs(cells_of(target))

@@ -4,9 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dampode.data import Augmentation
-from dampode.robustness import FGSM, IFGSM, PGD, Attack, RecenteredPGD, UniformNoise
+from dampode.robustness import APGD, FGSM, IFGSM, PGD, Attack, RecenteredPGD, UniformNoise
+from dampode.training import Recipe
 
-__all__ = ["CODE", "FULL", "PROTOCOLS", "SCALES", "SMALL", "TEXT", "Protocol", "Scale"]
+__all__ = ["CODE", "FIT", "FULL", "PROTOCOLS", "RADII", "SCALES", "SMALL", "TEXT", "Protocol", "Scale", "Task"]
+
+RADII = (1, 2, 4)
+"""The paper's radii, in 1/255."""
+SOUND = "APGD-CE"
+"""The name of a scale's sound attack in reports."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,19 @@ class Protocol:
 
 
 @dataclass(frozen=True)
+class Task:
+    """An easier problem on the same images.
+
+    Args:
+        classes: the classes that are told apart.
+        side: the images are averaged over squares until they have this side.
+    """
+
+    classes: tuple[int, ...]
+    side: int
+
+
+@dataclass(frozen=True)
 class Scale:
     """How much of the paper's experiment is run. The depth is never reduced.
 
@@ -49,6 +68,12 @@ class Scale:
         epochs: None for the recipe's own.
         train_images, test_images: size of a fixed random sample; None for all images.
         attacked_images: number of test images that are attacked, the first ones; None for all.
+        task: None for the paper's.
+        recipe: None for the paper's.
+        radii: of the attacks, in 1/255.
+        sound: an attack whose step is not fixed. It is measured in the same report as the protocol's FGSM and PGD, and
+            IFGSM is left out. None measures the protocol's attacks, and sound attacks in a report of their own.
+        probed_images: number of images on which the sanity checks repeat attacks; None for the usual number.
     """
 
     name: str
@@ -57,6 +82,18 @@ class Scale:
     train_images: int | None = None
     test_images: int | None = None
     attacked_images: int | None = None
+    task: Task | None = None
+    recipe: Recipe | None = None
+    radii: tuple[int, ...] = RADII
+    sound: APGD | None = None
+    probed_images: int | None = None
+
+    def attacks(self, protocol: Protocol) -> Mapping[str, Attack]:
+        """The attacks of the main report, by name. The sanity checks examine the first iterated attack."""
+        if self.sound is None:
+            return protocol.attacks
+        usual = {name: attack for name, attack in protocol.attacks.items() if name != "IFGSM"}
+        return {SOUND: self.sound, **usual}
 
 
 TEXT = Protocol(
@@ -81,4 +118,19 @@ PROTOCOLS = {protocol.name: protocol for protocol in (TEXT, CODE)}
 
 FULL = Scale("full", attacked_images=2_000)
 SMALL = Scale("small", narrow=4, epochs=40, train_images=10_000, test_images=2_000, attacked_images=500)
-SCALES = {scale.name: scale for scale in (FULL, SMALL)}
+FIT = Scale(
+    "fit",
+    narrow=2,
+    train_images=1_000,
+    test_images=1_000,
+    attacked_images=1_000,
+    task=Task(classes=(1, 6), side=8),
+    recipe=Recipe(
+        epochs=24, batch_size=64, lr=0.02, milestones=(0.6, 0.85), augmentation=Augmentation(pad=0, flip=False)
+    ),
+    radii=(2,),
+    sound=APGD(steps=20),
+    probed_images=50,
+)
+"""The cheapest scale that we found at which ResNet-110 and In-ResNet-110 both learn their training images."""
+SCALES = {scale.name: scale for scale in (FULL, SMALL, FIT)}

@@ -19,6 +19,7 @@ __all__ = [
     "LAM_RANGES",
     "PLAIN_BY_EPOCHS",
     "ROWS",
+    "SHALLOW",
     "Row",
 ]
 
@@ -27,6 +28,9 @@ LAM_RANGES = ((0.0, 0.1), (0.1, 0.2), (0.25, 0.3), (0.3, 0.4))
 
 FEWER_EPOCHS = {f"resnet-110-short{share:g}": share for share in (0.15, 0.25, 0.5)}
 """Share of the epochs after which a plain ResNet is about as accurate as fully trained damped networks."""
+
+SHALLOW_DEPTHS = (8, 14, 20, 32, 56)
+"""Depths of the plain networks that show what robustness a shallow network has."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +83,12 @@ class Row:
         recipe = Recipe.cifar100() if dataset == "cifar100" else Recipe.cifar10()
         if self.depth is None:
             recipe = Recipe.resnext()
+        recipe = scale.recipe or recipe
         return replace(
             recipe,
             epochs=max(1, round(self.epoch_share * (scale.epochs or recipe.epochs))),
             decay_damping=self.decay_damping,
-            augmentation=protocol.augmentation,
+            augmentation=recipe.augmentation or protocol.augmentation,
         )
 
 
@@ -130,6 +135,7 @@ def _rows() -> list[Row]:
         Row(name, f"ResNet-110, {share:.0%} of the epochs", models.resnet, epoch_share=share)
         for name, share in FEWER_EPOCHS.items()
     ]
+    rows += [Row(f"resnet-{depth}", f"ResNet-{depth}", models.resnet, depth) for depth in SHALLOW_DEPTHS]
     return rows
 
 
@@ -143,3 +149,5 @@ LAMBDA_ABLATION = (*(f"lambda_{row}" for row in ABLATION[:-1]), "resnet-110")
 """The same for λ-In-ResNet."""
 PLAIN_BY_EPOCHS = (*FEWER_EPOCHS, "resnet-110")
 """Plain networks trained for 15 to 100 % of the epochs: they show what robustness comes with an accuracy."""
+SHALLOW = tuple(f"resnet-{depth}" for depth in SHALLOW_DEPTHS)
+"""Plain networks of less depth."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from string import digits
 from typing import NamedTuple, TypedDict
 
-from benchmarks.paper.plan.rows import ABLATION, BASE, LAMBDA_ABLATION, PLAIN_BY_EPOCHS, ROWS
+from benchmarks.paper.plan.rows import ABLATION, BASE, LAMBDA_ABLATION, PLAIN_BY_EPOCHS, ROWS, SHALLOW
 
 __all__ = [
     "CORE",
@@ -61,7 +61,13 @@ class Cell(NamedTuple):
 PRINTED: list[PrintedNumber] = json.loads((Path(__file__).parent / "printed_numbers.json").read_text(encoding="utf-8"))
 """Every number of Tables 1 to 14."""
 
-EXPERIMENTS = {"ablation": ABLATION, "lambda_ablation": LAMBDA_ABLATION, "fewer_epochs": PLAIN_BY_EPOCHS}
+FIXED_LAM = tuple(row for row in (*ABLATION, *LAMBDA_ABLATION) if row.endswith(("-frozen", "-gains")))
+EXPERIMENTS = {
+    "ablation": ABLATION,
+    "lambda_ablation": LAMBDA_ABLATION,
+    "fewer_epochs": PLAIN_BY_EPOCHS,
+    "depth": (*BASE, *SHALLOW, *FIXED_LAM),
+}
 """Experiments that the paper lacks: the rows of each."""
 
 FIGURES: dict[int, tuple[tuple[str, ...], str]] = {

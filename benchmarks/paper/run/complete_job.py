@@ -14,7 +14,15 @@ from benchmarks.common.record import provenance
 from benchmarks.paper import results_file
 from benchmarks.paper.plan.jobs import Job
 from benchmarks.paper.results_file import Result
-from benchmarks.paper.run.measure import coefficients, columns, in_figure_2, landscapes, reports, sound_report
+from benchmarks.paper.run.measure import (
+    coefficients,
+    columns,
+    depth_in_effect,
+    in_figure_2,
+    landscapes,
+    reports,
+    sound_report,
+)
 from dampode import training
 from dampode._files import only_writer
 from dampode.data import ImageData
@@ -75,7 +83,8 @@ def complete_sound(
     """Measure the network of a complete job under a sound protocol too, in the folder "sound" of the results.
 
     Returns:
-        Whether there is such a measurement now. There is none of a network that failed, or whose weights were not kept.
+        Whether there is such a measurement now. There is none of a network that failed, whose weights were not kept, or
+        whose result holds a sound attack already.
 
     Raises:
         ValueError: as `complete`.
@@ -86,7 +95,11 @@ def complete_sound(
         results_file.read_for(path, job)
         return True
     members = [member for member in job.members if member.seeds[0] in result["members"]] or [job]
-    if result["failed"] or not all(checkpoint(member, out).exists() for member in members):
+    if (
+        job.scale.sound is not None
+        or result["failed"]
+        or not all(checkpoint(member, out).exists() for member in members)
+    ):
         return False
     networks = [trained(member, images, out, execution)[0] for member in members]
     model = networks[0] if len(job.seeds) == 1 else Ensemble(networks)
@@ -101,12 +114,14 @@ def complete_sound(
 def _measured(job: Job, model: nn.Module | None, images: ImageData, out: Path) -> dict[str, Any]:
     """What is measured on a network; without a network, the job has failed and nothing is measured."""
     if model is None:
-        return {"failed": True, "accuracy": {}, "reports": None, "coefficients": [], "landscapes": []}
+        empty: dict[str, list[Any]] = {"coefficients": [], "landscapes": []}
+        return {"failed": True, "accuracy": {}, "reports": None, "depth": None, **empty}
     found = reports(model, images, job, partial_files(job, out).__getitem__)
     return {
         "failed": found.noise.clean <= CHANCE / images.num_classes,
         "accuracy": columns(found),
         "reports": found.to_json(),
+        "depth": depth_in_effect(model, images),
         "coefficients": coefficients(model),
         "landscapes": landscapes(model, images) if in_figure_2(job) else [],
     }

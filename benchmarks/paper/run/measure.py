@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from benchmarks.paper.plan.jobs import Job
-from benchmarks.paper.plan.protocols import Protocol
+from benchmarks.paper.plan.protocols import RADII, Protocol
 from benchmarks.paper.plan.targets import FIGURE_2_IMAGES, FIGURES
 from dampode import models
 from dampode.block import DampedBlock
@@ -24,9 +24,11 @@ from dampode.robustness import (
     NormalizedPerFile,
     Report,
     UniformNoise,
+    accuracy,
     evaluate,
     landscape,
 )
+from dampode.robustness.probes import PROBED_IMAGES
 
 __all__ = [
     "ATTACKS",
@@ -37,6 +39,7 @@ __all__ = [
     "Reports",
     "coefficients",
     "columns",
+    "depth_in_effect",
     "in_figure_2",
     "landscapes",
     "noise_source",
@@ -47,8 +50,6 @@ __all__ = [
 NOISES = ("impulse", "speckle", "gaussian", "shot")
 SEVERITIES = (1, 2, 3, 4, 5)
 ATTACKS = ("fgsm", "ifgsm", "pgd")
-RADII = (1, 2, 4)
-"""In 1/255."""
 SOUND_ATTACKS = {
     "uniform noise": UniformNoise(),
     "FGSM": FGSM(),
@@ -59,6 +60,9 @@ SOUND_ATTACKS = {
 CLEAN, CLEAN_ATTACKED = "acc", "acc attacked"
 """Clean accuracy on all test images, and on those that are attacked."""
 COLUMNS = (CLEAN, CLEAN_ATTACKED, *NOISES, *(f"{attack} {radius}/255" for attack in ATTACKS for radius in RADII))
+UNIFORM_NOISE = "uniform noise"
+DEPTH_IMAGES = 500
+"""Test images on which the effective depth is measured."""
 LANDSCAPE_AXIS = tuple(k / 2 for k in range(-16, 17))
 """In 1/255; the paper does not say how far the axes of Figure 2 reach."""
 
@@ -109,11 +113,12 @@ def reports(model: nn.Module, images: ImageData, job: Job, partial: Callable[[st
         model,
         x[:attacked],
         y[:attacked],
-        eps=[radius / 255 for radius in RADII],
-        attacks=job.protocol.attacks,
+        eps=[radius / 255 for radius in job.scale.radii],
+        attacks=job.scale.attacks(job.protocol),
         noises=(),
         seed=seed,
         batch_size=batch_size,
+        probed_images=job.scale.probed_images or PROBED_IMAGES,
         partial=partial("attacks"),
     )
     return Reports(noise, attacks)
@@ -130,7 +135,7 @@ def sound_report(model: nn.Module, images: ImageData, job: Job, partial: Path) -
         model.eval(),
         x,
         y,
-        eps=[radius / 255 for radius in RADII],
+        eps=[radius / 255 for radius in job.scale.radii],
         attacks=SOUND_ATTACKS,
         noises=(),
         seed=job.seeds[0],
@@ -149,10 +154,31 @@ def columns(measured: Reports) -> Columns:
     found: Columns = {CLEAN: measured.noise.clean, CLEAN_ATTACKED: measured.attacks.clean}
     for kind in NOISES:
         found[kind] = [measured.noise.column(f"{kind}_noise", severity).accuracy for severity in SEVERITIES]
-    for attack in ATTACKS:
-        for radius in RADII:
-            found[f"{attack} {radius}/255"] = measured.attacks.column(attack.upper(), radius / 255).accuracy
+    for column in measured.attacks.columns:
+        if column.group == "attack" and column.name != UNIFORM_NOISE:
+            found[f"{column.name.lower()} {round(255 * column.strength)}/255"] = column.accuracy
     return found
+
+
+def depth_in_effect(model: nn.Module, images: ImageData) -> dict[str, Any] | None:
+    """The effective depth of a network, the shares of its blocks, and its accuracy without blocks.
+
+    None for a network that cannot be folded: a gated network, a CNN, a ResNeXt, or an ensemble.
+    """
+    x, y = pixels(images.x_test)[:DEPTH_IMAGES], images.y_test[:DEPTH_IMAGES]
+    try:
+        shares = models.block_shares(model, x)
+    except (ValueError, TypeError):
+        return None
+    without = models.accuracy_without_blocks(model, x, y)
+    return {
+        "images": len(x),
+        "accuracy": accuracy(model, x, y),
+        "effective depth": models.effective_depth(model, x),
+        "shares": [of_stage.tolist() for of_stage in shares],
+        "accuracy without a block": [each.alone for each in without],
+        "accuracy without later blocks": [each.later for each in without],
+    }
 
 
 def coefficients(model: nn.Module) -> list[float]:

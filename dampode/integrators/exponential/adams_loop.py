@@ -73,7 +73,7 @@ class AdamsLoop(AdaptiveLoop):
         # a correction that moves x by less than ten thousand rounding errors does not measure |∂N/∂x|
         self._control = OrderControl(len(x), max_order, 1e4 * torch.finfo(x.dtype).eps / tol.smallest_rtol)
         self._weight = np.zeros(len(x))
-        self._samples = torch.arange(len(x), device=x.device)
+        self._first_slots = self._slots * torch.arange(len(x), device=x.device)
         self._inner_tau = self.axis.tau(times[..., 1:-1].cpu()).numpy()
         self._inner = InnerStates(x, self._inner_tau)
         self._steps: list[AcceptedStep | Restart] = []
@@ -213,7 +213,7 @@ class AdamsLoop(AdaptiveLoop):
             nodes = nodes._replace(end=np.where(kept, nodes.end, nodes.begin))
             self._steps.append(AcceptedStep(nodes, second & kept, again, accepted, slot, self.axis))
         mask = None if every else per_sample(torch.from_numpy(accepted).to(self.x0.device), self.x0)
-        self._history = moved_history(before, tried, lam, (self._samples, slot), mask)
+        self._history = moved_history(before, tried, lam, self._first_slots + slot, mask)
         self.tau = torch.from_numpy(self._control.tau.copy())
         if every:
             self.splitting = tried.splitting

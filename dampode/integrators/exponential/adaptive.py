@@ -18,9 +18,9 @@ __all__ = ["AdaptiveExponential"]
 class AdaptiveExponential(RecomputingIntegrator):
     """Krogstad's fourth-order exponential method with an error estimate and a step size per sample.
 
-    Damping is exact, so the step size follows f and not λ: for ρ = 1 the calls of f stop growing with λ. With ρ ~ λ the
-    vector field is as stiff as the damping. An explicit method then needs about ρ Lip(f) (t1 − t0) steps, and their
-    errors may add up beyond the tolerance. Use `KenCarp4` there.
+    Damping is exact, so the step size follows f and not λ: for ρ = 1 the calls of f stop growing with λ. With ρ = 1 + λ
+    the vector field is as stiff as the damping. An explicit method then needs about ρ Lip(f) (t1 − t0) steps, and
+    their errors may add up beyond the tolerance. Use `KenCarp4` there.
 
     The error of a step is estimated as
 

@@ -51,8 +51,7 @@ def fixed_steps(func, exact, order, steps, span):
         planned = plan_step(nodes, nodes.end, 1.0, sample_damping(splitting, x), none, none, x)
         tried = try_step(splitting, history, planned.plan, Tolerance(1.0, 1.0))
         slot, sample = (newest + 1) % slots, np.arange(size)
-        index = torch.from_numpy(sample), torch.from_numpy(slot)
-        history = moved_history(history, tried, splitting.lam, index, None)
+        history = moved_history(history, tried, splitting.lam, torch.from_numpy(slots * sample + slot), None)
         times[sample, slot] = nodes.end
         worst = max(worst, (history.x - exact((n + 1) * h)).abs().max().item())
     return worst
@@ -312,3 +311,13 @@ def test_settings_that_round_products_change_nothing(monkeypatch):
         torch.testing.assert_close(odeint(func, x, t, ExponentialAdams()), want, rtol=1e-5, atol=1e-6)
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_a_setting_by_torchs_newer_interface_changes_nothing():
+    func, x, t = DampedODEFunc(Forced(3), Constant(2.0)).float(), torch.randn(2, 3), torch.linspace(0.0, 1.0, 3)
+    want = odeint(func, x, t, ExponentialAdams())
+    before, torch.backends.mkldnn.matmul.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision, "bf16"
+    try:
+        torch.testing.assert_close(odeint(func, x, t, ExponentialAdams()), want, rtol=1e-5, atol=1e-6)
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
