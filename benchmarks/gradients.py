@@ -210,20 +210,25 @@ def figure(found: dict[str, Rows]) -> None:
         "adaptive, checkpoints": ("AdaptiveExponential", "AdaptiveExponential, checkpoints"),
         "adjoint": ("torchdiffeq dopri5", "torchdiffeq dopri5, continuous adjoint"),
     }
+    upright: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "center", "fontsize": 9}
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained", sharey=True)
     for ax, kind in zip(axes, ("x0", "λ", "f"), strict=True):
-        ax.set(xlabel="damping λ", title=f"with respect to {kind}", ylim=(2e-11, 1e2), xscale="log", yscale="log")
+        ax.set(
+            xlabel="damping λ",
+            title=f"with respect to {kind}",
+            xlim=(0.7, 2e3),
+            ylim=(2e-11, 1e2),
+            xscale="log",
+            yscale="log",
+        )
         for name, (solver, label) in labels.items():
             points = [(float(lam), rows[name].get(kind, math.inf)) for lam, rows in found.items()]
             drawn = [(lam, e) for lam, e in points if 0 < e < math.inf]
             ax.plot(*zip(*drawn, strict=True), **style(solver)._asdict(), label=label)
             for lam in (lam for lam, e in points if e == math.inf):
-                said = f"{solver}: no gradient"
-                ax.text(lam, 5e-4, said, rotation=90, ha="center", va="center", color=style(solver).color)
+                ax.text(lam, 1e-3, "no gradient", color=style(solver).color, **upright)
             for lam in (lam for lam, e in points if e == 0 and name == "kept"):
-                ax.text(
-                    lam * 0.8, 5e-8, "the others: 0 by underflow", rotation=90, ha="center", va="center", color="0.4"
-                )
+                ax.text(lam, 1e-8, "0 by underflow", color="0.4", **upright)
         ax.axhline(1.0, color="0.6", lw=0.8)
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("relative error")

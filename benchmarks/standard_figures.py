@@ -8,6 +8,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 from benchmarks.common.palette import OURS, STYLES, style
 from benchmarks.common.record import RESULTS
@@ -62,3 +63,4 @@ def panel(ax: Any, problem: StandardProblem, of_problem: Mapping[str, Mapping[st
     ax.invert_xaxis()
     ax.grid(alpha=0.3)
     ax.tick_params(labelsize=7)
+    ax.yaxis.set_minor_formatter(NullFormatter())

@@ -49,7 +49,7 @@ STAGES = {
     "Krogstad4, compiled": 4,
 }
 """Calls of f per step; ExponentialAdams counts its second evaluations as steps."""
-EAGER = {ours_compiled: ours, exponential_adams_compiled: exponential_adams}
+EAGER: dict[Solver, Solver] = {ours_compiled: ours, exponential_adams_compiled: exponential_adams}
 """Compiled solver -> the one that makes the same calls."""
 TOL = 1e-6
 SHAPES = {"batch 8, d 8": (8, 8), "batch 1024, d 64": (1024, 64)}
@@ -113,7 +113,7 @@ def figure(results: dict[str, Rows]) -> None:
         for place, (median, high) in enumerate(zip(medians, ends[1], strict=True)):
             ax.annotate(f"{median:,.0f}", (median + high, place), (4, 0), textcoords="offset points", va="center")
         ax.set(title=f"batch {batch}, {d} numbers per sample", xlabel="µs per step beyond the calls of f")
-        ax.margins(x=0.12)
+        ax.set_xlim(right=1.2 * max(rows[solver]["spread us"][1] for solver in order))
     rounds = max(row["n"] for rows in results.values() for row in rows.values())
     figure.suptitle(f"What a step costs besides f: median, and range over {rounds} rounds (hatched: compiled)")
     figure.savefig(RESULTS / "step_overhead.png", dpi=150)

@@ -44,6 +44,7 @@ sphinx_gallery_conf = {
     "only_warn_on_example_error": False,
     "parallel": 2,
     "min_reported_time": 1e9,
+    "write_computation_times": False,
     "show_signature": False,
     "capture_repr": (),
     "remove_config_comments": True,

@@ -66,17 +66,14 @@ assert min(correct["clean"]) > 0.6
 # count the chance in the choice of 360 test images. They do not count the chance in training: each λ was trained
 # once.
 
-titles = [f"λ = {lam:g}" for lam in DAMPINGS]
-figure, axes = plt.subplot_mosaic(
-    [titles, ["accuracy"] * len(titles)], figsize=(8, 5.2), height_ratios=(1, 1.7), layout="constrained"
-)
+figure, axes = plt.subplot_mosaic("01234;aaaaa", figsize=(8, 5.2), height_ratios=(1, 1.7), layout="constrained")
 limit = max(output.abs().max().item() for output in outputs)
-for title, output in zip(titles, outputs, strict=True):
-    axes[title].imshow(output, cmap="coolwarm", vmin=-limit, vmax=limit)
-    axes[title].set(title=title, xticks=[], yticks=[])
-axes[titles[0]].set_xlabel("x + f(x)")
-axes[titles[-1]].set_xlabel("f(x)")
-ax = axes["accuracy"]
+for k, (lam, output) in enumerate(zip(DAMPINGS, outputs, strict=True)):
+    axes[str(k)].imshow(output, cmap="coolwarm", vmin=-limit, vmax=limit)
+    axes[str(k)].set(title=f"λ = {lam:g}", xticks=[], yticks=[])
+axes["0"].set_xlabel("x + f(x)")
+axes["4"].set_xlabel("f(x)")
+ax = axes["a"]
 for name, values in correct.items():
     share = torch.tensor(values)
     interval = 1.96 * (share * (1 - share) / len(y)).sqrt()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dampode._checks import require_instance
+from dampode.block import Transition
 from dampode.models.folding import fold
 from dampode.models.preresnet import PreResNet, layers
 from dampode.models.weights_file import unwrapped
@@ -79,9 +80,13 @@ def effective_depth(model: PreResNet, x: Tensor) -> float:
     """
     network = unwrapped(model)
     require_instance(network, PreResNet, "model", "the depth is counted in the networks of PreResNet")
-    _, _, _, entry = next(layers(network))
+    assert isinstance(network, PreResNet)
+    plain = fold(network)
+    _, _, _, entry = next(layers(plain))
+    assert isinstance(entry, Transition)
     convolutions = sum(isinstance(module, nn.Conv2d) for module in entry.f.modules())
-    return 2 + convolutions * sum(1 / float((p**2).sum()) for p in block_shares(network, x))
+    used = sum(1 / (p**2).sum().item() for p in block_shares(plain, x))
+    return 2 + convolutions * used
 
 
 @torch.no_grad()

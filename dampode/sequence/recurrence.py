@@ -77,7 +77,7 @@ class _DampedRecurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rate: Tensor, gaps: Tensor, u: Tensor, h0: Tensor, held: bool) -> tuple[Tensor, Tensor]:
-        a = torch.exp(-gaps * rate)
+        a = _factors(rate, gaps)
         h: Tensor = _scan(a, (1 - a) * u if held else u, h0, False)
         ctx.save_for_backward(rate, gaps, u if held else None, h0, h)
         return h, h[:, -1].clone()
@@ -86,13 +86,21 @@ class _DampedRecurrence(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rate, gaps, u, h0, h = ctx.saved_tensors
         g, g_last = grads
-        a = torch.exp(-gaps * rate).conj().resolve_conj()
+        a = _factors(rate, gaps).conj().resolve_conj()
         s: Tensor = _Recurrence.apply(_before(a, torch.ones_like(h0), True), g, g_last, True)
         driven = _before(h, h0, False) if u is None else _before(h, h0, False) - u
         by_exponent = a * s * driven.conj()
         by_rate = -(by_exponent * gaps).sum_to_size(rate.shape)
         by_gaps = -(by_exponent * rate.conj()).real.sum(2, keepdim=True) if ctx.needs_input_grad[1] else None
         return by_rate, by_gaps, s if u is None else (1 - a) * s, a[:, 0] * s[:, 0], None
+
+
+def _factors(rate: Tensor, gaps: Tensor) -> Tensor:
+    """e^{−λΔt}, (N, T, H). A complex exponential costs several times as much as its size and its angle."""
+    if not rate.is_complex():
+        return torch.exp(-gaps * rate)
+    largest = torch.finfo(gaps.dtype).max  # an infinite angle has no cosine
+    return torch.polar(torch.exp(-gaps * rate.real), (-gaps * rate.imag).clamp(-largest, largest))
 
 
 class _Recurrence(torch.autograd.Function):

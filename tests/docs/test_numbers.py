@@ -35,8 +35,8 @@ def row(*cells):
 
 
 def power(number):
-    """One digit and the power of ten, such as 8e-16 and 5e-7."""
-    return f"{number:.0e}".replace("e-0", "e-")
+    """One digit and the power of ten, such as 8e-16 and 5e-7; and 0."""
+    return f"{number:.0e}".replace("e-0", "e-") if number else "0"
 
 
 def factor(ratio):
@@ -340,18 +340,38 @@ def random_calls():
         yield row(called, *(f"{number:,}" for number in numbers))
 
 
-@quotes
-def irregular_physionet():
+def sequence_scores():
+    """Task -> model -> scores of the seeds, in their order."""
     scores = {}
     for key, found in results("sequence_quality")["results"].items():
         task, name, _ = key.split("|")
-        if task == "PhysioNet":
-            scores.setdefault(name, []).append(found["score"])
+        scores.setdefault(task, {}).setdefault(name, []).append(found["score"])
+    return scores
+
+
+@quotes
+def irregular_physionet():
+    scores = sequence_scores()["PhysioNet"]
     for name, values in scores.items():
         if len(values) > 1:
             yield row(name, f"{mean(values):.3f} ± {stdev(values):.3f}", len(values))
     same = scores["DampedRNN"][:3]
     yield f"`DampedRNN` has {mean(same):.3f} ± {stdev(same):.3f}"
+
+
+@quotes
+def irregular_pendulum():
+    for name, values in sequence_scores()["pendulum"].items():
+        if len(values) > 1:
+            yield row(name, f"{1000 * mean(values):.1f} ± {1000 * stdev(values):.1f}", len(values))
+
+
+@quotes
+def irregular_vowels():
+    scores = sequence_scores()
+    for name in scores["vowels 0 %"]:
+        shares = [scores[f"vowels {share} %"][name] for share in (0, 30, 50, 70)]
+        yield row(name, *(f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f}" for values in shares))
 
 
 @quotes

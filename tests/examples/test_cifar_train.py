@@ -175,3 +175,15 @@ def test_an_error_ends_in_words(tmp_path):
     assert done.returncode != 0
     assert "error: the output folder must be writable" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_differences_within_noise_are_called_so():
+    assert example.difference(0.9, 0.9, 360).endswith("within noise)")
+    assert "within noise" not in example.difference(0.9, 0.7, 360)
+    assert example.difference(0.7, 0.9, 360).startswith("-20.0 (-")
+    report = example.Accuracies(360, 0.9, [0.8] * 5, [(1, 0.5)])
+    better = example.Accuracies(360, 0.9, [0.8] * 5, [(1, 0.7)])
+    runs = [example.Run(name, 0, False, False, 0.1, [], r) for name, r in (("resnet", report), ("cnn", better))]
+    said = example.verdict(runs, example.Args(models=("resnet", "cnn"), eps=(1,)))
+    assert said.startswith("cnn minus resnet, in points: clean +0.0 (")
+    assert "; FGSM 1/255 +20.0 (+" in said

@@ -9,6 +9,8 @@ from benchmarks.paper.plan.protocols import PROTOCOLS
 from benchmarks.paper.plan.rows import FEWER_EPOCHS
 from benchmarks.paper.plan.targets import FIGURES
 from benchmarks.paper.render import figures
+from benchmarks.paper.render.depth_study import fit_runs
+from benchmarks.paper.render.fit_section import FIT_IMAGE
 from benchmarks.paper.render.page import SMALL_ROWS, figure_image, page, shares_image, small_runs
 from benchmarks.paper.results_file import RESULTS, read_current, read_sound
 
@@ -24,6 +26,8 @@ def main() -> None:
     for protocol, runs in small_runs(results).items():
         rows = [row for row in SMALL_ROWS if row not in FEWER_EPOCHS]
         figures.draw_shares(rows, runs, DOCS / shares_image(protocol))
+    if runs_of := fit_runs(results):
+        figures.draw_depth(runs_of, DOCS / FIT_IMAGE)
     (DOCS / "paper.md").write_text(page(results, read_sound(RESULTS, results)), encoding="utf-8")
     print(f"{len(results)} results: {DOCS / 'paper.md'}")
 

@@ -21,6 +21,7 @@ __all__ = [
     "PROPERTIES",
     "ROBUSTNESS",
     "SOUND",
+    "Intervals",
     "beside_plain",
     "correlation_table",
     "fit_runs",
@@ -31,6 +32,8 @@ __all__ = [
     "regression_table",
 ]
 
+Intervals = tuple[dict[str, Interval], dict[str, Interval]]
+"""Property -> its rank correlation with a share kept, and its coefficient in a regression on all properties."""
 PLAIN = (*SHALLOW, "resnet-110")
 """Plain networks by depth."""
 PRINTED_PGD, SOUND = "pgd 2/255", "apgd-ce 2/255"
@@ -133,8 +136,8 @@ def beside_plain(runs_of: dict[str, list[Result]], measure: str) -> dict[str, li
     return found
 
 
-def intervals(runs_of: dict[str, list[Result]], measure: str) -> tuple[dict[str, Interval], dict[str, Interval]]:
-    """Property -> its rank correlation with the share kept, and its coefficient in a regression on all properties."""
+def intervals(runs_of: dict[str, list[Result]], measure: str) -> Intervals:
+    """How the share kept under a measure goes with each property."""
     runs = [run for of_row in runs_of.values() for run in of_row]
     indices = iter(range(len(runs)))
     groups = {row: [next(indices) for _ in of_row] for row, of_row in runs_of.items()}
@@ -151,7 +154,7 @@ def intervals(runs_of: dict[str, list[Result]], measure: str) -> tuple[dict[str,
     return dict(zip(PROPERTIES, alone, strict=True)), dict(zip(PROPERTIES, joint, strict=True))
 
 
-def correlation_table(found: dict[str, tuple[dict[str, Interval], dict[str, Interval]]]) -> str:
+def correlation_table(found: dict[str, Intervals]) -> str:
     """Per property: its rank correlation with each kind of robustness.
 
     Args:
@@ -160,7 +163,7 @@ def correlation_table(found: dict[str, tuple[dict[str, Interval], dict[str, Inte
     return _property_table({measure: alone for measure, (alone, _) in found.items()})
 
 
-def regression_table(found: dict[str, tuple[dict[str, Interval], dict[str, Interval]]]) -> str:
+def regression_table(found: dict[str, Intervals]) -> str:
     """Per property: its coefficient at equal values of the other properties."""
     return _property_table({measure: joint for measure, (_, joint) in found.items()})
 

@@ -1,8 +1,9 @@
-"""The paper's figures from our full-scale results, and our figure of the small scale."""
+"""The paper's figures from our full-scale results, and our figures of the smaller scales."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import matplotlib
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.paper.plan.rows import FEWER_EPOCHS, ROWS
 from benchmarks.paper.plan.targets import FIGURE_2_IMAGES, FIGURES, GAIN_FIGURES
+from benchmarks.paper.render.depth_study import PLAIN, ROBUSTNESS
 from benchmarks.paper.render.statistics import (
     our_means,
     plain_curve,
@@ -31,7 +33,7 @@ from benchmarks.paper.run.measure import CLEAN
 from dampode import plots
 from dampode.robustness import Landscape
 
-__all__ = ["draw", "draw_gains", "draw_shares", "drawable"]
+__all__ = ["draw", "draw_depth", "draw_gains", "draw_shares", "drawable"]
 
 LANDSCAPES = 2
 """The figure of loss landscapes."""
@@ -97,6 +99,42 @@ def draw_shares(rows: Sequence[str], runs: Sequence[Result], path: Path) -> None
         ax.grid(alpha=0.3)
         ax.set_axisbelow(True)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_depth(runs_of: dict[str, list[Result]], path: Path) -> None:
+    """Draw the share that each run of the study of depth keeps, against its effective depth and its clean accuracy.
+
+    A line joins the means of the plain networks.
+
+    Args:
+        runs_of: network -> its runs at scale fit.
+        path: the image file.
+    """
+    figure, axes = plt.subplots(len(ROBUSTNESS), 2, figsize=(11, 7.5), layout="constrained", sharey="row")
+    against: tuple[tuple[str, Callable[[Result], float]], ...] = (
+        ("effective depth", lambda run: float(run["depth"]["effective depth"])),
+        ("clean accuracy (%)", lambda run: value(run, CLEAN)),
+    )
+    for line, (measure, title) in zip(axes, ROBUSTNESS.items(), strict=True):
+        for ax, (label, read) in zip(line, against, strict=True):
+            for (row, runs), marker in zip(runs_of.items(), cycle(MARKERS), strict=False):
+                hollow = {"facecolors": "white", "edgecolors": "gray"} if row in PLAIN else {}
+                kept = [share(run, measure) for run in runs]
+                ax.scatter([read(run) for run in runs], kept, 45, marker=marker, label=ROWS[row].label, **hollow)
+            means = [
+                (mean(map(read, runs_of[row])), mean(share(run, measure) for run in runs_of[row]))
+                for row in PLAIN
+                if row in runs_of
+            ]
+            ax.plot(*zip(*means, strict=True), zorder=0, color="gray", linewidth=1, label="plain ResNets, means")
+            ax.set(xlabel=label, title=f"share kept, {title}")
+            ax.grid(alpha=0.3)
+            ax.set_axisbelow(True)
+        line[0].set_ylabel("share of clean accuracy (%)")
+        line[0].set_xscale("log", base=2)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -4,13 +4,15 @@ import json
 from collections.abc import Sequence
 from functools import partial
 
-from benchmarks.paper.plan.protocols import FULL, PROTOCOLS, SMALL
+from benchmarks.paper.plan.protocols import PROTOCOLS, RADII, SMALL
 from benchmarks.paper.plan.rows import ABLATION, LAMBDA_ABLATION, PLAIN_BY_EPOCHS, ROWS
 from benchmarks.paper.plan.targets import CORE, FIGURES, PRINTED
 from benchmarks.paper.render import figures
 from benchmarks.paper.render.claims import judge_all
+from benchmarks.paper.render.fit_section import fit_section
 from benchmarks.paper.render.reading import reading
-from benchmarks.paper.render.statistics import summarize, value
+from benchmarks.paper.render.statistics import sampling_error, summarize, value
+from benchmarks.paper.render.summary import summary
 from benchmarks.paper.render.tables import (
     DATASETS,
     SD_TABLES,
@@ -21,7 +23,6 @@ from benchmarks.paper.render.tables import (
     table_against_plain,
 )
 from benchmarks.paper.results_file import Result
-from benchmarks.paper.run.measure import RADII
 from dampode.robustness import RecenteredPGD, Report
 
 __all__ = ["SMALL_ROWS", "figure_image", "figure_list", "page", "shares_image", "small_runs"]
@@ -48,11 +49,13 @@ def page(results: Sequence[Result], sound: Sequence[tuple[Result, Result]] = ())
         results: every result.
         sound: the results that were also measured under a sound protocol, each with that measurement.
     """
-    counts = {scale: sum(r["config"]["scale"]["name"] == scale for r in results) for scale in (FULL.name, SMALL.name)}
     parts = [
-        INTRODUCTION.format(full=counts["full"], small=counts["small"]),
+        TITLE,
+        summary(results),
+        INTRODUCTION,
+        fit_section(results),
         reading(results),
-        "## Small scale: trends, no verdicts\n\n" + SMALL_HEAD.format(scale=SMALL),
+        "## Small scale: trends, no verdicts\n\n" + SMALL_HEAD.format(scale=SMALL, **SMALL_ERRORS),
         *small(results),
         PROTOCOL_HEAD + "\n\n" + protocols(),
         MEASUREMENT_HEAD + "\n\n" + sanity(results),
@@ -225,15 +228,18 @@ def _is(result: Result, protocol: str, scale: str) -> bool:
     return bool(config["protocol"]["name"] == protocol and config["scale"]["name"] == scale)
 
 
-INTRODUCTION = """# The paper, number by number
+TITLE = "# The paper, number by number"
+
+SMALL_ERRORS = {"clean_error": sampling_error(2_000), "attack_error": sampling_error(500)}
+
+INTRODUCTION = """## How to read this page
 
 This page sets our results below every number of Tables 1 to 8 of *Interpolation between Residual and Non-Residual
 Networks* (Yang, Liu, Bao, Shi, ICML 2020). The paper's standard deviations are those of its Tables 9 to 14.
 
 | | |
 | --- | --- |
-| full-scale results | {full} |
-| small-scale results | {small} |
+| sampling error | of an accuracy on 2,000 images, the number attacked at full scale: at most 1.1 points |
 | numbers | accuracy in percent, mean ± standard deviation over n runs (n − 1) |
 | failed runs | accuracy at most 1.5 times that of guessing; counted apart, as the paper does |
 | protocol "text" | the experiment as the paper's text describes it |
@@ -291,8 +297,8 @@ SMALL_HEAD = """| | |
 | --- | --- |
 | depth, width | 110, 1/{scale.narrow} of the paper's |
 | training | {scale.train_images:,} images, {scale.epochs} epochs |
-| clean images and noise | {scale.test_images:,} test images |
-| attacks | the first {scale.attacked_images} of them |
+| clean images and noise | {scale.test_images:,} test images; sampling error at most {clean_error:.1f} points |
+| attacks | the first {scale.attacked_images} of them; sampling error at most {attack_error:.1f} points |
 
 These numbers cannot be compared with the paper's, and we read no verdict from them. An underfit network looks robust:
 compare every robust accuracy with the clean one. The last table shows it as a share of the clean one.

@@ -48,8 +48,7 @@ def regression(x: Floats, y: Floats) -> Floats:
     Returns:
         (k,): standard deviations of y per standard deviation of x_k, at equal values of the others.
     """
-    found: Floats = np.linalg.lstsq(_standardized(x), _standardized(y[:, None])[:, 0], rcond=None)[0]
-    return found
+    return np.asarray(np.linalg.lstsq(_standardized(x), _standardized(y[:, None])[:, 0], rcond=None)[0], np.float64)
 
 
 def bootstrap(

@@ -1,16 +1,17 @@
 """Means and standard deviations over runs, and the paper's printed ones, in percent."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import nan
 from statistics import mean, stdev
 
 import numpy as np
 
+from benchmarks.paper.plan.protocols import RADII
 from benchmarks.paper.plan.rows import PLAIN_BY_EPOCHS
 from benchmarks.paper.plan.targets import PRINTED
 from benchmarks.paper.results_file import Result
-from benchmarks.paper.run.measure import ATTACKS, CLEAN, CLEAN_ATTACKED, NOISES, RADII
+from benchmarks.paper.run.measure import ATTACKS, CLEAN, CLEAN_ATTACKED, NOISES
 
 __all__ = [
     "MEASURES",
@@ -21,6 +22,7 @@ __all__ = [
     "plain_at",
     "plain_curve",
     "printed",
+    "sampling_error",
     "select",
     "share",
     "summarize",
@@ -30,6 +32,7 @@ __all__ = [
 
 NOISE_MEAN = "noise"
 ATTACK_MEASURES = tuple(f"{attack} {radius}/255" for attack in ATTACKS for radius in RADII)
+NOT_ATTACKED = (CLEAN, NOISE_MEAN, *NOISES)
 MEASURES = (CLEAN, *NOISES, NOISE_MEAN, *ATTACK_MEASURES)
 """The columns of Tables 1 to 3: clean, the four noises and their mean, nine attacks."""
 
@@ -70,14 +73,19 @@ def value(result: Result, measure: str) -> float:
 
 def share(result: Result, measure: str) -> float:
     """A measure as a share of the clean accuracy on the same images, in percent."""
-    clean = CLEAN_ATTACKED if measure in ATTACK_MEASURES else CLEAN
+    clean = CLEAN if measure in NOT_ATTACKED else CLEAN_ATTACKED
     return 100 * value(result, measure) / value(result, clean)
+
+
+def sampling_error(images: int) -> float:
+    """The largest standard error of an accuracy on so many images, in points: that of an accuracy of one half."""
+    return 50 / math.sqrt(images)
 
 
 def summarize(values: Sequence[float], failed: int = 0) -> Summary | None:
     """Mean and standard deviation of the values of runs that trained; None if there was no run."""
     if not values:
-        return Summary(nan, None, 0, failed) if failed else None
+        return Summary(math.nan, None, 0, failed) if failed else None
     return Summary(mean(values), stdev(values) if len(values) > 1 else None, len(values), failed)
 
 

@@ -34,7 +34,6 @@ __all__ = [
     "ATTACKS",
     "COLUMNS",
     "NOISES",
-    "RADII",
     "Columns",
     "Reports",
     "coefficients",
@@ -165,6 +164,8 @@ def depth_in_effect(model: nn.Module, images: ImageData) -> dict[str, Any] | Non
 
     None for a network that cannot be folded: a gated network, a CNN, a ResNeXt, or an ensemble.
     """
+    if not isinstance(model, models.PreResNet):
+        return None
     x, y = pixels(images.x_test)[:DEPTH_IMAGES], images.y_test[:DEPTH_IMAGES]
     try:
         shares = models.block_shares(model, x)

@@ -21,12 +21,15 @@ def simplified(images: ImageData, task: Task) -> ImageData:
     side = images.x_train.shape[-1]
     if side % task.side:
         raise ValueError(f"the side of the images must be a multiple of the task's, got {side} and {task.side}")
-    parts: dict[str, Tensor] = {}
-    for part in ("train", "test"):
-        x, y = getattr(images, f"x_{part}"), getattr(images, f"y_{part}")
-        chosen = torch.isin(y, torch.tensor(task.classes))
+    classes = torch.tensor(sorted(task.classes))
+
+    def part(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = torch.isin(y, classes)
         small = avg_pool2d(x[chosen].float(), side // task.side).round().to(torch.uint8)
-        label = torch.searchsorted(torch.tensor(sorted(task.classes)), y[chosen])
-        parts |= {f"x_{part}": small, f"y_{part}": label}
+        return small, torch.searchsorted(classes, y[chosen])
+
+    x_train, y_train = part(images.x_train, images.y_train)
+    x_test, y_test = part(images.x_test, images.y_test)
     name = f"{images.name}, classes {', '.join(map(str, task.classes))}, {task.side}x{task.side}"
-    return replace(images, name=name, num_classes=len(task.classes), **parts)
+    small = replace(images, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    return replace(small, name=name, num_classes=len(task.classes))
