@@ -49,8 +49,8 @@ class KenCarp4(TolerantIntegrator):
     Args:
         rtol, atol: tolerances relative to |x| and absolute, > 0. rtol is raised to ten rounding errors if it is less.
         max_steps: steps a sample may try, accepted and rejected ones together.
-        first_step: length of the first step, > 0; None estimates it. A first step that is many times too long can pass
-            unnoticed.
+        first_step: bound of the first step, at the start and after a jump, > 0; None sets no bound. The integrator
+            estimates a first step from f and takes the shorter of the two.
         max_step: length of the longest step, > 0; None sets no bound.
         progress: whether to show a tqdm bar of the slowest sample's time.
         compile: whether to compile, by torch.compile, what an iteration does apart from calling f. This saves most time
