@@ -2,8 +2,8 @@
 
 All libraries attack the same network with the same images, ε, steps and batches; PGD has α = ε/4, APGD 100 steps, and
 AutoAttack is the standard version with 100 steps and 5,000 queries. The AutoAttack of torchattacks has 10 steps, so its
-four attacks are given 100 here. dampode attacks the network as its command line does: folded by `models.fold`, and in
-the faster memory layout, which is the same function up to rounding. The libraries take turns in each round, so a
+four attacks are given 100 here. dampode attacks the network as its command line does: damping and batch norm folded,
+and in the faster memory layout, which is the same function up to rounding. The libraries take turns in each round, so a
 machine that slows down slows all of them. The table shows the median, the spread (median absolute deviation) and the
 ratio of rates to each other library.
 
@@ -202,7 +202,7 @@ def main(args: Args) -> None:
     x, y = data.pixels(images.x_test), images.y_test
     clean = correct(model, x, y).double().mean().item()
 
-    folded = models.fold(model)
+    folded = models.fold_batch_norm(models.fold(model))
     with training.Execution().layout(folded, x.device):
         rows = [row for e in args.eps for row in measure(model, folded, x, y, e / 255, args)]
     print(f"ResNet-{args.depth}, {images.name}, {len(x)} images, batches of {args.batch}, {args.rounds} rounds")

@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.common.palette import style
 from benchmarks.common.problems import ForcedMLP
 from benchmarks.common.record import RESULTS, command, provenance, write
 from dampode import DampedODEFunc
@@ -205,29 +206,36 @@ def figure(found: dict[str, Rows]) -> None:
     import matplotlib.pyplot as plt
 
     labels = {
-        "kept": ("Krogstad4, backpropagated", "C8o"),
-        "adaptive, checkpoints": ("AdaptiveExponential, checkpoints", "C0s"),
-        "adjoint": ("dopri5, continuous adjoint", "C1X"),
+        "kept": ("Krogstad4", "Krogstad4, backpropagated"),
+        "adaptive, checkpoints": ("AdaptiveExponential", "AdaptiveExponential, checkpoints"),
+        "adjoint": ("torchdiffeq dopri5", "torchdiffeq dopri5, continuous adjoint"),
     }
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained", sharey=True)
+    upright: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "center", "fontsize": 9}
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained", sharey=True)
     for ax, kind in zip(axes, ("x0", "λ", "f"), strict=True):
-        for name, (label, style) in labels.items():
+        ax.set(
+            xlabel="damping λ",
+            title=f"with respect to {kind}",
+            xlim=(0.7, 2e3),
+            ylim=(2e-11, 1e2),
+            xscale="log",
+            yscale="log",
+        )
+        for name, (solver, label) in labels.items():
             points = [(float(lam), rows[name].get(kind, math.inf)) for lam, rows in found.items()]
             drawn = [(lam, e) for lam, e in points if 0 < e < math.inf]
-            ax.loglog(*zip(*drawn, strict=True), style, ls="-", label=label)
-            stopped = [lam for lam, e in points if e == math.inf]
-            if stopped:  # a failure has no error, so its mark is at the upper edge
-                edge, said = ax.get_xaxis_transform(), f"{label}: stops, no gradient"
-                ax.plot(stopped, [0.94] * len(stopped), style, ms=9, mfc="none", transform=edge, label=said)
-            if name == "kept":
-                for lam in (lam for lam, e in points if e == 0):
-                    ax.text(lam, 1e-7, "all underflow to 0", rotation=90, ha="center", va="center", color="0.4")
-        ax.set(xlabel="damping λ", title=f"gradient with respect to {kind}", ylim=(2e-11, 1e2))
+            ax.plot(*zip(*drawn, strict=True), **style(solver)._asdict(), label=label)
+            for lam in (lam for lam, e in points if e == math.inf):
+                ax.text(lam, 1e-3, "no gradient", color=style(solver).color, **upright)
+            for lam in (lam for lam, e in points if e == 0 and name == "kept"):
+                ax.text(lam, 1e-8, "0 by underflow", color="0.4", **upright)
         ax.axhline(1.0, color="0.6", lw=0.8)
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("relative error")
+    figure.suptitle("Relative error of gradients; above the line at 1 no digit is right")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     figure.savefig(RESULTS / "gradients.png", dpi=150)
+    plt.close(figure)
 
 
 def main(args: Args) -> None:

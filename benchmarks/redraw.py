@@ -3,27 +3,24 @@
 python -m benchmarks.redraw
 """
 
-import json
-from typing import Any
-
-from benchmarks import gradients, implicit, step_overhead, work_precision
+from benchmarks import batching, gradients, implicit, standard_figures, step_overhead, work_precision
 from benchmarks.common.record import RESULTS
+from benchmarks.pages.results import read
+from dampode.cli import robustness
+from dampode.robustness import Report
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    gradients.figure(results("gradients")["errors"])
-    implicit.figure(results("implicit")["results"])
-    step_overhead.figure(results("step_overhead")["results"])
-    work_precision.figure(results("work_precision")["results"])
-
-
-def results(name: str) -> Any:
-    """The content of a result file."""
-    path = RESULTS / f"{name}.json"
-    print(path.with_suffix(".png"))
-    return json.loads(path.read_text(encoding="utf-8"))
+    batching.figure(read("batching")["results"])
+    gradients.figure(read("gradients")["errors"])
+    implicit.figure(read("implicit")["results"])
+    step_overhead.figure(read("step_overhead")["results"])
+    work_precision.figure(read("work_precision")["results"])
+    standard_figures.figures(read("standard_problems")["results"])
+    for path in (RESULTS / "cifar10_report").glob("*/report.json"):
+        robustness.draw(Report.from_json(path.read_text(encoding="utf-8")), path.with_name("robustness.png"))
 
 
 if __name__ == "__main__":

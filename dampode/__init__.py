@@ -15,7 +15,6 @@ from dampode import (
     paths,
     robustness,
     sequence,
-    stability,
     weighting,
 )
 from dampode.block import DampedBlock, EquilibriumBlock, Transition
@@ -25,7 +24,7 @@ from dampode.integrators import EventSolution, Jumps, Solution
 from dampode.trajectory import odeint, odeint_event, solve
 
 if TYPE_CHECKING:
-    from dampode import plots, training
+    from dampode import plots, stability, training
 
 __version__ = version("dampode")
 
@@ -59,8 +58,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Import `training` and `plots` on first use: they need accelerate, tqdm and matplotlib."""
-    if name in ("plots", "training"):
+    """Import these on first use: plots needs Matplotlib, stability SciPy, training accelerate and tqdm."""
+    if name in ("plots", "stability", "training"):
         return import_module(f"dampode.{name}")
     raise AttributeError(f"module 'dampode' has no attribute {name!r}")
 

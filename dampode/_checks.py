@@ -215,7 +215,7 @@ def require_broadcast(value: Tensor, x: Tensor, name: str) -> None:
     if not fits:
         raise ValueError(
             f"{name} must broadcast to the state: x is {tuple(x.shape)}, {name} is {tuple(value.shape)}; "
-            "per-channel values of an image state have shape (C, 1, 1)"
+            'per-channel values of an image state have shape (C, 1, 1); see "Choosing λ and ρ" in the documentation'
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["default_dtype", "full_float32"]
+__all__ = ["default_dtype", "full_float32", "rounds_products"]
 
 
 @contextmanager
@@ -58,6 +58,11 @@ def full_float32() -> Iterator[None]:
             torch.set_float32_matmul_precision(products)
         for operation, precision in zip(operations, precisions, strict=True):
             operation.fp32_precision = precision
+
+
+def rounds_products() -> bool:
+    """Whether torch may round products of float32 matrices to fewer bits."""
+    return _older_settings()[1] != "highest"
 
 
 def _older_settings() -> tuple[bool | None, str | None]:

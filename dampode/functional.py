@@ -122,7 +122,7 @@ def exponential_step(x: Tensor, lam: Scalar, weight: Scalar, fx: Tensor, h: Scal
     """One exponential Euler step, Eq. 8: x1 = e^{−λh} x + h φ_1(−λh) ρ f, where h φ_1(−λh) = (1 − e^{−λh}) / λ.
 
     It is exact for every λh if f is constant over the step; else the error per step is O(h²). At λ = 0 it is x + h f.
-    As λ → ∞ it tends to f for ρ ~ λ (the paper's Eq. 10 prints Δt f) and to 0 for ρ = 1.
+    As λ → ∞ it tends to f for ρ = 1 + λ (the paper's Eq. 10 prints Δt f) and to 0 for ρ = 1.
 
     Args:
         x: state, (N, *S).

@@ -146,12 +146,12 @@ def odeint_event(
 
     A sample ends at its event with the number ``count``, or at t_span[1] if it has fewer. All samples are solved at
     once. An event is located on the dense output of a step. The step is then taken up to there, and two steps of
-    Newton's method along the flow remove what is left of the event function. The dense output is looked at in four
+    Newton's method along the solution remove what is left of the event function. The dense output is looked at in four
     places per step: two crossings of one function between two places are missed, unless ``max_step`` is set.
 
     Gradients of the event's time and state are those of the implicit function theorem. They also pass through the map
     to the events after it. They reach x0, the parameters of f, λ, event and map, and t_span. Second derivatives work.
-    An event function whose slope along the flow is 0 at the event has no derivative, and its gradients are NaN.
+    An event function whose slope along the solution is 0 at the event has no derivative, and its gradients are NaN.
 
     Args:
         func: the damped vector field.
@@ -228,6 +228,7 @@ def _require_no_settings(settings: Mapping[str, object]) -> None:
         f"odeint takes its settings from an integrator, got {', '.join(settings)}; write "
         f"odeint(DampedODEFunc(f, Constant(0.0)), x0, t, TorchDiffEq({method}{given}))"
         f"{events if 'event_fn' in settings else ''}"
+        '; see "From torchdiffeq" in the documentation'
     )
 
 

@@ -2,7 +2,7 @@
 
 In the whole package ``rho`` is the function ρ and ``weight`` is its value ρ(λ).
 
-`one_plus` meets both limits: ρ → 1 as λ → 0 (the ResNet limit) and ρ ~ λ as λ → ∞ (the CNN limit). `unit` meets only
+`one_plus` meets both limits: ρ → 1 as λ → 0 (the ResNet limit) and ρ/λ → 1 as λ → ∞ (the CNN limit). `unit` meets only
 the first. With `unit`, Eq. 8 tends to 0 as λ → ∞. `proportional` meets only the second.
 """
 

@@ -1,16 +1,15 @@
-"""Events in a batch: balls that bounce and neurons that fire, with gradients through every event.
+"""Events: bouncing balls and firing neurons
+=========================================
 
-    python examples/bouncing_and_spiking.py            checks the claims, writes runs/bouncing_and_spiking.png
-
-A ball falls, and its speed turns and shrinks at the floor. A neuron integrates its current, dv/dt = −λ v + I, and is
-reset when it fires. All samples of a batch are solved at once, each with its own events. The script asserts that the
-times agree with the closed forms to 1e-5, and that gradients through the events find the gravity of the balls and the
-currents of the neurons from the times of bounces and spikes alone.
+A ball falls, and its speed turns and shrinks at the floor. A neuron integrates its current, dv/dt = −λ v + I, and
+is reset when it fires. All samples of a batch are solved at once, each with its own events. The script asserts that
+the times of the events agree with the closed forms to 1e-5. It then finds the gravity of the balls and the currents
+of the neurons from the times of bounces and spikes alone, by gradients through the events.
 """
 
 from pathlib import Path
 
-import matplotlib as mpl
+import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +20,12 @@ from dampode.integrators import AdaptiveExponential
 INTEGRATOR = AdaptiveExponential(rtol=1e-7, atol=1e-9)
 REST, BOUNCES = 0.8, 4
 LAM, THRESHOLD, SPIKES = 1.0, 1.0, 5
+
+# %%
+# Balls and neurons
+# -----------------
+#
+# A subclass of ``VectorField`` is the f of dx/dt = −λx + f(x, t). A ball has no damping. In the neuron λ is the leak.
 
 
 class Fall(VectorField):
@@ -47,6 +52,10 @@ class Current(VectorField):
         return self.current.expand_as(x)
 
 
+# %%
+# ``odeint_event`` needs a function whose zero is the event, and a map that gives the state after the event.
+
+
 def bounces(func: DampedODEFunc, heights: Tensor) -> EventSolution:
     """The first bounces of balls dropped from given heights."""
     x = torch.stack((heights, torch.zeros_like(heights)), 1)
@@ -71,58 +80,63 @@ def spikes(func: DampedODEFunc, n: int) -> EventSolution:
     )
 
 
-def main() -> None:
-    """Check the claims and draw the figure."""
-    heights = torch.linspace(1.0, 5.0, 8, dtype=torch.float64)
-    exact = (2 * heights / 9.81).sqrt()
-    exact = torch.stack([exact * (1 + 2 * sum(REST**k for k in range(1, n + 1))) for n in range(BOUNCES)])
-    fall = DampedODEFunc(Fall(9.81), Constant(0.0))
-    balls = bounces(fall, heights)
-    assert (balls.times - exact).abs().max() < 1e-5
+# %%
+# The times agree with the closed forms
+# -------------------------------------
+#
+# The batch holds eight balls and eight neurons. Each sample stops at its own events.
 
-    currents = torch.linspace(1.2, 3.0, 8, dtype=torch.float64)
-    period = -torch.log(1 - LAM * THRESHOLD / currents) / LAM
-    fired = torch.arange(1, SPIKES + 1)[:, None] * period
-    neurons = spikes(DampedODEFunc(Current(currents), Constant(LAM)), len(currents))
-    assert (neurons.times - fired).abs().max() < 1e-5
-    print(f"{balls.times.numel()} bounces and {neurons.times.numel()} spikes agree with the closed forms to 1e-5")
+heights = torch.linspace(1.0, 5.0, 8, dtype=torch.float64)
+exact = (2 * heights / 9.81).sqrt()
+exact = torch.stack([exact * (1 + 2 * sum(REST**k for k in range(1, n + 1))) for n in range(BOUNCES)])
+fall = DampedODEFunc(Fall(9.81), Constant(0.0))
+balls = bounces(fall, heights)
+assert (balls.times - exact).abs().max() < 1e-5
 
-    guess = DampedODEFunc(Fall(7.0), Constant(0.0))
-    for _ in range(8):  # Gauss-Newton on one number
-        times = bounces(guess, heights).t
-        (slope,) = torch.autograd.grad(times.sum(), tuple(guess.f.parameters()))
-        with torch.no_grad():
-            next(guess.f.parameters()).add_((balls.t - times).sum() / slope)
-    gravity = next(guess.f.parameters()).item()
-    print(f"gravity from the times of the bounces: {gravity:.6f}")
-    assert abs(gravity - 9.81) < 1e-4
+currents = torch.linspace(1.2, 3.0, 8, dtype=torch.float64)
+period = -torch.log(1 - LAM * THRESHOLD / currents) / LAM
+fired = torch.arange(1, SPIKES + 1)[:, None] * period
+neurons = spikes(DampedODEFunc(Current(currents), Constant(LAM)), len(currents))
+assert (neurons.times - fired).abs().max() < 1e-5
+print(f"{balls.times.numel()} bounces and {neurons.times.numel()} spikes agree with the closed forms to 1e-5")
 
-    start = DampedODEFunc(Current(torch.full_like(currents, 2.0)), Constant(LAM))
-    for _ in range(12):  # Newton on each neuron's own number, in the logarithm of its time
-        times = spikes(start, len(currents)).t
-        (slopes,) = torch.autograd.grad(times.log().sum(), tuple(start.f.parameters()))
-        with torch.no_grad():
-            step = (neurons.t.log() - times.log())[:, None] / slopes
-            next(start.f.parameters()).add_(step).clamp_(min=1.05)
-    found = next(start.f.parameters()).detach()[:, 0]
-    print(f"currents from the times of the spikes: largest error {(found - currents).abs().max():.1e}")
-    assert (found - currents).abs().max() < 1e-4
-    draw(balls, neurons)
+# %%
+# Gradients through the events
+# ----------------------------
+#
+# Eight steps of Gauss-Newton find one number, the gravity, from the last bounces.
 
+guess = DampedODEFunc(Fall(7.0), Constant(0.0))
+for _ in range(8):  # Gauss-Newton on one number
+    times = bounces(guess, heights).t
+    (slope,) = torch.autograd.grad(times.sum(), tuple(guess.f.parameters()))
+    with torch.no_grad():
+        next(guess.f.parameters()).add_((balls.t - times).sum() / slope)
+gravity = next(guess.f.parameters()).item()
+print(f"gravity from the times of the bounces: {gravity:.6f}")
+assert abs(gravity - 9.81) < 1e-4
 
-def draw(balls: EventSolution, neurons: EventSolution) -> None:
-    """Each sample's events."""
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+# %%
+# Newton's method finds a current for each neuron from its last spike.
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-    for ax, events, title in zip(axes, (balls, neurons), ("bounces", "spikes"), strict=True):
-        for n, times in enumerate(events.times.detach().T):
-            ax.plot(times, torch.full_like(times, n), "|", ms=12, mew=2, color="C0")
-        ax.set(title=title, xlabel="time", ylabel="sample")
-    Path("runs").mkdir(exist_ok=True)
-    figure.savefig("runs/bouncing_and_spiking.png", dpi=150)
+start = DampedODEFunc(Current(torch.full_like(currents, 2.0)), Constant(LAM))
+for _ in range(12):  # Newton on each neuron's own number, in the logarithm of its time
+    times = spikes(start, len(currents)).t
+    (slopes,) = torch.autograd.grad(times.log().sum(), tuple(start.f.parameters()))
+    with torch.no_grad():
+        step = (neurons.t.log() - times.log())[:, None] / slopes
+        next(start.f.parameters()).add_(step).clamp_(min=1.05)
+found = next(start.f.parameters()).detach()[:, 0]
+print(f"currents from the times of the spikes: largest error {(found - currents).abs().max():.1e}")
+assert (found - currents).abs().max() < 1e-4
 
+# %%
+# A row is one sample, and a mark is one event.
 
-if __name__ == "__main__":
-    main()
+figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+for ax, events, title in zip(axes, (balls, neurons), ("bounces", "spikes"), strict=True):
+    for n, moments in enumerate(events.times.detach().T):
+        ax.plot(moments, torch.full_like(moments, n), "|", ms=12, mew=2, color="C0")
+    ax.set(title=title, xlabel="time", ylabel="sample")
+Path("runs").mkdir(exist_ok=True)
+figure.savefig("runs/bouncing_and_spiking.png", dpi=150)

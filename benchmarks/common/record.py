@@ -1,4 +1,4 @@
-"""The result file of a benchmark, benchmarks/results/NAME.json: machine, versions, commit, command; and a clock."""
+"""The result file of a benchmark, benchmarks/results/NAME.json: where, when and how it was measured; and a clock."""
 
 import json
 import platform
@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def command() -> str:
 
 
 def provenance(command: str, seed: int) -> dict[str, Any]:
-    """The machine, versions, commit, command and seed of a run, fit for JSON."""
+    """The machine, versions, commit, date, command and seed of a run, fit for JSON."""
     git = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=RESULTS.parent, capture_output=True, text=True, check=False
     )
@@ -45,6 +46,7 @@ def provenance(command: str, seed: int) -> dict[str, Any]:
             **{name: version(name) for name in ("dampode", "torch", "torchvision", "torchdiffeq")},
         },
         "commit": git.stdout.strip() or "unknown",
+        "date": datetime.now(UTC).date().isoformat(),
         "command": command,
         "seed": seed,
     }

@@ -1,6 +1,7 @@
 """Recurrent layers and rivals with one reading of their states, for tasks on irregular series."""
 
 from collections.abc import Callable
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from dampode.damping import Constant, Damping
 from dampode.sequence import DampedCell, DampedRNN, InputGated, ScanBlock, state_gated_time_scales
 
-__all__ = ["ENCODERS", "Model"]
+__all__ = ["ENCODERS", "Model", "equal_size"]
 
 TimeScales = tuple[float, float]
 
@@ -42,10 +43,12 @@ class Damped(nn.Module):
 class Scan(nn.Module):
     """Two `ScanBlock`s on a linear map of the inputs."""
 
-    def __init__(self, inputs: int, hidden: int, scales: TimeScales) -> None:
+    def __init__(self, inputs: int, hidden: int, scales: TimeScales, dropout: float, oscillating: bool) -> None:
         super().__init__()
-        self.widen = nn.Sequential(nn.Linear(inputs, hidden), nn.Dropout(0.3))
-        self.blocks = nn.ModuleList(ScanBlock(hidden, scales, dropout=0.3, oscillating=False) for _ in range(2))
+        self.widen = nn.Sequential(nn.Linear(inputs, hidden), nn.Dropout(dropout))
+        self.blocks = nn.ModuleList(
+            ScanBlock(hidden, scales, dropout=dropout, oscillating=oscillating) for _ in range(2)
+        )
 
     def forward(self, x: Tensor, times: Tensor) -> Tensor:
         h: Tensor = self.widen(x)
@@ -101,7 +104,8 @@ class S5Pytorch(nn.Module):
 
 ENCODERS: dict[str, Callable[[int, int, TimeScales], nn.Module]] = {
     "DampedRNN": Damped,
-    "DampedScan": Scan,
+    "DampedScan": lambda inputs, hidden, scales: Scan(inputs, hidden, scales, dropout=0.3, oscillating=False),
+    "DampedScan, oscillating": lambda inputs, hidden, scales: Scan(inputs, hidden, scales, 0.0, oscillating=True),
     "GRU with gaps": lambda inputs, hidden, scales: GRU(inputs, hidden, scales, reads_gaps=True),
     "GRU": lambda inputs, hidden, scales: GRU(inputs, hidden, scales, reads_gaps=False),
     "ncps CfC": NcpsCfC,
@@ -112,6 +116,16 @@ ENCODERS: dict[str, Callable[[int, int, TimeScales], nn.Module]] = {
     "DampedRNN, λ gated by state": lambda inputs, hidden, scales: Damped(inputs, hidden, scales, "state"),
 }
 """Name -> (inputs, hidden, time scales) -> a module (x (N, T, C), times (N, T)) -> states (N, T, hidden)."""
+
+
+def equal_size(name: str, inputs: int, hidden: int) -> int:
+    """The fewest channels with which an encoder has the parameters of a `DampedRNN` of ``hidden`` channels."""
+
+    def parameters(model: str, size: int) -> int:
+        return sum(p.numel() for p in ENCODERS[model](inputs, size, (1.0, 10.0)).parameters())
+
+    wanted = parameters("DampedRNN", hidden)
+    return next(size for size in count(8) if parameters(name, size) >= wanted)
 
 
 class Model(nn.Module):

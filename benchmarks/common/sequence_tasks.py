@@ -66,11 +66,11 @@ def physionet(path: Path, seed: int) -> Task:
     return Task(series.times, inputs, units, died, train, test, (0.5, 48.0), 1)
 
 
-def pendulum(seed: int, samples: int = 2000, steps: int = 30) -> Task:
-    """Forecast a damped pendulum: sine and cosine of its angle up to 3 after the last of 30 irregular noisy readings.
+def pendulum(seed: int, samples: int = 1000, steps: int = 20) -> Task:
+    """Forecast a damped pendulum: sine and cosine of its angle up to 3 after the last of 20 irregular noisy readings.
 
     θ'' = −sin θ − 0.1 θ'. The last step of a series has no reading: it says at which time the forecast is wanted.
-    Inputs are the readings of sine and cosine, and whether there is one.
+    Inputs are the readings of sine and cosine, whether there is one, and the gap before each step.
     """
     draw = np.random.default_rng(seed)
     angle, speed = draw.uniform(-3, 3, samples), draw.uniform(-1, 1, samples)
@@ -88,7 +88,8 @@ def pendulum(seed: int, samples: int = 2000, steps: int = 30) -> Task:
     seen = np.ones((*times.shape, 1))
     seen[:, -1] = 0
     read = (truth + draw.normal(0, 0.1, truth.shape)) * seen
-    inputs = torch.as_tensor(np.concatenate((read, seen), 2)).float()
+    gaps = np.diff(times, axis=1, prepend=times[:, :1])[:, :, None]
+    inputs = torch.as_tensor(np.concatenate((read, seen, gaps), 2)).float()
     target, split = torch.as_tensor(truth[:, -1]).float(), 4 * samples // 5
     train, test = torch.arange(split), torch.arange(split, samples)
     return Task(torch.as_tensor(times), inputs, torch.zeros(samples, 0), target, train, test, (0.1, 10.0), 2)
@@ -97,7 +98,8 @@ def pendulum(seed: int, samples: int = 2000, steps: int = 30) -> Task:
 def japanese_vowels(seed: int, dropped: float) -> Task:
     """Japanese vowels, nine speakers, in its published split; a share of the steps of each series is dropped.
 
-    The first step stays, so that no series is empty. Scales are those of the training part.
+    The first step stays, so that no series is empty. Inputs are the values and the gap before each step; the values
+    have the scales of the training part.
 
     Source: Kudo, Toyama, Shimbo 1999, in the package aeon.
     """
@@ -120,5 +122,6 @@ def japanese_vowels(seed: int, dropped: float) -> Task:
         times[n, : len(index)], inputs[n, : len(index)] = torch.as_tensor(index), torch.as_tensor(values)
     train, test = torch.arange(sizes[0]), torch.arange(sizes[0], sum(sizes))
     shown = inputs[train][~times[train].isnan()]
-    inputs = (inputs - shown.mean(0)) / shown.std(0)
+    gaps = times.diff(dim=1, prepend=times[:, :1]).nan_to_num(0.0)[:, :, None].float()
+    inputs = torch.cat(((inputs - shown.mean(0)) / shown.std(0), gaps), 2)
     return Task(times, inputs, torch.zeros(len(rows), 0), torch.tensor(labels), train, test, (1.0, 30.0), 9)

@@ -113,12 +113,13 @@ def load_network(args: Args, network: Network, file: Path, images: data.ImageDat
     return model.to(images.x_test.device).eval()
 
 
-def without_damping(model: models.PreResNet) -> tuple[nn.Module, str]:
-    """The network to measure, `models.fold` of the model where it can be folded, and what it is in words."""
+def at_lower_cost(model: models.PreResNet) -> tuple[nn.Module, str]:
+    """The same function at a lower cost, damping and batch norm folded where they can be, and what it is in words."""
     try:
-        return models.fold(model), "damping folded by models.fold, the same function up to rounding"
+        plain, words = models.fold(model), "damping and batch norm folded"
     except ValueError as error:
-        return model, f"as saved: {error}"
+        plain, words = model, f"batch norm folded, damping as saved: {error}"
+    return models.fold_batch_norm(plain), f"{words}; the same function up to rounding"
 
 
 def choose(n: int, images: int | None) -> torch.Tensor:
@@ -195,7 +196,7 @@ def measure(args: Args) -> None:
 
     eps, attacks = radii(args), attacks_of(args)
     images = data.load(args.data, root=args.root, layout=args.layout).to(local_device(args.device))
-    model, form = without_damping(load_network(args, args.network, args.model, images))
+    model, form = at_lower_cost(load_network(args, args.network, args.model, images))
     require_no_other_report(args.out, model)
     chosen = choose(len(images.x_test), args.images)
     on_device = chosen.to(images.x_test.device)
@@ -234,6 +235,8 @@ def draw(report: robustness.Report, path: Path) -> None:
     plots.accuracy_by_severity(axes[0, 0], report)
     for ax, norm in zip(axes[0, 1:], report.norms, strict=True):
         plots.accuracy_by_radius(ax, report, norm).set_ylabel("")
+    network = report.settings.get("network")
+    figure.suptitle(f"{f'{network}: a' if network else 'A'}ccuracy on {report.n} images; bars: 95 % intervals")
     write_atomically(path, lambda file: figure.savefig(file, dpi=150, format="png"))
     plt.close(figure)
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
 from dampode._files import is_there
 from dampode.data.arrays import Array, Layout, class_labels, data_from_arrays
@@ -58,6 +57,8 @@ def load_mat(path: Path) -> ImageData:
 
 def _svhn(path: Path) -> tuple[Array, Array]:
     """Images (N, 32, 32, 3) and labels (N,) of one of SVHN's files."""
+    from scipy.io import loadmat
+
     _require_file(path)
     try:
         content = loadmat(path)

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,9 +21,23 @@ from dampode.integrators.stops import Restart, Stops
 from dampode.integrators.time_axis import TimeAxis
 from dampode.integrators.tolerance import Tolerance
 
-__all__ = ["AdaptiveLoop", "ProgressBar"]
+__all__ = ["AdaptiveLoop", "InitialValueProblem", "ProgressBar"]
 
 _STATUSES = tuple(Status)
+
+
+class InitialValueProblem(NamedTuple):
+    """Eq. 4 with its initial state, and how it is to be solved."""
+
+    func: DampedODEFunc
+    x: Tensor
+    """Initial state, (N, *S)."""
+    times: Tensor
+    """(T,), or (N, T) without padding, monotonic in one direction, without gradient."""
+    tol: Tolerance
+    """The tolerance of a step."""
+    calls: CallCounter
+    """Counts the calls of f."""
 
 
 class AdaptiveLoop(ABC):
@@ -32,26 +46,19 @@ class AdaptiveLoop(ABC):
     Values per sample have the shape of ``tau``. Times are τ = |t − t0| in float64.
 
     Args:
-        func: the damped vector field.
-        x: initial state, (N, *S).
-        times: (T,), or (N, T) without padding, monotonic in one direction.
-        tol: tolerance of a step.
-        calls: counts the calls of f.
+        problem: what is solved.
         per_sample: shape of values per sample; it broadcasts to the state as the subclass holds it.
         device: of values per sample; None is x's.
     """
 
     def __init__(
         self,
-        func: DampedODEFunc,
-        x: Tensor,
-        times: Tensor,
-        tol: Tolerance,
-        calls: CallCounter,
+        problem: InitialValueProblem,
         per_sample: tuple[int, ...],
         device: torch.device | None = None,
     ) -> None:
-        self.x0, self.times, self.tol, self.calls = x, times, tol, calls
+        func, x, times, self.tol, calls = problem
+        self.x0, self.times, self.calls = x, times, calls
         device = x.device if device is None else device
         self.axis = TimeAxis.of(times, per_sample, device)
         self.tau = torch.zeros(per_sample, dtype=torch.float64, device=device)

@@ -11,8 +11,9 @@ Runge-Kutta method.
 | `Krogstad4` | 4 | 4 | 3 |
 | `HochbruckOstermann4` | 5 | 4 | 4 |
 
-With ρ ~ λ the nonlinear part is as stiff as the linear one. Every explicit method then has an order of about 1 until
-h ρ Lip(f) is small. If ρ Lip(f) <= λ, `ExponentialEuler` and `ETD2RK` amplify no error, whatever hλ; the others may.
+With ρ = 1 + λ the nonlinear part is as stiff as the linear one. Every explicit method then has an order of about 1
+until h ρ Lip(f) is small. If ρ Lip(f) <= λ, `ExponentialEuler` and `ETD2RK` amplify no error, whatever hλ; the others
+may.
 """
 
 from dataclasses import dataclass

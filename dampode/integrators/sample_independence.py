@@ -103,13 +103,14 @@ class IndependenceProbe:
             raise ValueError(
                 f"a tolerance needs an f without randomness, such as dropout or noise, got {name} that gives sample "
                 f"{sample} other values when called again at the same state and time{cause}: no step is short enough; "
-                "call .eval() on it, draw the noise before the solve, or take a fixed step"
+                "call .eval() on it, draw the noise before the solve, or take a fixed step; "
+                'see "My solve fails" in the documentation'
             )
         raise ValueError(
             f"a step size per sample needs an f that acts on each sample by itself at that sample's time, got {name} "
             f"that gives sample {sample} other values when other samples change{cause}; one system is x[None], of "
             f"shape {(1, *x.shape)}; for a batch take .eval(), LayerNorm or GroupNorm in place of batch norm, a fixed "
-            "step, or TorchDiffEq, whose samples share their steps"
+            'step, or TorchDiffEq, whose samples share their steps; see "My solve fails" in the documentation'
         )
 
 

@@ -66,7 +66,7 @@ def failure_message(statuses: tuple[Status, ...], reached: Tensor) -> str | None
     n = failed[0]
     return (
         f"{len(failed)} of {len(statuses)} samples failed, the first at index {n}, at t = {reached[n].item():g}: "
-        f"{statuses[n].value}"
+        f'{statuses[n].value}; see "My solve fails" in the documentation'
     )
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "GiveUp",
     "estimated_first_step",
     "log_error_ratio",
+    "predictive_factor",
     "probe_step",
     "step_factor",
 ]
@@ -52,6 +53,26 @@ def step_factor(log_ratio: Tensor, accepted: Tensor, last_log_ratio: Tensor) -> 
     """
     pi = torch.add(last_log_ratio * (0.4 / ORDER), log_ratio, alpha=-0.7 / ORDER)
     return torch.where(accepted, pi, log_ratio * (-1 / ORDER)).exp_().mul_(0.9).clamp_(0.1, MAX_FACTOR)
+
+
+def predictive_factor(log_ratio: Tensor, last_log_ratio: Tensor, growth: Tensor) -> Tensor:
+    """The length of the next step divided by the length of this one, if error / h^4 goes on to change as it did.
+
+    It is 0.9 r^{−1/4} min(1, g (r_last / r)^{1/4}), where the last step was h / g long. It lies between 0.1 and 10. An
+    r_last below 1/100 counts as 1/100.
+
+    Args:
+        log_ratio: logarithm of this step's error ratio r, finite, (N, 1, ..., 1).
+        last_log_ratio: logarithm of the error ratio r_last of the accepted step before, (N, 1, ..., 1).
+        growth: the length of this step divided by the length of the accepted step before, (N, 1, ..., 1).
+
+    Returns:
+        The factor, (N, 1, ..., 1).
+
+    Source: Gustafsson 1994, ACM TOMS 20; Hairer & Wanner, Solving ODEs II, Sec. IV.8.
+    """
+    change = (last_log_ratio.clamp(min=math.log(1e-2)) - log_ratio) / ORDER + growth.log()
+    return (change.clamp(max=0.0) - log_ratio / ORDER).exp().mul(0.9).clamp(0.1, MAX_FACTOR)
 
 
 def probe_step(lam: Tensor, x: Tensor, n1: Tensor, tol: Tolerance) -> Tensor:

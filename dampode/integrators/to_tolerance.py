@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dampode._checks import require_instance, require_positive, require_positive_int
 from dampode.dynamics import DampedODEFunc
-from dampode.integrators.adaptive_loop import AdaptiveLoop, ProgressBar
+from dampode.integrators.adaptive_loop import AdaptiveLoop, InitialValueProblem, ProgressBar
 from dampode.integrators.base import IntegrationError, Integrator, LayOut, require_call, require_single
 from dampode.integrators.call_counter import CallCounter
 from dampode.integrators.dense_solution import dense_solution
@@ -81,16 +81,12 @@ class TolerantIntegrator(Integrator):
         return False
 
     @abstractmethod
-    def _loop(self, func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter) -> AdaptiveLoop:
-        """The loop of a solve, at its start, for times without gradient."""
+    def _loop(self, problem: InitialValueProblem) -> AdaptiveLoop:
+        """The loop of a solve, at its start."""
 
     def laid_out(self, flat: LayOut) -> Self:
         """This integrator with the tolerances of a structured state laid out as the state is."""
         return replace(self, rtol=flat(self.rtol, "rtol"), atol=flat(self.atol, "atol"))
-
-    def _tolerance(self, x: Tensor) -> Tolerance:
-        """The tolerance of a step for a state like x."""
-        return Tolerance.of(self.rtol, self.atol, x)
 
     def __call__(self, func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> Tensor:
         """The state at t1, (N, *S)."""
@@ -155,7 +151,8 @@ class TolerantIntegrator(Integrator):
             # f may cut a part from the state and differentiate by it: where gradients are off, torch's part of a state
             # that wants a gradient wants one too, but without a graph
             begin = start if differentiable is None else start.detach()
-            loop = self._loop(func, begin, times.detach(), calls)
+            tol = Tolerance.of(self.rtol, self.atol, begin)
+            loop = self._loop(InitialValueProblem(func, begin, times.detach(), tol, calls))
             loop.keep_steps, loop.keep_pieces = differentiable is not None, dense
             probe = IndependenceProbe(func, calls, loop.tol, loop.axis.span)
             if settings is not None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
-import torchdiffeq
 from torch import Tensor
 
 from dampode._checks import require_instance
@@ -98,6 +97,8 @@ class TorchDiffEq(Integrator):
             )
         require_tolerance(self.rtol, "rtol")
         require_tolerance(self.atol, "atol")
+        import torchdiffeq  # it imports much of SciPy
+
         try:
             # torchdiffeq refuses an unknown method with a list of the installed ones
             torchdiffeq.odeint(lambda t, y: y, torch.zeros(1), torch.zeros(1), method=self.method)
@@ -209,6 +210,8 @@ class TorchDiffEq(Integrator):
                 "adjoint_options": _with_jumps(stops * sign, self._adjoint_options(times)),
             }
             settings |= {"adjoint_rtol": tol.smallest_rtol, "adjoint_atol": tol.smallest_atol}
+        import torchdiffeq
+
         odeint: Callable[..., Tensor] = torchdiffeq.odeint_adjoint if self.adjoint else torchdiffeq.odeint
         try:
             if self.method == "scipy_solver":

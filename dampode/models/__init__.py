@@ -1,6 +1,7 @@
 """The paper's networks: pixels in [0, 1] in, logits out."""
 
 from dampode.models.ablation import AblationNetworks, ablation_networks
+from dampode.models.batch_norm_folding import ChannelAffine, fold_batch_norm
 from dampode.models.contractive import contractive_norm, contractive_resnet
 from dampode.models.damped_residuals import Residual, damp, residual_of
 from dampode.models.damping_coefficients import coefficients
@@ -25,6 +26,7 @@ from dampode.models.weights_file import architecture, load, save
 
 __all__ = [
     "AblationNetworks",
+    "ChannelAffine",
     "PreResNet",
     "ResNeXt29",
     "Residual",
@@ -41,6 +43,7 @@ __all__ = [
     "damp",
     "effective_depth",
     "fold",
+    "fold_batch_norm",
     "in_resnet",
     "in_resnet_gating",
     "in_resnet_gating_sig",

@@ -1,4 +1,4 @@
-"""A network of contractive flows, whose robustness can be certified."""
+"""A network of contractive damped blocks, whose robustness can be certified."""
 
 import math
 from collections.abc import Callable
@@ -43,19 +43,19 @@ def contractive_resnet(
     """A classifier of pixels whose every layer has a known Lipschitz constant, for `stability.certify`.
 
     Pixels are rearranged to a quarter of the positions and four times the channels, which get zeros up to ``width``.
-    Flows x ← e^{−λ} x − φ_1(−λ) Wᵀ σ(W x + b) follow, each with the constant e^{−λ}. Half of them come before a mean
-    over 2 x 2 positions. The rest is a linear layer to ``features`` numbers, dense flows, and a linear
+    Damped blocks x ← e^{−λ} x − φ_1(−λ) Wᵀ σ(W x + b) follow, each with the constant e^{−λ}. Half of them come before a
+    mean over 2 x 2 positions. The rest is a linear layer to ``features`` numbers, dense damped blocks, and a linear
     classifier, where both linear layers have the constant 1.
 
     Args:
         num_classes: at least 2.
         width: channels of the state, at least 4 in_channels.
-        blocks: number of convolutional flows.
-        dense: number of dense flows.
+        blocks: number of convolutional damped blocks.
+        dense: number of dense damped blocks.
         features: numbers of their state.
         size: (H, W) of the images, multiples of 4.
         in_channels: channels of the images.
-        lam: λ >= 0 of every flow.
+        lam: λ >= 0 of every damped block.
         activation: σ, as in `dampode.contractive.ConvexPotential`.
 
     Raises:

@@ -54,11 +54,11 @@ def fold(model: PreResNet) -> PreResNet:
     its branches have other gains.
 
     Args:
-        model: a pre-activation network whose λ_n do not depend on the state: one number per flow, or one per channel
+        model: a pre-activation network whose λ_n do not depend on the state: one number per block, or one per channel
             (C, 1, 1). A model wrapped by torch.compile or DistributedDataParallel is unwrapped first.
 
     Returns:
-        A copy in eval mode whose flows are ``PlainTransition(f, Identity())``. Its forward checks nothing, so FX,
+        A copy in eval mode whose blocks are ``PlainTransition(f, Identity())``. Its forward checks nothing, so FX,
         TorchScript and torch.ao.quantization take it.
 
     Raises:
@@ -112,7 +112,7 @@ def step_factors(block: DampedBlock, name: str) -> tuple[Tensor, Tensor]:
     """The factors a and b of a block that computes a x + b f(x), in float64.
 
     Args:
-        block: a flow of one step and one evaluation of f.
+        block: a damped block of one step and one evaluation of f.
         name: what an error calls the block.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The pre-activation CIFAR ResNet as a sequence of transitions and flows. The caller says what a flow is."""
+"""The pre-activation CIFAR ResNet as a sequence of transitions and damped blocks, which the caller makes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypedDict
@@ -39,7 +39,7 @@ class NetworkOptions(TypedDict, total=False):
 class PreResNet(nn.Module):
     """A stem, three stages of n blocks, a linear classifier: images (N, C, H, W) in [0, 1] -> logits (N, classes).
 
-    Every stage begins with an undamped entry and continues with n − 1 flows, so 3(n − 1) of the 3n blocks are damped.
+    Every stage begins with an undamped entry and continues with n − 1 damped blocks. So 3(n − 1) of the 3n are damped.
     An entry projects its input if the width or the image size changes. No normalization or ReLU follows the stem. The
     network ends in BN, ReLU, average pooling and a linear layer. Convolutions start from N(0, 2 / (k² C_out)).
 
@@ -50,7 +50,7 @@ class PreResNet(nn.Module):
         entry: makes a stage's first layer out of its branch and shortcut; `Transition` adds them.
         block: the branch's class. None takes bottlenecks from depth 164 on, else basic blocks; if only one of the two
             fits the depth, it takes that one.
-        damp_first: whether an entry that keeps the shape is a flow too. Only the first entry of a network of basic
+        damp_first: whether an entry that keeps the shape is damped too. Only the first entry of a network of basic
             blocks keeps the shape. A projection is never damped: a factor on it would only scale its weights.
         width: channels of the first stage's 3x3 convolutions; the other stages have 2x and 4x.
         in_channels: C of the images.
@@ -109,7 +109,7 @@ class PreResNet(nn.Module):
 
 
 def layers(model: PreResNet) -> Iterator[tuple[str, nn.Sequential, int, nn.Module]]:
-    """Every entry and flow in order, as (name, stage, index in the stage, layer). The caller may replace a layer."""
+    """Every entry and block in order, as (name, stage, index in the stage, layer). The caller may replace a layer."""
     for name, stage in model.stages.named_children():
         assert isinstance(stage, nn.Sequential)
         for index, layer in enumerate(list(stage.children())):
@@ -117,11 +117,11 @@ def layers(model: PreResNet) -> Iterator[tuple[str, nn.Sequential, int, nn.Modul
 
 
 def branch_of(block: DampedBlock, name: str) -> nn.Sequential:
-    """The residual branch of a flow.
+    """The residual branch of a damped block.
 
     Args:
-        block: the flow.
-        name: what an error calls the flow.
+        block: the damped block.
+        name: what an error calls the damped block.
 
     Raises:
         TypeError: its f depends on time or is not a Sequential.

@@ -1,4 +1,4 @@
-"""The CIFAR ResNeXt-29 as a sequence of transitions and flows, each followed by ReLU."""
+"""The CIFAR ResNeXt-29 as a sequence of transitions and damped blocks, each followed by ReLU."""
 
 from collections.abc import Sequence
 from typing import TypedDict
@@ -33,7 +33,7 @@ class ResNeXtOptions(TypedDict, total=False):
 class ResNeXt29(nn.Module):
     """A stem, three stages of three blocks, a linear classifier: images (N, C, H, W) in [0, 1] -> logits (N, classes).
 
-    A block is a flow followed by ReLU. Every stage begins with an undamped projection (conv1x1, BN), so six of the
+    ReLU follows every block. Every stage begins with an undamped projection (conv1x1, BN), so six of the
     nine blocks are damped. Convolutions start from N(0, 2 / (k² C_out)).
 
     Args:

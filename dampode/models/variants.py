@@ -30,12 +30,12 @@ __all__ = [
 
 
 def resnet(depth: int = 110, num_classes: int = 10, **options: Unpack[NetworkOptions]) -> PreResNet:
-    """The pre-activation ResNet, Eq. 3: x + f(x), so λ = 0 in every flow. Arguments as in `PreResNet`."""
+    """The pre-activation ResNet, Eq. 3: x + f(x), so λ = 0 in every damped block. Arguments as in `PreResNet`."""
     return PreResNet(depth, num_classes, _damped(lambda channels: Constant(0.0)), **options)
 
 
 def cnn(depth: int = 110, num_classes: int = 10, **options: Unpack[NetworkOptions]) -> PreResNet:
-    """The CNN without shortcuts, Sec. 3.3: f(x), so λ = 1 in every flow. Arguments as in `PreResNet`.
+    """The CNN without shortcuts, Sec. 3.3: f(x), so λ = 1 in every damped block. Arguments as in `PreResNet`.
 
     The first layer of a stage has no shortcut either.
     """
@@ -55,7 +55,7 @@ def in_resnet(
     anchor: float = 0.0,
     **options: Unpack[NetworkOptions],
 ) -> PreResNet:
-    """In-ResNet, Eq. 13: (1 − λ_n) x + f(x) with λ_n = relu(anchor + raw_n), one λ_n per flow.
+    """In-ResNet, Eq. 13: (1 − λ_n) x + f(x) with λ_n = relu(anchor + raw_n), one λ_n per damped block.
 
     Args:
         depth: number of weighted layers, as in `PreResNet`.
@@ -182,7 +182,7 @@ def lambda_in_resnext29(
 
 
 def _damped(damping: Callable[[int], Damping], rho: Weighting = unit) -> MakeFlow:
-    """Flows of one linearized step, (1 − λ) x + ρ(λ) f(x). ``damping`` makes the λ of a state, given its channels."""
+    """Blocks of one linearized step, (1 − λ) x + ρ(λ) f(x). ``damping`` makes the λ of a state, given its channels."""
 
     def flow(f: nn.Module, channels: int) -> nn.Module:
         return DampedBlock(f, damping(channels), rho)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from dampode.plots.intervals import wilson
 from dampode.plots.styles import DASHES, MARKERS
 from dampode.plots.tables import as_tables
 from dampode.robustness import Report
@@ -18,14 +19,23 @@ __all__ = ["accuracy_by_radius", "accuracy_by_severity", "accuracy_curves", "wor
 _LABELS: Mapping[Norm, str] = {"linf": "ε in 1/255 (0: clean)", "l2": "ε in L2 (0: clean)"}
 
 
-def accuracy_curves(ax: Axes, x: Sequence[float], curves: Mapping[str, Sequence[Sequence[float]]], xlabel: str) -> Axes:
+def accuracy_curves(
+    ax: Axes,
+    x: Sequence[float],
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    xlabel: str,
+    images: int | None = None,
+) -> Axes:
     """Accuracy against the strength of a perturbation: the mean over seeds, with a band of one standard deviation.
+
+    With the number of images, bars show Wilson's 95 % interval of the mean for one set of so many images.
 
     Args:
         ax: where to draw.
         x: strengths, (K,).
         curves: model name -> accuracies in [0, 1], one row of K values per seed.
         xlabel: the name of the strengths.
+        images: number of test images; None draws no bars.
 
     Returns:
         The same Axes.
@@ -37,6 +47,8 @@ def accuracy_curves(ax: Axes, x: Sequence[float], curves: Mapping[str, Sequence[
         values = 100 * rows  # (seeds, K)
         mean, spread = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else 0.0
         (line,) = ax.plot(x, mean, marker=marker, markersize=5, label=name)
+        if images is not None:
+            _bars(ax, x, mean / 100, images, line.get_color())
         ax.fill_between(x, mean - spread, mean + spread, color=line.get_color(), alpha=0.15, linewidth=0)
     ax.set(xlabel=xlabel, ylabel="accuracy (%)", xticks=x)
     ax.grid(alpha=0.3)
@@ -45,7 +57,9 @@ def accuracy_curves(ax: Axes, x: Sequence[float], curves: Mapping[str, Sequence[
 
 
 def accuracy_by_radius(ax: Axes, report: Report, norm: Norm = "linf") -> Axes:
-    """Accuracy of one classifier against ε: one line per attack, and the worst case in black.
+    """Accuracy of one classifier against ε: one line per attack, and the worst case as a wide band behind them.
+
+    Bars show Wilson's 95 % interval for the number of images.
 
     Args:
         ax: where to draw.
@@ -60,14 +74,14 @@ def accuracy_by_radius(ax: Axes, report: Report, norm: Norm = "linf") -> Axes:
     radii = [0.0, *(e for e in report.strengths("attack", norm) if e > 0)]
     if report.radii(norm):
         e, accuracy = _worst_case(report, norm, radii)
-        ax.plot(unit * e, 100 * accuracy, color="black", linewidth=1, linestyle=":", label="worst case")
+        ax.plot(unit * e, 100 * accuracy, color="black", alpha=0.2, linewidth=7, zorder=1, label="worst case")
     ax.set(xlabel=_LABELS[norm], ylabel="accuracy (%)", xticks=[unit * e for e in radii], ylim=(0, None))
     ax.legend(frameon=False)
     return ax
 
 
 def worst_cases(ax: Axes, reports: Mapping[str, Report], norm: Norm = "linf") -> Axes:
-    """The worst case of several classifiers against ε: one line per report.
+    """The worst case of several classifiers against ε: one line per report, with Wilson's 95 % intervals.
 
     Args:
         ax: where to draw.
@@ -80,7 +94,8 @@ def worst_cases(ax: Axes, reports: Mapping[str, Report], norm: Norm = "linf") ->
     ticks, unit = {0.0}, _unit(norm)
     for marker, dashes, (name, report) in zip(cycle(MARKERS), cycle(DASHES), reports.items(), strict=False):
         e, accuracy = _worst_case(report, norm, [0.0, *report.radii(norm)])
-        ax.plot(unit * e, 100 * accuracy, marker=marker, markersize=5, linestyle=dashes, label=name)
+        (line,) = ax.plot(unit * e, 100 * accuracy, marker=marker, markersize=5, linestyle=dashes, label=name)
+        _bars(ax, unit * e, accuracy, report.n, line.get_color())
         ticks |= set(unit * e)
     ax.set(xlabel=_LABELS[norm], ylabel="accuracy in the worst case (%)", xticks=sorted(ticks), ylim=(0, None))
     ax.grid(alpha=0.3)
@@ -89,7 +104,7 @@ def worst_cases(ax: Axes, reports: Mapping[str, Report], norm: Norm = "linf") ->
 
 
 def accuracy_by_severity(ax: Axes, report: Report) -> Axes:
-    """Accuracy of one classifier against the severity of noise: one line per noise.
+    """Accuracy of one classifier against the severity of noise: one line per noise, with Wilson's 95 % intervals.
 
     Args:
         ax: where to draw.
@@ -109,8 +124,15 @@ def _curves(ax: Axes, report: Report, names: Sequence[str], unit: float) -> None
     for marker, dashes, name in zip(cycle(MARKERS), cycle(DASHES), names, strict=False):
         strengths, accuracies = report.curve(name)
         x, y = unit * np.asarray(strengths), 100 * np.asarray(accuracies)
-        ax.plot(x, y, marker=marker, markersize=5, linestyle=dashes, label=name)
+        (line,) = ax.plot(x, y, marker=marker, markersize=5, linestyle=dashes, label=name)
+        _bars(ax, x, y / 100, report.n, line.get_color())
     ax.grid(alpha=0.3)
+
+
+def _bars(ax: Axes, x: Any, accuracy: np.ndarray[Any, Any], images: int, color: Any) -> None:
+    """Wilson's intervals in percent."""
+    low, high = wilson(accuracy, images)
+    ax.vlines(x, 100 * low, 100 * high, color=color, alpha=0.5, linewidth=1.5)
 
 
 def _worst_case(

@@ -12,11 +12,16 @@ from dampode.plots.tables import as_tables
 
 __all__ = ["coefficients_by_layer", "growth_by_layer"]
 
+NEAR = 0.4
+"""A line at 0 or 1 is drawn if a coefficient is nearer than this."""
 GROWTH = r"$\|\delta x_{n+1}\| \,/\, \|\delta x_n\|$"
 
 
 def coefficients_by_layer(ax: Axes, curves: Mapping[str, Sequence[Sequence[float]]]) -> Axes:
-    """The coefficients λ_n against n: one faint line per seed, and their mean, as in the paper's Figs. 1 and 4-6.
+    """The coefficients λ_n against n: faint points per seed, and their mean, as in the paper's Figs. 1 and 4-6.
+
+    No line joins them, because the first layer of a stage has no coefficient. Lines at λ = 0 and λ = 1 are drawn where
+    the coefficients come near.
 
     Args:
         ax: where to draw.
@@ -28,16 +33,21 @@ def coefficients_by_layer(ax: Axes, curves: Mapping[str, Sequence[Sequence[float
     Raises:
         ValueError: there are no curves, or the rows of a curve are not numbers of the same count.
     """
-    for marker, (name, values) in zip(cycle(MARKERS), as_tables(curves).items(), strict=False):  # (seeds, layers)
-        n = np.arange(1, values.shape[1] + 1)
-        (line,) = ax.plot(n, values.mean(0), marker=marker, markersize=4, label=name)
+    low, high = np.inf, -np.inf
+    tables = as_tables(curves)
+    for place, (marker, (name, values)) in enumerate(zip(cycle(MARKERS), tables.items(), strict=False)):
+        n = np.arange(1, values.shape[1] + 1) + 0.15 * (place - (len(tables) - 1) / 2)  # equal λ_n stay apart
+        (line,) = ax.plot(n, values.mean(0), marker, markersize=5, label=name)
         if len(values) > 1:
-            ax.plot(n, values.T, color=line.get_color(), alpha=0.3, linewidth=0.8)
+            ax.plot(n, values.T, marker, color=line.get_color(), alpha=0.3, markersize=3)
+        low, high = min(low, values.min()), max(high, values.max())
+    ax.margins(y=0.15)
     for value, text in ((0, "λ = 0: residual"), (1, "λ = 1: non-residual")):
-        ax.axhline(value, color="gray", linewidth=0.8, linestyle="--")
-        ax.annotate(text, (0.99, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray")
+        if low - NEAR <= value <= high + NEAR:
+            ax.axhline(value, color="gray", linewidth=0.8, linestyle="--")
+            ax.annotate(text, (0.99, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set(xlabel="damped layer n", ylabel="λ_n after training")
+    ax.set(xlabel="damped layer $n$", ylabel=r"$\lambda_n$ after training", title="Learned damping by layer")
     ax.legend(frameon=False)
     return ax
 

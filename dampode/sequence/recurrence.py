@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 from dampode._checks import require_instance
 
-__all__ = ["linear_recurrence"]
+__all__ = ["damped_recurrence", "linear_recurrence"]
 
 _WIDTH = {"cpu": 4096, "cuda": 1 << 20}
 """Elements that one step of a scan should have, so that starting the step costs less than computing it."""
@@ -51,6 +51,56 @@ def linear_recurrence(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
     wide = torch.promote_types(b.dtype, torch.float32)
     h = _Recurrence.apply(a.to(wide), b.to(wide), h0.to(wide), False)
     return cast(Tensor, h.to(b.dtype))
+
+
+def damped_recurrence(rate: Tensor, gaps: Tensor, u: Tensor, h0: Tensor, held: bool) -> tuple[Tensor, Tensor]:
+    """All states of h_k = a_k h_{k−1} + u_k with a_k = e^{−λ_k Δt_k}; or, held, h_k = a_k h_{k−1} + (1 − a_k) u_k.
+
+    The backward pass computes the factors a again instead of storing them. It is differentiable again.
+
+    Args:
+        rate: λ, real or complex, (N, T, H), or (1, 1, H) for all steps.
+        gaps: Δt, real, (N, T, 1).
+        u: inputs, (N, T, H), of the dtype of rate.
+        h0: the state before the first step, (N, H), of the same dtype.
+        held: whether u drives the state over the gap, instead of a jump.
+
+    Returns:
+        h_1 .. h_T, (N, T, H), and h_T, (N, H).
+    """
+    states, last = _DampedRecurrence.apply(rate, gaps, u, h0, held)
+    return states, last
+
+
+class _DampedRecurrence(torch.autograd.Function):
+    """`damped_recurrence` and its derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, rate: Tensor, gaps: Tensor, u: Tensor, h0: Tensor, held: bool) -> tuple[Tensor, Tensor]:
+        a = _factors(rate, gaps)
+        h: Tensor = _scan(a, (1 - a) * u if held else u, h0, False)
+        ctx.save_for_backward(rate, gaps, u if held else None, h0, h)
+        return h, h[:, -1].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rate, gaps, u, h0, h = ctx.saved_tensors
+        g, g_last = grads
+        a = _factors(rate, gaps).conj().resolve_conj()
+        s: Tensor = _Recurrence.apply(_before(a, torch.ones_like(h0), True), g, g_last, True)
+        driven = _before(h, h0, False) if u is None else _before(h, h0, False) - u
+        by_exponent = a * s * driven.conj()
+        by_rate = -(by_exponent * gaps).sum_to_size(rate.shape)
+        by_gaps = -(by_exponent * rate.conj()).real.sum(2, keepdim=True) if ctx.needs_input_grad[1] else None
+        return by_rate, by_gaps, s if u is None else (1 - a) * s, a[:, 0] * s[:, 0], None
+
+
+def _factors(rate: Tensor, gaps: Tensor) -> Tensor:
+    """e^{−λΔt}, (N, T, H). A complex exponential costs several times as much as its size and its angle."""
+    if not rate.is_complex():
+        return torch.exp(-gaps * rate)
+    largest = torch.finfo(gaps.dtype).max  # an infinite angle has no cosine
+    return torch.polar(torch.exp(-gaps * rate.real), (-gaps * rate.imag).clamp(-largest, largest))
 
 
 class _Recurrence(torch.autograd.Function):

@@ -14,7 +14,7 @@ _PART = 32
 
 def relaxing_gru(
     inputs: Tensor, decay: Tensor, observed: Tensor, rest: Tensor, weight: Tensor, bias: Tensor, h0: Tensor
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """States h_k of a GRU with the decay m_k = s_k + w_k (b − s_k) before each update.
 
     s_k is the state after the last observed step before k. Where step k is observed, h_k = GRU(u_k, m_k), and else
@@ -31,12 +31,12 @@ def relaxing_gru(
         h0: the state before the first step, (N, H).
 
     Returns:
-        h_1 .. h_T, (T, N, H).
+        h_1 .. h_T, (T, N, H), and the state after the last observed step, (N, H), for a later part.
 
     Source: Cho et al. 2014; the gates are those of `torch.nn.GRUCell`.
     """
-    states: Tensor = _RelaxingGRU.apply(inputs, decay, observed[:, :, None], rest, weight, bias, h0)
-    return states
+    states, last = _RelaxingGRU.apply(inputs, decay, observed[:, :, None], rest, weight, bias, h0)
+    return states, last
 
 
 class _RelaxingGRU(torch.autograd.Function):
@@ -52,7 +52,7 @@ class _RelaxingGRU(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         h0: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         size = h0.shape[1]
         transposed = weight.t().contiguous()
         gates, hidden, before, states = (torch.empty_like(like) for like in (inputs, decay, decay, decay))
@@ -80,15 +80,15 @@ class _RelaxingGRU(torch.autograd.Function):
                 torch.where(seen, h, m, out=h)
         ctx.save_for_backward(gates, hidden, before, torch.stack(starts), decay, observed, rest, weight)
         ctx.everywhere = everywhere
-        return states
+        return states, state.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, carry: Tensor) -> tuple[Tensor | None, ...]:
         gates, hidden, before, starts, decay, observed, rest, weight = ctx.saved_tensors
         grad_inputs, grad_decay = torch.empty_like(gates), torch.empty_like(decay)
         grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(weight[:, 0])
-        grad_rest, carry = torch.zeros_like(rest), torch.zeros_like(before[0])
+        grad_rest = torch.zeros_like(rest)
         for begin in reversed(range(0, len(gates), _PART)):
             part = slice(begin, begin + _PART)
             slopes = _slopes(gates[part], hidden[part], before[part])

@@ -14,6 +14,9 @@ from dampode.weighting import proportional
 
 __all__ = ["at_last", "run", "run_against_time"]
 
+_PART = 64
+"""Steps whose gates are prepared at once: memory that is used again costs less than memory that is new."""
+
 
 def run(cell: DampedCell, steps: Steps, h0: Tensor) -> Tensor:
     """The states of a cell after each step, (N, T, H); at a step without an observation, the decayed state.
@@ -76,16 +79,20 @@ def _relaxes(cell: DampedCell) -> bool:
 
 
 def _relaxed(cell: DampedCell, steps: Steps, gaps: Tensor, u: Tensor, h0: Tensor) -> Tensor:
-    """`run` for a cell that relaxes: the decays and the inputs of the gates are computed for all steps at once."""
+    """`run` for a cell that relaxes: the decays and the inputs of the gates are computed for many steps at once."""
     gru, field = cell.update, cell.field
     assert isinstance(gru, nn.GRUCell)
     assert isinstance(field, RestState)
-    # autocast may lower the dtype of this product; the loop runs in it
-    inputs = linear(steps.inputs.transpose(0, 1), gru.weight_ih, gru.bias_ih)
-    wide = torch.promote_types(inputs.dtype, torch.float32)
-    lam = rates(cell.damping, u, steps.inputs[:, 0]).to(wide)
-    decay = -torch.expm1(-lam * gaps.to(wide)[:, :, None]).expand(-1, -1, cell.hidden_size)
-    weights = (field.value, gru.weight_hh, gru.bias_hh, h0)
-    rest, weight, bias, h0 = (value.to(inputs) for value in weights)
-    states = relaxing_gru(inputs, decay.transpose(0, 1).to(inputs), steps.observed.t(), rest, weight, bias, h0)
-    return states.transpose(0, 1)
+    everything, observed, states = steps.inputs.transpose(0, 1), steps.observed.t(), []
+    for begin in range(0, len(everything), _PART):
+        part = slice(begin, begin + _PART)
+        # autocast may lower the dtype of this product; the loop runs in it
+        inputs = linear(everything[part], gru.weight_ih, gru.bias_ih)
+        wide = torch.promote_types(inputs.dtype, torch.float32)
+        lam = rates(cell.damping, u[:, part], steps.inputs[:, 0]).to(wide)
+        decay = -torch.expm1(-lam * gaps[:, part, None].to(wide)).expand(-1, -1, cell.hidden_size)
+        weights = (field.value, gru.weight_hh, gru.bias_hh, h0)
+        rest, weight, bias, h0 = (value.to(inputs) for value in weights)
+        after, h0 = relaxing_gru(inputs, decay.transpose(0, 1).to(inputs), observed[part], rest, weight, bias, h0)
+        states.append(after)
+    return torch.cat(states).transpose(0, 1)

@@ -7,11 +7,14 @@ from torch.nn.functional import gelu, glu
 from dampode._checks import require_instance, require_positive_int
 from dampode.damping import Damping
 from dampode.sequence.forgetting import InputGated, TimeScales, as_damping, rates
-from dampode.sequence.recurrence import linear_recurrence
+from dampode.sequence.recurrence import damped_recurrence
 from dampode.sequence.running import at_last
 from dampode.sequence.steps import Steps, last_observed
 
 __all__ = ["DampedScan", "ScanBlock"]
+
+_PART = 1 << 17
+"""Elements of the states that are computed at once on the CPU: memory that stays in the cache costs less."""
 
 
 class DampedScan(nn.Module):
@@ -90,33 +93,41 @@ class DampedScan(nn.Module):
             ValueError, TypeError: as `Steps.of`; λ is 0, infinite or NaN; or h0 does not fit.
         """
         steps = Steps.of(x, times, mask, self.input_size, self.masked)
-        h = self.states(steps, h0)
-        y = self.read(_as_real(h).to(self.read.weight.dtype))
-        return torch.where(steps.padding[:, :, None], 0.0, y), h[:, -1]
+        h = self._first(steps, h0)
+        gaps = steps.times.diff(dim=1, prepend=steps.times[:, :1])[:, :, None].to(h.real.dtype)
+        gaps = gaps.clamp(max=torch.finfo(gaps.dtype).max)
+        before = at_last(steps.inputs, last_observed(steps.observed))
+        # without an observation all inputs are 0, and so is what they write
+        inputs, outputs = before if self.held else steps.inputs, []
+        for part in _parts(steps.inputs, self.hidden_size):
+            written = self._written(inputs[:, part])
+            rate = self._rates(before[:, part], h.real)
+            states, h = damped_recurrence(rate, gaps[:, part], written, h, self.held)
+            y = self.read(_as_real(states).to(self.read.weight.dtype))
+            outputs.append(y.masked_fill_(steps.padding[:, part, None], 0.0))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1), h
 
-    def states(self, steps: Steps, h0: Tensor | None = None) -> Tensor:
-        """The states after all steps, (N, T, H); at padding, the state at the last time."""
-        written = self.write(steps.inputs.to(self.write.weight.dtype))
+    def _written(self, inputs: Tensor) -> Tensor:
+        """What inputs (N, T, F) write to the state: (N, T, H), complex if the state oscillates, at least float32."""
+        written: Tensor = self.write(inputs.to(self.write.weight.dtype))
         written = written.to(torch.promote_types(written.dtype, torch.float32))
-        if self.frequency is not None:
-            written = torch.view_as_complex(written.unflatten(-1, (-1, 2)))
+        return written if self.frequency is None else torch.view_as_complex(written.unflatten(-1, (-1, 2)))
+
+    def _first(self, steps: Steps, h0: Tensor | None) -> Tensor:
+        """The state at the first time, (N, H), checked."""
+        written = self._written(steps.inputs[:, 0])
         if h0 is None:
-            h0 = torch.zeros_like(written[:, 0])
-        elif h0.shape != written[:, 0].shape or h0.is_complex() != written.is_complex():
+            return torch.zeros_like(written)
+        if h0.shape != written.shape or h0.is_complex() != written.is_complex():
             raise ValueError(
-                f"h0 must be {tuple(written[:, 0].shape)} of dtype {written.dtype}, got {tuple(h0.shape)} of {h0.dtype}"
+                f"h0 must be {tuple(written.shape)} of dtype {written.dtype}, got {tuple(h0.shape)} of {h0.dtype}"
             )
-        gaps = steps.times.diff(dim=1, prepend=steps.times[:, :1])[:, :, None].to(h0.real.dtype)
-        last = last_observed(steps.observed)
-        rate = self._rates(at_last(steps.inputs, last), h0.real)
-        a = torch.exp(-gaps.clamp(max=torch.finfo(gaps.dtype).max) * rate).expand_as(written)
-        seen = steps.observed[:, :, None]
-        b = (1 - a) * at_last(written, last) if self.held else torch.where(seen, written, 0.0)
-        return linear_recurrence(a, b, h0.to(b))
+        return h0.to(written)
 
     def _rates(self, u: Tensor, h0: Tensor) -> Tensor:
-        """λ, or λ + iω, over the gap after the inputs u (N, T, F): (H,) or (N, T, H), of h0's dtype."""
+        """λ, or λ + iω, over the gap after the inputs u (N, T, F): (1, 1, H) or (N, T, H), of h0's dtype."""
         lam = rates(self.damping, u.to(self.write.weight.dtype), h0).to(h0.dtype)
+        lam = lam if lam.ndim == 3 else lam.expand(1, 1, self.hidden_size)
         return lam if self.frequency is None else torch.complex(*torch.broadcast_tensors(lam, self.frequency.to(lam)))
 
 
@@ -155,6 +166,14 @@ class ScanBlock(nn.Module):
         y, _ = self.scan(self.norm(x), times, mask)
         out: Tensor = x + self.dropout(glu(self.mix(gelu(y)), -1))
         return out
+
+
+def _parts(inputs: Tensor, channels: int) -> list[slice]:
+    """Parts of time to compute in turn. Their length is odd, so that the samples do not compete for the same cache."""
+    steps = inputs.shape[1]
+    size = steps if inputs.is_cuda else max(_PART // (len(inputs) * channels), 16) + 1
+    size += 1 - size % 2
+    return [slice(begin, begin + size) for begin in range(0, steps, size)]
 
 
 def _as_real(h: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How the flows of a network change perturbations: the measured growth of an error, and a report by flow."""
+"""How the damped blocks of a network change perturbations: the measured growth of an error, and a report by block."""
 
 import json
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class ErrorPropagation:
     """An error's norms before and after each of L blocks, for N samples; detached and on the CPU.
 
     Args:
-        names: the blocks (flows and transitions) in the order in which they run.
+        names: the blocks (damped blocks and transitions) in the order in which they run.
         before, after: ‖δx_n‖ and ‖δx_{n+1}‖, (L, N).
         state_before, state_after: ‖x_n‖ and ‖x_{n+1}‖ of the undisturbed run, (L, N).
     """
@@ -58,7 +58,7 @@ class ErrorPropagation:
 
 @full_float32()
 def error_propagation(model: nn.Module, x: Tensor, delta: Tensor) -> ErrorPropagation:
-    """Run a network on x and on x + δ, and measure the difference at every block (flow or transition).
+    """Run a network on x and on x + δ, and measure the difference at every block (damped block or transition).
 
     Args:
         model: a network with `DampedBlock` or `Transition` layers, such as a plain ResNet, in eval mode.
@@ -93,13 +93,13 @@ def error_propagation(model: nn.Module, x: Tensor, delta: Tensor) -> ErrorPropag
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One flow of a network at one input. α is the spectral abscissa, μ₂ the logarithmic norm.
+    """One damped block of a network at one input. α is the spectral abscissa, μ₂ the logarithmic norm.
 
     Args:
-        name: the flow's name in the model.
+        name: the block's name in the model.
         dimension: D of its state.
         lam: λ_n, or its mean if it has several values.
-        abscissa, abscissa_undamped: α of −λx + ρ f(x) and of f(x), at the flow's input.
+        abscissa, abscissa_undamped: α of −λx + ρ f(x) and of f(x), at the block's input.
         log_norm, log_norm_undamped: μ₂ of the same two fields.
         gain: the largest singular value of the block's map, the largest factor by which it can stretch a small
             perturbation.
@@ -122,14 +122,14 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """The rows of `layer_report`, in the order in which the flows run."""
+    """The rows of `layer_report`, in the order in which the blocks run."""
 
     rows: tuple[LayerRow, ...]
 
     def table(self) -> str:
-        """A Markdown table with one line per flow."""
+        """A Markdown table with one line per damped block."""
         heads = (
-            "| flow | D | λ | α | α undamped | μ₂ | μ₂ undamped | σ_max "
+            "| block | D | λ | α | α undamped | μ₂ | μ₂ undamped | σ_max "
             "| growth, random | growth, adversarial | ‖δx_{n+1}‖/‖x_{n+1}‖, adversarial |"
         )
         lines = [heads, "|" + "---|" * 11]
@@ -159,7 +159,7 @@ def layer_report(model: nn.Module, x: Tensor, *, eps: float = 2 / 255, draws: in
         seed: seed of the random errors.
 
     Returns:
-        The report. It costs a few hundred to a thousand Jacobian products per flow.
+        The report. It costs a few hundred to a thousand Jacobian products per block.
 
     Raises:
         ValueError: x is a batch or not finite, batch norm or dropout is in train mode, or no layer is a `DampedBlock`.
@@ -238,7 +238,7 @@ def _watching(model: nn.Module, ran: list[_Ran]) -> Iterator[None]:
 def _row(
     name: str, block: DampedBlock, x: Tensor, random: float, adversarial: float, relative_error: float
 ) -> LayerRow:
-    """The numbers of one flow, at its input state x."""
+    """The numbers of one block, at its input state x."""
     func, t0 = block.func, block.t_span[0]
     lam = func.lam(t0, x).detach()
     weight = torch.as_tensor(func.weight(lam, x), dtype=torch.float64, device="cpu").detach()

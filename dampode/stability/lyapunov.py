@@ -141,39 +141,39 @@ class LayerExponents(NamedTuple):
     """Finite-time exponents of a network at one input, for k perturbations that start orthonormal at the input."""
 
     names: tuple[str, ...]
-    """The flows, in the order they end."""
+    """The blocks, in the order they end."""
     exponents: Tensor
-    """log |R_ii| of each flow over its whole t_span, (L, k). The sum of the first j is the log of the factor by which
-    the flow multiplies the volume that the first j perturbations span."""
+    """log |R_ii| of each block over its whole t_span, (L, k). The sum of the first j is the log of the factor by which
+    the block multiplies the volume that the first j perturbations span."""
     through: Tensor
-    """log |R_ii| from the input to the output of the flow that ends last, (k,). It includes all layers in between."""
+    """log |R_ii| from the input to the output of the block that ends last, (k,). It includes all layers in between."""
 
 
 @full_float32()
 @torch.inference_mode(False)
 def layer_exponents(model: nn.Module, x: Tensor, k: int = 1, *, seed: int = 0) -> LayerExponents:
-    """Finite-time Lyapunov exponents of a network's flows: a jvp carries k tangents from the input through the model.
+    """Finite-time Lyapunov exponents of a network's damped blocks: a jvp carries k tangents through the model.
 
-    Let T = QR and J T = Q'R' be the QR decompositions of the tangents before and after a flow. Then R' R⁻¹ is the R
-    factor of J Q, and gives the flow's exponents. The tangents themselves are not changed, so flows may lie on parallel
-    paths, under skips or inside one another. The tangents align on their way; a tangent that differs from the tangents
-    before it by less than a thousand roundings is refused.
+    Let T = QR and J T = Q'R' be the QR decompositions of the tangents before and after a block. Then R' R⁻¹ is the R
+    factor of J Q, and gives the block's exponents. The tangents themselves are not changed, so blocks may lie on
+    parallel paths, under skips or inside one another. The tangents align on their way; a tangent that differs from the
+    tangents before it by less than a thousand roundings is refused.
 
     Args:
         model: a network with `DampedBlock` layers, in eval mode.
         x: one input, (1, *S).
-        k: number of perturbations, at most the size of the input and of every flow's state.
+        k: number of perturbations, at most the size of the input and of every block's state.
         seed: seed of the first perturbations.
 
     Returns:
-        The flows' exponents and those through the network; detached and on the CPU.
+        The blocks' exponents and those through the network; detached and on the CPU.
 
     Raises:
         ValueError: x is a batch or not finite, k is too large, batch norm or dropout trains, no layer is a
-            `DampedBlock`, a flow's state has another batch size than the input, or a layer has no forward-mode
+            `DampedBlock`, a block's state has another batch size than the input, or a layer has no forward-mode
             derivative, as with an adaptive `TorchDiffEq`.
         TypeError: model is not a module, x not a floating tensor, or seed not an int.
-        ConvergenceError: the perturbations at a flow are not finite, or linearly dependent up to rounding.
+        ConvergenceError: the perturbations at a block are not finite, or linearly dependent up to rounding.
 
     Source: Benettin et al. 1980, with layers for time steps.
     """
@@ -217,15 +217,15 @@ def _extents(state: Tensor, k: int, name: str) -> Tensor:
     """Log |R_ii| of the k tangents that a state carries, (k,)."""
     primal, tangent = forward_ad.unpack_dual(state)
     if len(primal) != k:
-        raise ValueError(f"every flow must keep the batch, got {len(primal)} samples for {k} at flow {name!r}")
+        raise ValueError(f"every block must keep the batch, got {len(primal)} samples for {k} at block {name!r}")
     _require_count(k, primal[0].numel())
     tangents = torch.zeros_like(primal) if tangent is None else tangent
     _, extents = _orthonormalize(tangents)
     lengths = tangents.flatten(1).norm(dim=1).double().log().cpu()
     if not bool((extents > lengths + math.log(1e3 * torch.finfo(primal.dtype).eps)).all()):
         raise ConvergenceError(
-            f"the k = {k} perturbations must stay finite and linearly independent, at flow {name!r} they do not, up to "
-            "rounding: take a smaller k, or model and x in float64"
+            f"the k = {k} perturbations must stay finite and linearly independent, at block {name!r} they do not, up "
+            "to rounding: take a smaller k, or model and x in float64"
         )
     return extents
 

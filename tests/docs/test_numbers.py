@@ -35,8 +35,8 @@ def row(*cells):
 
 
 def power(number):
-    """One digit and the power of ten, such as 8e-16 and 5e-7."""
-    return f"{number:.0e}".replace("e-0", "e-")
+    """One digit and the power of ten, such as 8e-16 and 5e-7; and 0."""
+    return f"{number:.0e}".replace("e-0", "e-") if number else "0"
 
 
 def factor(ratio):
@@ -80,7 +80,7 @@ def certified_accuracy():
 
 
 @quotes
-def readme_beside_plain():
+def beside_plain():
     stored = results_file.read_current(results_file.RESULTS)
     everything = [run for run in stored if run["config"]["scale"]["name"] == "small"]
     more = {}
@@ -124,6 +124,47 @@ def damping_cost():
     for lam in ("0", "1", "10", "100", "1,000"):
         calls, seconds, _ = solver_ratios(problems[f"MLP, λ = {lam.replace(',', '')}, ρ = 1"], "1e-07")
         yield row(lam, factor(calls), factor(seconds))
+
+
+@quotes
+def readme_cost():
+    def seconds(value):
+        return f"{value:.{2 if value >= 0.1 else 3}f}"
+
+    problems = results("work_precision")["results"]
+    for lam in DAMPINGS:
+        solvers = problems[f"MLP, λ = {lam.replace(',', '')}, ρ = 1"]
+        both = [solvers[name]["0.001"] for name in ("ExponentialAdams", "torchdiffeq dopri5")]
+        calls = (f"{cost['calls']:,}" for cost in both)
+        yield row(lam, *calls, *(seconds(cost["forward s"]) for cost in both))
+
+
+@quotes
+def compiling():
+    steps = results("step_overhead")["results"]
+    for state in ("batch 8, d 8", "batch 1024, d 64"):
+        ratio = steps[state]["AdaptiveExponential, compiled"]["median us"]
+        ratio /= steps[state]["AdaptiveExponential"]["median us"]
+        yield row(f"a step of `AdaptiveExponential` without f, {state}", f"{ratio:.2f}")
+    implicit = results("implicit")["results"]
+    mlp = implicit["MLP, λ = 1000"]
+    yield row("a solve by `KenCarp4`, MLP, λ = 1,000", f"{mlp['KenCarp4, compiled']['s'] / mlp['KenCarp4']['s']:.2f}")
+    adams = results("work_precision")["results"]["MLP, λ = 10, ρ = 1"]
+    ratio = adams["ExponentialAdams, compiled"]["1e-05"]["forward s"] / adams["ExponentialAdams"]["1e-05"]["forward s"]
+    yield row("a solve by `ExponentialAdams`, MLP, λ = 10, error 1e-5", f"{ratio:.2f}")
+    ways = {found["way"]: found["median_s"] for found in results("inference_speed")["rows"]}
+    ratio = ways["In-ResNet, folded, compiled fp32"] / ways["In-ResNet, folded, eager"]
+    yield row("inference of a folded In-ResNet-110", f"{ratio:.2f}")
+
+
+@quotes
+def compile_seconds():
+    spent = [
+        cost["KenCarp4, compiled"]["compile s"]
+        for cost in results("implicit")["results"].values()
+        if "KenCarp4, compiled" in cost
+    ]
+    yield f"compiled for {min(spent):.1f} to {max(spent):.1f} s per problem"
 
 
 @quotes
@@ -300,18 +341,35 @@ def random_calls():
         yield row(called, *(f"{number:,}" for number in numbers))
 
 
-@quotes
-def irregular_physionet():
+def sequence_scores():
+    """Task -> model -> scores of the seeds, in their order."""
     scores = {}
     for key, found in results("sequence_quality")["results"].items():
         task, name, _ = key.split("|")
-        if task == "PhysioNet":
-            scores.setdefault(name, []).append(found["score"])
-    for name, values in scores.items():
+        scores.setdefault(task, {}).setdefault(name, []).append(found["score"])
+    return scores
+
+
+@quotes
+def irregular_physionet():
+    for name, values in sequence_scores()["PhysioNet"].items():
         if len(values) > 1:
             yield row(name, f"{mean(values):.3f} ± {stdev(values):.3f}", len(values))
-    same = scores["DampedRNN"][:3]
-    yield f"`DampedRNN` has {mean(same):.3f} ± {stdev(same):.3f}"
+
+
+@quotes
+def irregular_pendulum():
+    for name, values in sequence_scores()["pendulum"].items():
+        if len(values) > 1:
+            yield row(name, f"{1000 * mean(values):.1f} ± {1000 * stdev(values):.1f}", len(values))
+
+
+@quotes
+def irregular_vowels():
+    scores = sequence_scores()
+    for name in scores["vowels 0 %"]:
+        shares = [scores[f"vowels {share} %"][name] for share in (0, 30, 50, 70)]
+        yield row(name, *(f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f}" for values in shares))
 
 
 @quotes

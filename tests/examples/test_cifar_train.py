@@ -109,7 +109,7 @@ def test_an_npz_is_only_augmented_on_request(tmp_path):
         (["--eps", "-1"], "eps must be at least 0"),
         (["--eps", "300"], "eps must be at least 0 and at most 255, got [300"),
         (["--depth", "99999998"], "depth must be at most 10000, got 99999998"),
-        (["--width", "99999999", "--models", "resnet", "--depth", "8"], "resnet must fit into memory"),
+        (["--width", "9999999999", "--models", "resnet", "--depth", "8"], "resnet must fit into memory"),
         (["--seeds", "0", "0"], "seeds needs at least one value and none twice"),
         (["--seeds", str(2**64)], "a seed must have at most 64 bits, got 18446744073709551616"),
         (["--device", "nowhere"], "device nowhere cannot be used here"),
@@ -175,3 +175,15 @@ def test_an_error_ends_in_words(tmp_path):
     assert done.returncode != 0
     assert "error: the output folder must be writable" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_differences_within_noise_are_called_so():
+    assert example.difference(0.9, 0.9, 360).endswith("within noise)")
+    assert "within noise" not in example.difference(0.9, 0.7, 360)
+    assert example.difference(0.7, 0.9, 360).startswith("-20.0 (-")
+    report = example.Accuracies(360, 0.9, [0.8] * 5, [(1, 0.5)])
+    better = example.Accuracies(360, 0.9, [0.8] * 5, [(1, 0.7)])
+    runs = [example.Run(name, 0, False, False, 0.1, [], r) for name, r in (("resnet", report), ("cnn", better))]
+    said = example.verdict(runs, example.Args(models=("resnet", "cnn"), eps=(1,)))
+    assert said.startswith("cnn minus resnet, in points: clean +0.0 (")
+    assert "; FGSM 1/255 +20.0 (+" in said

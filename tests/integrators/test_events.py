@@ -1,5 +1,6 @@
 """Events: their times and states against closed forms, their gradients, chains of them, and refusals."""
 
+import functools
 import math
 
 import pytest
@@ -105,13 +106,10 @@ def test_a_bouncing_ball(integrator):
     assert_gradients(s.t, times[-1], [h, rest, func.f.g], rtol=1e-5, atol=1e-6)
 
 
-@by_name
-def test_an_integrate_and_fire_neuron(integrator):
-    """v' = −λv + I from 0, threshold 1, reset to 0.2: periods in closed form."""
-    lam = 2.0
-    func = DampedODEFunc(Drive(), Constant(lam))
-    reset = tensor(0.2).requires_grad_()
-    x = torch.zeros(2, 1, dtype=torch.float64)
+def spikes(integrator, damping, samples, count):
+    """v' = −λv + I from 0 to t = 2, threshold 1, reset to 0.2: the solve, its closed form, and its inputs."""
+    func, reset = DampedODEFunc(Drive(), damping).double(), tensor(0.2).requires_grad_()
+    x = torch.zeros(samples, 1, dtype=torch.float64)
     s = odeint_event(
         func,
         x,
@@ -119,11 +117,20 @@ def test_an_integrate_and_fire_neuron(integrator):
         lambda t, x: x[:, 0] - 1,
         integrator,
         direction=1,
-        count=50,
+        count=count,
         map=lambda k, t, x: 0 * x + reset,
     )
+    lam = func.lam(0.0, x).reshape(())
     rest = func.f.current / lam
     first, period = -torch.log(1 - 1 / rest) / lam, torch.log((rest - reset) / (rest - 1)) / lam
+    return s, (lam, rest, first, period), [reset, *func.parameters()]
+
+
+@by_name
+def test_an_integrate_and_fire_neuron(integrator):
+    """The periods are known in closed form."""
+    s, (lam, rest, first, period), inputs = spikes(integrator, Constant(2.0), samples=2, count=50)
+    reset = inputs[0]
     n = 1 + math.floor((2.0 - first.item()) / period.item())
     exact = first + period * torch.arange(n)
     assert s.found.tolist() == [n, n]
@@ -132,37 +139,52 @@ def test_an_integrate_and_fire_neuron(integrator):
     torch.testing.assert_close(s.times, exact[:, None].expand(-1, 2), rtol=10 * RTOL, atol=0)
     last = rest - (rest - reset) * torch.exp(-lam * (2.0 - exact[-1]))
     torch.testing.assert_close(s.x[:, 0], last.expand(2), rtol=1e-5, atol=0)
-    assert_gradients(s.times, 2 * exact, [reset, func.f.current], rtol=1e-4, atol=1e-5)
-    assert_gradients(s.x, 2 * last, [reset, func.f.current], rtol=1e-4, atol=1e-5)
+    assert_gradients(s.times, 2 * exact, inputs, rtol=1e-4, atol=1e-5)
+    assert_gradients(s.x, 2 * last, inputs, rtol=1e-4, atol=1e-5)
 
 
-@by_name
-@pytest.mark.parametrize("sign", [1.0, -1.0], ids=["forward", "backward"])
-def test_gradients_against_finite_differences(integrator, sign):
+def forced_event(sign):
+    """A number that depends on times and states of events: as a function of the integrator, and its inputs."""
     torch.manual_seed(0)
     func = DampedODEFunc(Forced(2), Learned(0.5, 0.9)).double()
     x = torch.tensor([[1.5, 0.2], [2.0, -0.5], [0.3, 0.1]], dtype=torch.float64).requires_grad_()
     level = tensor(0.4).requires_grad_()
     span = sign * tensor(0.0, 4.0).requires_grad_()
 
-    def run(x, level, span, integrator=TIGHT):
+    def run(integrator):
         s = odeint_event(func, x, span, lambda t, x: x.square().sum(1) - level - 0.1 * t[:, 0], integrator)
         return (s.t.sin() + s.x.cos().sum(1)).sum()
 
-    parameters = list(func.parameters())
-    got = torch.autograd.grad(run(x, level, span, integrator), [x, level, span, *parameters])
+    return run, [x, level, span, *func.parameters()]
+
+
+@functools.cache
+def difference_quotients(sign, step=1e-4):
+    """Of the first entry of every input, and of both ends of the span."""
+    run, inputs = forced_event(sign)
+    slopes = []
     with torch.no_grad():
-        for value, gradient in zip([x, level, span, *parameters], got, strict=True):
-            step = 1e-4
-            for k in range(2 if value is span else 1):
+        for number, value in enumerate(inputs):
+            for k in range(2 if number == 2 else 1):
                 values = []
                 for move in (step, -step):
                     old = value.detach().clone()
                     value.view(-1)[k] += move
-                    values.append(run(x, level, span))
+                    values.append(run(TIGHT))
                     value.copy_(old)
-                slope = (values[0] - values[1]) / (2 * step)
-                assert gradient.reshape(-1)[k].item() == pytest.approx(slope.item(), rel=1e-2, abs=2e-3)
+                slopes.append((values[0] - values[1]).item() / (2 * step))
+    return slopes
+
+
+@by_name
+@pytest.mark.parametrize("sign", [1.0, -1.0], ids=["forward", "backward"])
+def test_gradients_against_finite_differences(integrator, sign):
+    run, inputs = forced_event(sign)
+    got = torch.autograd.grad(run(integrator), inputs)
+    entries = [
+        gradient.reshape(-1)[k].item() for number, gradient in enumerate(got) for k in range(2 if number == 2 else 1)
+    ]
+    assert entries == pytest.approx(difference_quotients(sign), rel=1e-2, abs=2e-3)
 
 
 def hessian(value, inputs):
@@ -188,25 +210,12 @@ def test_second_derivatives_of_free_fall(integrator):
 @by_name
 def test_second_derivatives_of_a_chain_of_thresholds(integrator):
     """The third spike of the neuron of `test_an_integrate_and_fire_neuron`."""
-    reset = tensor(0.2).requires_grad_()
-    func = DampedODEFunc(Drive(), Learned(2.0, 2.0)).double()
-    x = torch.zeros(1, 1, dtype=torch.float64)
-    s = odeint_event(
-        func,
-        x,
-        (0.0, 2.0),
-        lambda t, x: x[:, 0] - 1,
-        integrator,
-        count=3,
-        map=lambda k, t, x: 0 * x + reset,
-    )
-    lam = func.lam(0.0, x).reshape(())
-    rest = func.f.current / lam
-    exact = (-torch.log(1 - 1 / rest) + 2 * torch.log((rest - reset[0]) / (rest - 1))) / lam
-    inputs = [reset, *func.parameters()]
+    s, (_, _, first, period), inputs = spikes(integrator, Learned(2.0, 2.0), samples=1, count=3)
+    exact = (first + 2 * period).squeeze()
     torch.testing.assert_close(hessian(s.t[0], inputs), hessian(exact, inputs), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_second_derivatives_against_finite_differences_of_the_gradient():
     torch.manual_seed(0)
     func = DampedODEFunc(Forced(2), Gated(2)).double()

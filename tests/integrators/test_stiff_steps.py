@@ -58,6 +58,7 @@ def test_max_steps_names_stiffness_and_its_remedy():
     assert fast.status == (Status.STIFF,)
 
 
+@pytest.mark.slow
 def test_fields_whose_steps_accuracy_bounds_are_not_called_stiff():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 64), nn.Tanh(), nn.Linear(64, 3)).double()

@@ -2,6 +2,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.collections import LineCollection
+from scipy.stats import binomtest
 
 from dampode import plots
 
@@ -13,6 +15,25 @@ def test_accuracy_curves_draw_means_in_percent():
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [80, 40])
     np.testing.assert_allclose(ax.lines[1].get_ydata(), [100, 0])
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["a", "b"]
+    plt.close(figure)
+
+
+def test_intervals_are_those_of_wilson():
+    low, high = plots.wilson([0.0, 0.5, 0.9], 100)
+    want = [binomtest(k, 100).proportion_ci(method="wilson") for k in (0, 50, 90)]
+    np.testing.assert_allclose(low, [found.low for found in want], atol=1e-9)
+    np.testing.assert_allclose(high, [found.high for found in want], atol=1e-9)
+    with pytest.raises(ValueError, match="n must be"):
+        plots.wilson(0.5, 0)
+
+
+def test_accuracy_curves_draw_intervals():
+    figure, ax = plt.subplots()
+    plots.accuracy_curves(ax, [0, 1], {"a": [[0.9, 0.5]]}, "severity", images=100)
+    (bars,) = (c for c in ax.collections if isinstance(c, LineCollection))
+    np.testing.assert_allclose(
+        [s[:, 1] for s in bars.get_segments()], 100 * np.transpose(plots.wilson([0.9, 0.5], 100))
+    )
     plt.close(figure)
 
 

@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -34,6 +35,7 @@ def measured(path, seconds):
     return evaluate(Waiting(seconds).eval(), x, y, **SETTINGS, partial=path)
 
 
+@pytest.mark.slow
 def test_ten_kills_at_random_moments_change_no_bit(tmp_path):
     rng, path, alive = random.Random(0), tmp_path / "part.json", []
     context = multiprocessing.get_context("forkserver")
@@ -55,6 +57,7 @@ def test_ten_kills_at_random_moments_change_no_bit(tmp_path):
     assert measured(path, 0.0).to_json() == measured(None, 0.0).to_json()
 
 
+@pytest.mark.slow
 def test_batches_of_7_and_500_give_the_same_results():
     generator = torch.Generator().manual_seed(2)
     x = torch.rand(4000, 1, 4, 4, generator=generator)

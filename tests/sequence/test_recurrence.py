@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from dampode.sequence import linear_recurrence
+from dampode.sequence.recurrence import damped_recurrence
 
 
 def step_by_step(a, b, h0):
@@ -69,3 +70,32 @@ def test_factors_that_underflow_leave_no_nan():
 def test_errors(a, b, h0, error, words):
     with pytest.raises(error, match=words):
         linear_recurrence(a, b, h0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1, 3), (2, 4, 3)])
+def test_damped_recurrence_and_its_derivatives(dtype, held, shape):
+    rate, u, h0 = torch.rand(shape, dtype=dtype), torch.randn(2, 4, 3, dtype=dtype), torch.randn(2, 3, dtype=dtype)
+    inputs = [v.requires_grad_() for v in (rate, torch.rand(2, 4, 1, dtype=torch.float64), u, h0)]
+
+    def states(rate, gaps, u, h0):
+        return damped_recurrence(rate, gaps, u, h0, held)
+
+    a = torch.exp(-inputs[1] * rate).expand_as(u)
+    whole, last = states(*inputs)
+    torch.testing.assert_close(whole, step_by_step(a, (1 - a) * u if held else u, h0), rtol=1e-12, atol=1e-12)
+    assert torch.equal(last, whole[:, -1])
+    assert torch.autograd.gradcheck(states, inputs)
+    assert torch.autograd.gradgradcheck(states, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_a_gap_whose_angle_overflows_forgets(dtype):
+    rate = torch.full((1, 1, 2), 5.0 + 40j).to(dtype) if dtype.is_complex else torch.full((1, 1, 2), 5.0)
+    rate.requires_grad_()
+    gaps, u = torch.tensor([[[1.0], [3e38]]]), torch.ones(1, 2, 2, dtype=dtype)
+    states, _ = damped_recurrence(rate, gaps, u, torch.ones(1, 2, dtype=dtype), False)
+    assert torch.equal(states[:, 1], u[:, 1])
+    (grad,) = torch.autograd.grad(states.abs().sum(), rate)
+    assert grad.isfinite().all()

@@ -62,6 +62,21 @@ def test_equals_the_steps(damping, oscillating):
     assert last.is_complex() == oscillating
 
 
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("oscillating", [False, True])
+def test_parts_of_time_equal_one_part(monkeypatch, held, oscillating):
+    scan = DampedScan(2, 5, gated(), masked=True, held=held, oscillating=oscillating).double()
+    x, times, mask = series(3, 50)
+    parameters = list(scan.parameters())
+    found = []
+    for elements in (1 << 17, 1):
+        monkeypatch.setattr("dampode.sequence.scan._PART", elements)
+        y, last = scan(x, times, mask)
+        found.append((y, last, *torch.autograd.grad(y.square().sum() + last.abs().sum(), parameters)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
 def test_equals_a_solve_with_jumps():
     scan = DampedScan(2, 5, SCALES).double()
     x, times, _ = series()

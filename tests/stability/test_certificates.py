@@ -36,6 +36,7 @@ def few():
     return data.pixels(images.x_test)[:100], images.y_test[:100]
 
 
+@pytest.mark.slow
 def test_no_attack_breaks_a_certificate():
     """PGD-100 with restarts at the images' certified radii flips none; at eight times the radii it flips some."""
     model, (x, y) = trained(), few()

@@ -138,7 +138,7 @@ def test_perturbations_that_rounding_cannot_tell_apart_are_refused():
         rtol=0,
         atol=1e-4,
     )
-    with pytest.raises(ConvergenceError, match=r"k = 4 perturbations .* at flow '\d' .* smaller k, or .* float64"):
+    with pytest.raises(ConvergenceError, match=r"k = 4 perturbations .* at block '\d' .* smaller k, or .* float64"):
         layer_exponents(model.float(), x.float(), 4)
     gone = nn.Sequential(DampedBlock(lambda x: 0 * x, Constant(1.0)))
     with pytest.raises(ConvergenceError, match="k = 1 perturbations must stay finite and linearly independent"):
@@ -197,7 +197,7 @@ def test_exponents_bad_input():
             lyapunov_exponents(Forced(3), x, 1.0, seed=seed)
         with pytest.raises(TypeError, match="a seed must be an int"):
             layer_exponents(Skip(), torch.zeros(1, 4, dtype=torch.float64), seed=seed)
-    with pytest.raises(ValueError, match="every flow must keep the batch, got 4 samples for 2 at flow '2'"):
+    with pytest.raises(ValueError, match="every block must keep the batch, got 4 samples for 2 at block '2'"):
         layer_exponents(nn.Sequential(nn.Unflatten(1, (2, 4)), nn.Flatten(0, 1), block()), torch.ones(1, 8).double(), 2)
 
 

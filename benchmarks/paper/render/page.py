@@ -303,8 +303,10 @@ SMALL_HEAD = """| | |
 These numbers cannot be compared with the paper's, and we read no verdict from them. An underfit network looks robust:
 compare every robust accuracy with the clean one. The last table shows it as a share of the clean one.
 
-    python -m benchmarks.paper next --scale small --seeds 0 1 2 --dataset cifar10 --root data
-    python -m benchmarks.paper lambda_ablation --scale small --seeds 0 --dataset cifar10 --root data
+    python -m benchmarks.paper next --scale small --seeds 0 1 2 \\
+        --dataset cifar10 --root data
+    python -m benchmarks.paper lambda_ablation --scale small --seeds 0 \\
+        --dataset cifar10 --root data
     python -m benchmarks.paper fewer_epochs --scale small --seeds 0 1 2 --root data"""
 
 PLAIN_HEAD = """Each run minus a plain ResNet of the same clean accuracy, mean ± standard deviation over the runs. The

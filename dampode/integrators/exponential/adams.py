@@ -3,11 +3,8 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from dampode._checks import require_positive_int
-from dampode.dynamics import DampedODEFunc
-from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.adaptive_loop import InitialValueProblem
 from dampode.integrators.exponential.adams_step import try_step
 from dampode.integrators.exponential.compiled import compiled_step
 from dampode.integrators.exponential.moments import MAX_ORDER
@@ -92,9 +89,9 @@ class ExponentialAdams(RecomputingIntegrator):
         """Always: the correction of the predictor."""
         return True
 
-    def _loop(self, func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter) -> "AdamsLoop":
+    def _loop(self, problem: InitialValueProblem) -> "AdamsLoop":
         """The loop of a solve, at its start."""
         from dampode.integrators.exponential.adams_loop import AdamsLoop  # it takes Numba a third of a second to import
 
-        step, tol = compiled_step(try_step) if self.compile else try_step, self._tolerance(x)
-        return AdamsLoop(func, x, times, tol, calls, step, self.max_order, self.recompute or 1)
+        step = compiled_step(try_step) if self.compile else try_step
+        return AdamsLoop(problem, step, self.max_order, self.recompute or 1)

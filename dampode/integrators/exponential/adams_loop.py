@@ -7,9 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dampode.dynamics import DampedODEFunc
-from dampode.integrators.adaptive_loop import AdaptiveLoop
-from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.adaptive_loop import AdaptiveLoop, InitialValueProblem
 from dampode.integrators.exponential.adams_output import InnerStates, step_polynomial
 from dampode.integrators.exponential.adams_plan import PlannedStep, plan_step, sample_damping
 from dampode.integrators.exponential.adams_replay import AcceptedStep, replay
@@ -29,7 +27,6 @@ from dampode.integrators.shifts import per_sample
 from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.stops import Restart
-from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["AdamsLoop"]
 
@@ -43,38 +40,27 @@ class AdamsLoop(AdaptiveLoop):
     A sample that is done, or has failed, takes steps of length 0. These change nothing, to the last bit.
 
     Args:
-        func: the damped vector field.
-        x: initial state, (N, *S).
-        times: (T,), or (N, T) without padding, monotonic in one direction.
-        tol: tolerance of a step.
-        calls: counts the calls of f.
+        problem: what is solved.
         try_step: the step.
         max_order: the largest order of the predictor.
         segments: number of segments in which `replay` takes the accepted steps again.
     """
 
-    def __init__(
-        self,
-        func: DampedODEFunc,
-        x: Tensor,
-        times: Tensor,
-        tol: Tolerance,
-        calls: CallCounter,
-        try_step: StepFunction,
-        max_order: int,
-        segments: int,
-    ) -> None:
-        super().__init__(func, x, times, tol, calls, (len(x),), torch.device("cpu"))
-        self._func, self._try_step, self._segments = func, try_step, segments
+    def __init__(self, problem: InitialValueProblem, try_step: StepFunction, max_order: int, segments: int) -> None:
+        x = problem.x
+        super().__init__(problem, (len(x),), torch.device("cpu"))
+        self._func, self._try_step, self._segments = problem.func, try_step, segments
         self._slots = max_order + 2
         n1 = self.splitting.nonlinear(self._time(self.tau), x).to(x.dtype)
         self._damping = sample_damping(self.splitting, x)
         self._history = first_history(self.splitting, x, n1, self._slots)
         # a correction that moves x by less than ten thousand rounding errors does not measure |∂N/∂x|
-        self._control = OrderControl(len(x), max_order, 1e4 * torch.finfo(x.dtype).eps / tol.smallest_rtol)
+        self._control = OrderControl(len(x), max_order, 1e4 * torch.finfo(x.dtype).eps / self.tol.smallest_rtol)
         self._weight = np.zeros(len(x))
-        self._samples = torch.arange(len(x), device=x.device)
-        self._inner_tau = self.axis.tau(times[..., 1:-1].cpu()).numpy()
+        # the same memory: what is added here is there
+        self._counts = [count.numpy() for count in (self.attempted, self.accepted, self.stiff_steps)]
+        self._first_slots = self._slots * torch.arange(len(x), device=x.device)
+        self._inner_tau = self.axis.tau(problem.times[..., 1:-1].cpu()).numpy()
         self._inner = InnerStates(x, self._inner_tau)
         self._steps: list[AcceptedStep | Restart] = []
         self._n1 = n1
@@ -129,13 +115,8 @@ class AdamsLoop(AdaptiveLoop):
         found = tried.report.cpu().numpy()  # the only value that a step reads
         report = planned.report(found)
         self._weight = report.weight
-        judgement = control.judge(planned.nodes, planned.positions, report)
-        judgement = judgement._replace(accepted=self._moving(judgement.accepted, planned, tried))
-        next_h, stiff = control.decide(planned.nodes, planned.positions, report, judgement)
-        self.attempted += torch.from_numpy(active & ~second)
-        self.accepted += torch.from_numpy(judgement.accepted)
-        self.stiff_steps += torch.from_numpy(stiff)
-        if not judgement.finite.all() and torch.is_grad_enabled():
+        judgement = self._held(control.judge(planned.nodes, planned.positions, report), planned, tried)
+        if judgement.counts[3] < len(active) and torch.is_grad_enabled():
             # A value that is not finite gives NaN gradients even where `where` drops it. Repeat the step without it.
             finite = judgement.finite
             nodes = planned.nodes._replace(end=np.where(finite, planned.nodes.end, planned.nodes.begin))
@@ -145,9 +126,11 @@ class AdamsLoop(AdaptiveLoop):
             )
             self._count_active()
         self._move(planned, tried, judgement, second, again)
+        next_h, stiff = control.decide(planned.nodes, planned.positions, report, judgement)
+        for count, samples in zip(self._counts, (active & ~second, judgement.accepted, stiff), strict=True):
+            np.add(count, samples, out=count)
         limited = self.give_up.limited(torch.from_numpy(next_h), h)
-        negative = found[:, 8] > 0 if self._damping is None else np.zeros_like(second)
-        self._finish(judgement, negative, limited)
+        self._finish(judgement, None if self._damping is not None else found[:, 8] > 0, limited)
         return limited
 
     def states(self) -> Tensor:
@@ -182,57 +165,70 @@ class AdamsLoop(AdaptiveLoop):
 
     def _time_of(self, nodes: Nodes) -> Floats:
         """The time after a step, rounded as the state is, (N,)."""
-        return self.axis.time(torch.from_numpy(nodes.end), self.x0.dtype).double().numpy()
+        return self.axis.time(torch.from_numpy(nodes.end), self.x0.dtype).numpy()
 
     @torch.no_grad()
-    def _moving(self, accepted: Mask, planned: PlannedStep, tried: TriedStep) -> Mask:
-        """The samples that accept a step and have no event in it."""
+    def _held(self, judgement: Judgement, planned: PlannedStep, tried: TriedStep) -> Judgement:
+        """The judgement, in which no sample accepts a step with an event in it."""
         if self.events is None:
-            return accepted
+            return judgement
         inside = step_polynomial(planned, tried, self._history.x, self.splitting.lam)
-        end, ok = torch.from_numpy(planned.nodes.end), torch.from_numpy(accepted)
-        return self.hold_before_events(inside, tried.x, end, ok).numpy()
+        end, ok = torch.from_numpy(planned.nodes.end.copy()), torch.from_numpy(judgement.accepted)
+        accepted = self.hold_before_events(inside, tried.x, end, ok).numpy()
+        return judgement._replace(accepted=accepted, counts=(int(accepted.sum()), *judgement.counts[1:]))
 
     def _move(self, planned: PlannedStep, tried: TriedStep, judgement: Judgement, second: Mask, again: Mask) -> None:
         """Move the samples whose step is accepted, and keep the step if any sample needs it."""
-        accepted, waiting, before = judgement.accepted, judgement.again, self._history
-        if not (accepted.any() or waiting.any()):
+        accepted, (n_accepted, n_waiting, *_), before = judgement.accepted, judgement.counts, self._history
+        if n_accepted + n_waiting == 0:
             return
-        lam, every = self.splitting.lam, bool(accepted.all())
+        lam, every = self.splitting.lam, n_accepted == len(accepted)
         slot = torch.from_numpy((planned.nodes.newest + 1) % self._slots).to(self.x0.device)
+        reached = planned.nodes.end.copy() if every else np.where(accepted, planned.nodes.end, planned.nodes.begin)
+        self.tau = torch.from_numpy(reached)
         self._inner.add(planned, tried, before.x, lam, accepted)
         if self.keep_pieces:
             # without gradients the next step writes into the history
             past = tried.past if torch.is_grad_enabled() else tried.past.clone()
             inside = step_polynomial(planned, tried._replace(past=past), before.x, lam)
-            self.pieces.append(
-                (inside, self._flat(torch.from_numpy(np.where(accepted, planned.nodes.end, planned.nodes.begin))))
-            )
+            self.pieces.append((inside, self._flat(self.tau)))
         if self.keep_steps:
-            nodes, kept = planned.nodes, accepted | waiting
-            nodes = nodes._replace(end=np.where(kept, nodes.end, nodes.begin))
+            kept, nodes = accepted | judgement.again, Nodes._make(values.copy() for values in planned.nodes)
+            np.copyto(nodes.end, nodes.begin, where=~kept)
             self._steps.append(AcceptedStep(nodes, second & kept, again, accepted, slot, self.axis))
         mask = None if every else per_sample(torch.from_numpy(accepted).to(self.x0.device), self.x0)
-        self._history = moved_history(before, tried, lam, (self._samples, slot), mask)
-        self.tau = torch.from_numpy(self._control.tau.copy())
+        self._history = moved_history(before, tried, lam, self._first_slots + slot, mask)
         if every:
             self.splitting = tried.splitting
-        else:
+        elif not self.splitting.constant:
             self.splitting = self.splitting.at(self._time(self.tau), self._history.x)
 
-    def _finish(self, judgement: Judgement, negative: Mask, next_h: Tensor) -> None:
-        """Give a status to the samples that cannot continue, and end those that have reached the last time."""
-        if judgement.rejected.any():
-            rejected, finite = torch.from_numpy(judgement.rejected), torch.from_numpy(judgement.finite)
-            failing = rejected & (next_h <= self.axis.shortest_step(self.tau))
-            if not judgement.finite.all():
+    def _finish(self, judgement: Judgement, negative: Mask | None, next_h: Tensor) -> None:
+        """Give a status to the samples that cannot continue, and end those that have reached the last time.
+
+        Args:
+            judgement: of the step.
+            negative: the samples whose λ is negative; None if λ is a constant.
+            next_h: the lengths to try next.
+        """
+        *_, n_rejected, n_finite = judgement.counts
+        ending = self.active & (self.tau >= self.axis.span)
+        if n_rejected:
+            failing = torch.from_numpy(judgement.rejected) & (next_h <= self.axis.shortest_step(self.tau))
+            if n_finite < len(failing):
+                finite = torch.from_numpy(judgement.finite)
                 failing = failing | self.give_up.given_up(self.active & ~finite, self.tau)
-            self.fail(failing & finite, Status.STEP_UNDERFLOW)
-            self.fail(failing & ~finite, Status.NOT_FINITE)
-        if negative.any():
-            self.fail(torch.from_numpy(judgement.accepted & negative), Status.NEGATIVE_DAMPING)
-        if judgement.rejected.any() or negative.any() or (self._control.tau >= self.axis.span.numpy()).any():
-            self.active = self.active & (self.tau < self.axis.span) & ~self.failed
+                self.fail(failing & ~finite, Status.NOT_FINITE)
+                self.fail(failing & finite, Status.STEP_UNDERFLOW)
+            elif failing.any():
+                self.fail(failing, Status.STEP_UNDERFLOW)
+            ending = ending | failing
+        if negative is not None and negative.any():
+            failing = torch.from_numpy(judgement.accepted & negative)
+            self.fail(failing, Status.NEGATIVE_DAMPING)
+            ending = ending | failing
+        if ending.any():
+            self.active = self.active & ~ending
             self._count_active()
 
     def _count_active(self) -> None:

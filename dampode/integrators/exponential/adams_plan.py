@@ -7,14 +7,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dampode.integrators.exponential.adams_step import Plan, StepWeights
+from dampode.integrators.exponential.adams_step import Plan, StepWeights, step_weights
 from dampode.integrators.exponential.multistep_weights import ROWS, Nodes, fill_basis, fill_weights, positions
-from dampode.integrators.exponential.order_choice import Report
+from dampode.integrators.exponential.order_choice import Report, weighted
+from dampode.integrators.shifts import per_sample
 from dampode.integrators.splitting import Splitting
 
 __all__ = ["PlannedStep", "SampleDamping", "plan_step", "sample_damping"]
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 SampleDamping = Floats | None
 """λ of every sample, (N,), where it is a constant of the whole sample without gradient; None elsewhere."""
@@ -29,27 +31,35 @@ class PlannedStep(NamedTuple):
     sign: float
     """Of the direction in time."""
     damping: SampleDamping
-    rows: Floats
-    """The numbers of ``plan``, a row per sample."""
+    own: Floats
+    """e^z, hφ_1 and w, (3, N), if the host knows λ."""
     plan: Plan
 
-    def inside(self, sample: NDArray[np.int64], theta: Floats, like: Tensor) -> Plan:
-        """The weights for states inside the step, in a plan of M rows, whose times are the shares θ.
+    def inside(self, sample: Integers, theta: Floats, lam: Tensor, like: Tensor) -> tuple[StepWeights, Tensor]:
+        """The weights for M states inside the step, and those of the values in the slots, (M, R, ...).
 
         Args:
             sample: the sample of each state, (M,).
             theta: its share of the step, (M,).
+            lam: its λ_n, or one for all of them.
             like: a state.
         """
-        rows = _rows(self.nodes, self.positions, self.sign, theta, self.damping, sample, theta)
-        return _plan(rows, self.nodes, self.damping is not None, like)
+        size, slots, ones = len(sample), self.nodes.times.shape[1], [1] * (like.ndim - 1)
+        if self.damping is not None:
+            past, own = np.empty((size, 1, slots)), np.empty((3, size))
+            fill_weights(self.nodes, self.positions, self.sign, self.damping, sample, theta, past, own)
+            return StepWeights(*_per_sample(own, like)), _like(past, like).reshape(size, slots, *ones)
+        basis = np.empty((size, slots + 1, slots - 1))
+        fill_basis(self.nodes, self.positions, self.sign, sample, basis, np.empty((size, 0, slots)))
+        share, h = _per_sample(np.stack((theta, self.sign * (self.nodes.end - self.nodes.begin)[sample])), like)
+        return step_weights(-h * lam, h, _like(basis, like), share)
 
     def basis(self, like: Tensor) -> Tensor:
         """The weights as combinations of the moments, (N, R + 1, R − 1), like a state."""
         size, slots = self.nodes.times.shape
-        basis, extrapolation = np.empty((size, slots + 1, slots - 1)), np.empty((size, len(ROWS), slots))
-        fill_basis(self.nodes, self.positions, self.sign, np.arange(size), basis, extrapolation)
-        return torch.from_numpy(basis).to(like)
+        basis = np.empty((size, slots + 1, slots - 1))
+        fill_basis(self.nodes, self.positions, self.sign, np.arange(size), basis, np.empty((size, 0, slots)))
+        return _like(basis, like)
 
     def report(self, found: Floats) -> Report:
         """What the step tells the control.
@@ -60,9 +70,7 @@ class PlannedStep(NamedTuple):
         if self.damping is None:
             return Report(found[:, :4], *(np.ascontiguousarray(column) for column in found[:, 4:8].T))
         # the device knows the norms of Δ_j alone
-        phi1, weight = np.abs(self.rows[:, 3]), np.abs(self.rows[:, 4])
-        changed = found[:, 4] if found.shape[1] > 4 else np.zeros(len(found))
-        return Report(found[:, :4] * phi1[:, None], found[:, 0] * weight, changed * weight, weight, phi1)
+        return Report(*weighted(found, self.own))
 
 
 def sample_damping(splitting: Splitting, x: Tensor) -> SampleDamping:
@@ -94,57 +102,28 @@ def plan_step(
         corrects_again: whether the state is corrected with it.
         like: a state, (N, *S).
     """
-    found = positions(nodes)
-    rows = _rows(nodes, found, sign, time, damping, np.arange(len(time)), np.ones(len(time)))
-    plan = _plan(rows, nodes, damping is not None, like)
-    if second.any():
-        shape = (-1, *[1] * (like.ndim - 1))
-        masks = (torch.from_numpy(mask).to(like.device).reshape(shape) for mask in (second, corrects_again))
-        plan = plan._replace(second=next(masks), corrects_again=next(masks))
-    return PlannedStep(nodes, found, sign, damping, rows, plan)
-
-
-def _rows(
-    nodes: Nodes,
-    s: Floats,
-    sign: float,
-    time: Floats,
-    damping: SampleDamping,
-    sample: NDArray[np.int64],
-    theta: Floats,
-) -> Floats:
-    """All numbers of a plan, a row for each of the M states: t, h, the weights or their basis, the extrapolation."""
-    slots = nodes.times.shape[1]
-    weights = 3 + slots if damping is not None else (slots + 1) * (slots - 1)
-    rows = np.empty((len(sample), 2 + weights + len(ROWS) * slots))
-    rows[:, 0], rows[:, 1] = time, sign * (nodes.end - nodes.begin)[sample]
+    (size, slots), found, basis = nodes.times.shape, positions(nodes), None
+    past, columns = np.empty((size, 1 + len(ROWS), slots)), np.empty((5, size))
     if damping is not None:
-        fill_weights(nodes, s, sign, damping, sample, theta, rows)
+        fill_weights(nodes, found, sign, damping, np.arange(size), np.ones(size), past, columns[2:])
     else:
-        basis = np.empty((len(sample), slots + 1, slots - 1))
-        extrapolation = np.empty((len(sample), len(ROWS), slots))
-        fill_basis(nodes, s, sign, sample, basis, extrapolation)
-        rows[:, 2 : 2 + weights] = basis.reshape(len(sample), -1)
-        rows[:, 2 + weights :] = extrapolation.reshape(len(sample), -1)
-    return rows
+        past, columns, basis = past[:, 1:].copy(), columns[:2], np.empty((size, slots + 1, slots - 1))
+        fill_basis(nodes, found, sign, np.arange(size), basis, past)
+    columns[0], columns[1] = time, sign * (nodes.end - nodes.begin)
+    after, h, *own = _per_sample(columns, like)
+    masks: list[Tensor | None] = [None, None]
+    if second.any():
+        masks = [per_sample(torch.from_numpy(mask).to(like.device), like) for mask in (second, corrects_again)]
+    weights = None if basis is not None else StepWeights(*own)
+    plan = Plan(after, h, _like(past, like), weights, None if basis is None else _like(basis, like), *masks)
+    return PlannedStep(nodes, found, sign, damping, columns[2:], plan)
 
 
-def _plan(rows: Floats, nodes: Nodes, uniform: bool, like: Tensor) -> Plan:
-    """The plan without masks. All its numbers go to the device in one tensor.
+def _like(values: Floats, like: Tensor) -> Tensor:
+    """An array on the device and in the dtype of a state."""
+    return torch.from_numpy(values).to(like)
 
-    Args:
-        rows: the numbers, (M, ·).
-        nodes: of the step.
-        uniform: whether λ is one number per sample, so that the rows hold the weights themselves.
-        like: a state.
-    """
-    size, slots, ones = len(rows), nodes.times.shape[1], [1] * (like.ndim - 1)
-    packed = torch.from_numpy(rows).to(like)
-    extrapolation = packed[:, -len(ROWS) * slots :].reshape(size, len(ROWS), slots)
-    if not uniform:
-        time, h = packed[:, :2].reshape(size, 2, *ones).unbind(1)
-        basis = packed[:, 2 : -len(ROWS) * slots].reshape(size, slots + 1, slots - 1)
-        return Plan(time, h, extrapolation, None, basis, None, None)
-    time, h, decay, phi1, corrector = packed[:, :5].reshape(size, 5, *ones).unbind(1)
-    past = packed[:, 5 : 5 + slots].reshape(size, slots, *ones)
-    return Plan(time, h, extrapolation, StepWeights(decay, phi1, corrector, past), None, None, None)
+
+def _per_sample(rows: Floats, like: Tensor) -> tuple[Tensor, ...]:
+    """Rows of numbers per sample, (K, N), as tensors that broadcast to a state, (N, 1, ..., 1)."""
+    return _like(rows, like).reshape(*rows.shape, *[1] * (like.ndim - 1)).unbind()

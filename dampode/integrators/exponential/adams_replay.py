@@ -91,7 +91,7 @@ def replay(
         history = History(x, values.clone(), states[0].clone() if varies else None, corrected, value)
         start = steps[0].nodes.begin
         splitting = Splitting(func, time_of(steps[0].axis, torch.from_numpy(start)), x, calls)
-        inner, samples = InnerStates(x, inner_tau, start), torch.arange(len(x), device=x.device)
+        inner, first = InnerStates(x, inner_tau, start), slots * torch.arange(len(x), device=x.device)
         for nodes, second, again, accepted, slot, axis in steps:
             calls.active = torch.from_numpy(nodes.end > nodes.begin).to(x.device)
             time = axis.time(torch.from_numpy(nodes.end), x.dtype).double().numpy()
@@ -100,7 +100,7 @@ def replay(
             inner.add(planned, tried, history.x, splitting.lam, accepted)
             every = bool(accepted.all())
             mask = None if every else per_sample(torch.from_numpy(accepted).to(x.device), x)
-            history = moved_history(history, tried, splitting.lam, (samples, slot), mask)
+            history = moved_history(history, tried, splitting.lam, first + slot, mask)
             reached = torch.from_numpy(np.where(accepted, nodes.end, nodes.begin))
             splitting = tried.splitting if every else splitting.at(time_of(axis, reached), history.x)
         states = [] if history.states is None else [history.states]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dampode._checks import has_autocast
+from dampode._precision import rounds_products
 from dampode.integrators.exponential.moments import moments
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.tolerance import Tolerance
@@ -28,7 +29,7 @@ __all__ = [
 
 
 class StepWeights(NamedTuple):
-    """The weights of a step. Each broadcasts to x; it is (N, 1, ..., 1) where λ does not vary inside samples."""
+    """The weights of a step but those of the past. Each broadcasts to x, (N, 1, ..., 1) unless λ varies in samples."""
 
     decay: Tensor
     """e^z."""
@@ -36,8 +37,6 @@ class StepWeights(NamedTuple):
     """hφ_1(z)."""
     corrector: Tensor
     """w = h g_k / q_k(1)."""
-    past: Tensor
-    """Of the values in the slots, (N, R, ...)."""
 
 
 class Plan(NamedTuple):
@@ -47,8 +46,9 @@ class Plan(NamedTuple):
     """The time after the step, (N, 1, ..., 1)."""
     h: Tensor
     """The signed length, (N, 1, ..., 1)."""
-    extrapolation: Tensor
-    """For the differences that the step reports: the polynomial's value at the end of the step, (N, 4, R)."""
+    past: Tensor
+    """What the values in the slots are multiplied by, (N, 4 or 5, R): for the predictor, if ``weights`` are given, and
+    for the differences that the step reports, which want the polynomial's value at the end of the step."""
     weights: StepWeights | None
     """None if they are computed on the device, because λ varies inside samples or wants a gradient."""
     basis: Tensor | None
@@ -119,15 +119,18 @@ def try_step(splitting: Splitting, history: History, plan: Plan, tol: Tolerance)
     past = history.values
     if history.states is not None:
         past = torch.addcmul(past, _per_slot(splitting.lam, x), history.states)
-    weights = plan.weights
-    if weights is None and plan.basis is not None:
-        weights = step_weights(-plan.h * splitting.lam, plan.h, plan.basis)
-    assert weights is not None
-    predicted = torch.addcmul(combined(weights.past, past), weights.decay, x)
+    # one product for the predictor and the differences: it reads the past once
+    products = _products(plan.past, past.reshape(*past.shape[:2], -1))
+    if plan.weights is None:
+        assert plan.basis is not None
+        weights, of_past = step_weights(-plan.h * splitting.lam, plan.h, plan.basis)
+        integral = combined(of_past, past)
+    else:
+        weights, integral, products = plan.weights, products[:, 0].view_as(x), products[:, 1:]
+    predicted = torch.addcmul(integral, weights.decay, x)
     state = predicted if plan.second is None else torch.where(plan.second, history.corrected, predicted)
     value = splitting.nonlinear(plan.time, state).to(x.dtype)  # autocast is for f only
-    flat = past.reshape(*past.shape[:2], -1)
-    differences = value.reshape(len(x), 1, -1) - _products(plan.extrapolation, flat)  # Δ_k first
+    differences = value.reshape(len(x), 1, -1) - products  # Δ_k first
     gap = differences[:, 0].view_as(x)
     corrected = new = torch.addcmul(predicted, weights.corrector, gap)
     if plan.second is not None and plan.corrects_again is not None:
@@ -136,17 +139,15 @@ def try_step(splitting: Splitting, history: History, plan: Plan, tol: Tolerance)
     with torch.no_grad():
         size = torch.maximum(x.abs(), new.abs())
         tolerance = tol.allowed(size, math.sqrt(x[0].numel())).reshape(len(x), 1, -1)
+        parts = [differences / tolerance]
         if plan.second is not None:
-            differences = torch.cat((differences, (value - history.value).reshape(len(x), 1, -1)), 1)
-        if plan.weights is not None:
-            report = torch.linalg.vector_norm(differences / tolerance, dim=2, dtype=torch.float64)
-        else:
-            report = _weighted_report(differences / tolerance, weights, after, new)
+            parts.append((value - history.value).reshape(len(x), 1, -1) / tolerance)
+        report = _norms(parts) if plan.weights is not None else _weighted_report(parts, weights, after, new)
     return TriedStep(new, corrected, state, value, gap, past, after, report)
 
 
-def step_weights(z: Tensor, h: Tensor, basis: Tensor, theta: Tensor | None = None) -> StepWeights:
-    """The weights of a step on the device.
+def step_weights(z: Tensor, h: Tensor, basis: Tensor, theta: Tensor | None = None) -> tuple[StepWeights, Tensor]:
+    """The weights of a step on the device, and those of the values in the slots, (N, R, ...).
 
     Args:
         z: −λh, broadcast to x, with the batch dimension.
@@ -160,19 +161,20 @@ def step_weights(z: Tensor, h: Tensor, basis: Tensor, theta: Tensor | None = Non
         power = torch.arange(1, basis.shape[2] + 1, dtype=z.dtype, device=z.device)
         found = found * theta[:, None] ** power.reshape(-1, *[1] * (z.ndim - 1))
     mixed = _products(basis, found.reshape(*found.shape[:2], -1)).reshape(len(basis), -1, *z.shape[1:])
-    return StepWeights(torch.exp(argument), h * found[:, 0], mixed[:, -1], mixed[:, :-1])
+    return StepWeights(torch.exp(argument), h * found[:, 0], mixed[:, -1]), mixed[:, :-1]
 
 
-def values_at(weights: StepWeights, x: Tensor, past: Tensor, gap: Tensor) -> Tensor:
+def values_at(weights: StepWeights, of_past: Tensor, x: Tensor, past: Tensor, gap: Tensor) -> Tensor:
     """States inside a step, from the polynomial that the step uses.
 
     Args:
         weights: for the share of the step.
+        of_past: those of the values in the slots, (M, R, ...).
         x: state at its start, (M, *S).
         past: the values of N in the slots, (M, R, *S).
         gap: Δ_k, (M, *S).
     """
-    state = torch.addcmul(combined(weights.past, past), weights.decay, x)
+    state = torch.addcmul(combined(of_past, past), weights.decay, x)
     return torch.addcmul(state, weights.corrector, gap)
 
 
@@ -189,17 +191,9 @@ def _products(weights: Tensor, values: Tensor) -> Tensor:
 
     Autocast and torch's settings for products of float32 round a product of matrices to fewer bits, but not a sum.
     """
-    if has_autocast(values) or (values.dtype == torch.float32 and _rounds_products()):
+    if has_autocast(values) or (values.dtype == torch.float32 and rounds_products()):
         return (weights[..., None] * values[:, None]).sum(2)
     return torch.bmm(weights, values)
-
-
-def _rounds_products() -> bool:
-    """Whether torch may round products of float32 matrices to fewer bits."""
-    return torch.get_float32_matmul_precision() != "highest"
-
-
-torch.compiler.assume_constant_result(_rounds_products)
 
 
 def _per_slot(lam: Tensor, x: Tensor) -> Tensor:
@@ -208,19 +202,24 @@ def _per_slot(lam: Tensor, x: Tensor) -> Tensor:
     return full[:, None]
 
 
-def _weighted_report(differences: Tensor, weights: StepWeights, after: Splitting, x: Tensor) -> Tensor:
+def _norms(parts: list[Tensor]) -> Tensor:
+    """The norms over the state of parts (N, K, D), (N, sum of K), float64."""
+    norms = [torch.linalg.vector_norm(part, dim=2, dtype=torch.float64) for part in parts]
+    return norms[0] if len(norms) == 1 else torch.cat(norms, 1)
+
+
+def _weighted_report(parts: list[Tensor], weights: StepWeights, after: Splitting, x: Tensor) -> Tensor:
     """The report where the weights vary inside samples.
 
     Args:
-        differences: Δ_j for j = k + `ROWS`, and N² − N¹ if there is a second evaluation, per tolerance, (N, 4 or 5, D).
+        parts: Δ_j for j = k + `ROWS`, and N² − N¹ if there is a second evaluation, per tolerance, (N, 4 or 1, D).
         weights: of the step.
         after: the splitting at x⁺.
         x: x⁺, (N, *S).
     """
     phi1, corrector = (w.expand_as(x).reshape(len(x), 1, -1) for w in (weights.phi1, weights.corrector))
-    changed = differences[:, 4:] if differences.shape[1] > 4 else torch.zeros_like(differences[:, :1])
-    parts = torch.cat((differences[:, :4] * phi1, differences[:, :1] * corrector, changed * corrector), 1)
-    norms = torch.linalg.vector_norm(parts, dim=2, dtype=torch.float64)
+    differences, changed = parts[0], parts[1] if len(parts) > 1 else torch.zeros_like(parts[0][:, :1])
+    norms = _norms([differences * phi1, differences[:, :1] * corrector, changed * corrector])
     largest = [w.abs().amax(2) for w in (corrector, phi1)]
     return torch.cat((norms, *largest, after.has_negative_damping(x).reshape(-1, 1)), 1)
 
@@ -264,16 +263,14 @@ def restarted_history(
     return History(x, values, states, history.corrected, history.value)
 
 
-def moved_history(
-    history: History, tried: TriedStep, lam: Tensor, index: tuple[Tensor, Tensor], accepted: Tensor | None
-) -> History:
+def moved_history(history: History, tried: TriedStep, lam: Tensor, row: Tensor, accepted: Tensor | None) -> History:
     """Where the samples are after a step. Without gradients it writes into the history.
 
     Args:
         history: where they were.
         tried: the step.
         lam: its λ_n.
-        index: every sample, (N,), and the slot of its new value, (N,).
+        row: the slot of each sample's new value, counted through the slots of all samples, (N,).
         accepted: the samples that accept it, (N, 1, ..., 1); None is all.
     """
     x, value = tried.x, tried.value
@@ -282,7 +279,9 @@ def moved_history(
         value = torch.where(accepted, value, 0.0)
 
     def put(ring: Tensor, new: Tensor) -> Tensor:
-        return ring.index_put(index, new) if torch.is_grad_enabled() else ring.index_put_(index, new)
+        rows = ring.flatten(0, 1)
+        rows = rows.index_copy(0, row, new) if torch.is_grad_enabled() else rows.index_copy_(0, row, new)
+        return rows.view_as(ring)
 
     if history.states is None:
         return History(x, put(history.values, value), None, tried.corrected, tried.value)

@@ -2,10 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
-from dampode.dynamics import DampedODEFunc
-from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.adaptive_loop import InitialValueProblem
 from dampode.integrators.exponential.compiled import compiled_step
 from dampode.integrators.exponential.loop import ExponentialLoop
 from dampode.integrators.exponential.recomputing import RecomputingIntegrator
@@ -18,9 +15,9 @@ __all__ = ["AdaptiveExponential"]
 class AdaptiveExponential(RecomputingIntegrator):
     """Krogstad's fourth-order exponential method with an error estimate and a step size per sample.
 
-    Damping is exact, so the step size follows f and not λ: for ρ = 1 the calls of f stop growing with λ. With ρ ~ λ the
-    vector field is as stiff as the damping. An explicit method then needs about ρ Lip(f) (t1 − t0) steps, and their
-    errors may add up beyond the tolerance. Use `KenCarp4` there.
+    Damping is exact, so the step size follows f and not λ: for ρ = 1 the calls of f stop growing with λ. With ρ = 1 + λ
+    the vector field is as stiff as the damping. An explicit method then needs about ρ Lip(f) (t1 − t0) steps, and
+    their errors may add up beyond the tolerance. Use `KenCarp4` there.
 
     The error of a step is estimated as
 
@@ -74,7 +71,7 @@ class AdaptiveExponential(RecomputingIntegrator):
         """Always: the third difference of N."""
         return True
 
-    def _loop(self, func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter) -> ExponentialLoop:
+    def _loop(self, problem: InitialValueProblem) -> ExponentialLoop:
         """The loop of a solve, at its start."""
         step = compiled_step(try_step) if self.compile else try_step
-        return ExponentialLoop(func, x, times, self._tolerance(x), calls, step, self.recompute or 1)
+        return ExponentialLoop(problem, step, self.recompute or 1)

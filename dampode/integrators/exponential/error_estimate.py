@@ -68,7 +68,7 @@ def jacobian_growth(step: KrogstadStep, apart: Tensor, lam: Tensor, h: Tensor) -
 
     With J = ∂f/∂x, an error of N grows over the step as hφ_2(−h(λ − ρJ)), and not as hφ_2(−hλ). u is about the ratio of
     these, with φ_2(−z) ~ 1 / (2 + z). κ >= 0 is the Rayleigh quotient of ρJ along x⁺ − U_4, the direction in which the
-    stages still move: ⟨N_5 − N_4, x⁺ − U_4⟩ / |x⁺ − U_4|². With ρ ~ λ, κ may be near λ, and u is then near hλ/2.
+    stages still move: ⟨N_5 − N_4, x⁺ − U_4⟩ / |x⁺ − U_4|². With ρ = 1 + λ, κ may be near λ, and u is then near hλ/2.
     Backward in time u is 1.
 
     Args:

@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-from dampode.dynamics import DampedODEFunc
-from dampode.integrators.adaptive_loop import AdaptiveLoop
-from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.adaptive_loop import AdaptiveLoop, InitialValueProblem
 from dampode.integrators.dense_output import DenseOutput, Interpolant
 from dampode.integrators.exponential.error_estimate import change_of_curve, third_difference
 from dampode.integrators.exponential.replay import AcceptedStep, replay
@@ -16,7 +14,6 @@ from dampode.integrators.solution import Solution, Status
 from dampode.integrators.splitting import Splitting
 from dampode.integrators.step_control import estimated_first_step, probe_step
 from dampode.integrators.stops import Restart
-from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["ExponentialLoop"]
 
@@ -27,30 +24,18 @@ class ExponentialLoop(AdaptiveLoop):
     A sample that is done, or has failed, takes steps of length 0. These change nothing, to the last bit.
 
     Args:
-        func: the damped vector field.
-        x: initial state, (N, *S).
-        times: (T,), or (N, T) without padding, monotonic in one direction.
-        tol: tolerance of a step.
-        calls: counts the calls of f.
+        problem: what is solved.
         try_step: the step.
         segments: number of segments in which `replay` takes the accepted steps again.
     """
 
-    def __init__(
-        self,
-        func: DampedODEFunc,
-        x: Tensor,
-        times: Tensor,
-        tol: Tolerance,
-        calls: CallCounter,
-        try_step: StepFunction,
-        segments: int,
-    ) -> None:
-        super().__init__(func, x, times, tol, calls, (len(x), *[1] * (x.ndim - 1)))
-        self._func, self._try_step, self._segments = func, try_step, segments
+    def __init__(self, problem: InitialValueProblem, try_step: StepFunction, segments: int) -> None:
+        x = problem.x
+        super().__init__(problem, (len(x), *[1] * (x.ndim - 1)))
+        self._func, self._try_step, self._segments = problem.func, try_step, segments
         n1 = self.splitting.nonlinear(self.axis.time(self.tau, x.dtype), x)
         self._state = initial_state(x, n1, self.tau)
-        self._inner_tau = self.axis.tau(times[..., 1:-1])
+        self._inner_tau = self.axis.tau(problem.times[..., 1:-1])
         self._dense = DenseOutput(x, self._inner_tau)
         self._steps: list[AcceptedStep | Restart] = []
         with torch.no_grad():

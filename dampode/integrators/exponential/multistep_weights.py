@@ -101,10 +101,13 @@ def _differences(s: Floats, count: int, differences: Floats) -> None:
 def _extrapolation(
     s: Floats, differences: Floats, at_end: Floats, order: int, values: int, newest: int, found: Floats
 ) -> None:
-    """For every j = k + `ROWS`: the value at s = 1 of the polynomial through the j newest values, written by slot."""
+    """For every j = k + `ROWS`: the value at s = 1 of the polynomial through the j newest values, written by slot.
+
+    No row of ``found`` asks for nothing.
+    """
     slots = found.shape[1]
     found[:] = 0.0
-    for row in range(len(ROWS)):
+    for row in range(len(found)):
         j = order + ROWS[row]
         if 1 <= j <= values:
             for i in range(j):
@@ -121,7 +124,7 @@ def _end_values(s: Floats, at_end: Floats) -> None:
 
 @compiled_loop
 def fill_weights(
-    nodes: Nodes, s: Floats, sign: float, damping: Floats, sample: Integers, theta: Floats, out: Floats
+    nodes: Nodes, s: Floats, sign: float, damping: Floats, sample: Integers, theta: Floats, past: Floats, own: Floats
 ) -> None:
     """The weights of a step, or of states inside it, where λ is one number per sample.
 
@@ -132,8 +135,9 @@ def fill_weights(
         damping: λ, (N,).
         sample: the sample of each row, (M,).
         theta: the share of the step of each row, 1 at its end, (M,).
-        out: takes e^z, hφ_1, w, the weights of the R slots, and the extrapolation of `ROWS`, from column 2 on,
-            (M, 5 + R + 4R).
+        past: takes the weights of the R slots and, where it has rows for it, the extrapolation of `ROWS`,
+            (M, 1 or 5, R).
+        own: takes e^z, hφ_1 and w, (3, M).
 
     Source: the Newton form of the interpolating polynomial; Shampine & Gordon 1975, Chap. 5.
     """
@@ -146,7 +150,7 @@ def fill_weights(
         h = sign * (nodes.end[n] - nodes.begin[n])
         z = -damping[n] * h * theta[row]
         _newton(s[n], order, newton)
-        _differences(s[n], min(values, order + 2), differences)
+        _differences(s[n], min(values, order + 2) if past.shape[1] > 1 else order, differences)
         _end_values(s[n], at_end)
         _moments(z, order + 1, found)
         power = 1.0
@@ -157,15 +161,14 @@ def fill_weights(
             mixed[j] = 0.0  # g_j
             for m in range(j + 1):
                 mixed[j] += newton[j, m] * found[m]
-        out[row, 2], out[row, 3], out[row, 4] = math.exp(z), h * found[0], h * mixed[order] / at_end[order]
-        out[row, 5 : 5 + slots] = 0.0
+        own[0, row], own[1, row], own[2, row] = math.exp(z), h * found[0], h * mixed[order] / at_end[order]
+        past[row, 0] = 0.0
         for i in range(order):
             total = 0.0
             for j in range(i, order):
                 total += differences[j, i] * mixed[j]
-            out[row, 5 + (newest - i) % slots] = h * total
-        extrapolation = out[row, 5 + slots :].reshape(len(ROWS), slots)
-        _extrapolation(s[n], differences, at_end, order, values, newest, extrapolation)
+            past[row, 0, (newest - i) % slots] = h * total
+        _extrapolation(s[n], differences, at_end, order, values, newest, past[row, 1:])
 
 
 @compiled_loop
@@ -178,7 +181,7 @@ def fill_basis(nodes: Nodes, s: Floats, sign: float, sample: Integers, basis: Fl
         sign: of the direction in time.
         sample: the sample of each row, (M,).
         basis: takes the weights of the R slots and w as combinations of the moments, (M, R + 1, R − 1).
-        extrapolation: takes that of `ROWS`, (M, 4, R).
+        extrapolation: takes that of `ROWS`, (M, 4, R), or nothing, (M, 0, R).
     """
     slots = nodes.times.shape[1]
     newton, differences, at_end = np.zeros((slots, slots)), np.empty((slots - 1, slots - 1)), np.empty(slots)

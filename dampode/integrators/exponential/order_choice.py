@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from dampode.integrators.exponential.multistep_weights import ROWS, Nodes
 from dampode.integrators.exponential.numba_loop import compiled_loop
 
-__all__ = ["STIFF_BOUND", "Judgement", "Report", "Samples", "decide", "judge"]
+__all__ = ["STIFF_BOUND", "Judgement", "Report", "Samples", "decide", "judge", "weighted"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -70,6 +70,8 @@ class Judgement(NamedTuple):
     rejected: Mask
     finite: Mask
     """Whether the error is a finite number."""
+    counts: tuple[int, int, int, int]
+    """How many samples are accepted, are evaluated again, are rejected, and have a finite error."""
 
 
 class Samples(NamedTuple):
@@ -118,8 +120,10 @@ def _remainder(s: Floats, j: int) -> float:
 
 
 @compiled_loop
-def judge(nodes: Nodes, s: Floats, report: Report, samples: Samples, rounding: float) -> tuple[Mask, Mask, Mask, Mask]:
-    """The masks of a `Judgement`. It measures L and keeps D_j."""
+def judge(
+    nodes: Nodes, s: Floats, report: Report, samples: Samples, rounding: float
+) -> tuple[Mask, Mask, Mask, Mask, tuple[int, int, int, int]]:
+    """The parts of a `Judgement`. It measures L and keeps D_j."""
     count = len(nodes.end)
     accepted, again, rejected = np.zeros(count, np.bool_), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
     finite = np.ones(count, np.bool_)
@@ -148,7 +152,27 @@ def judge(nodes: Nodes, s: Floats, report: Report, samples: Samples, rounding: f
             unstable = samples.lipschitz[n] * report.phi1[n] > _UNUSUAL * _STABLE_ONE[samples.order[n]]
             again[n] = due or change > _EVALUATE_AGAIN or unstable
         accepted[n], rejected[n] = within and not again[n], not within
-    return accepted, again, rejected, finite
+    return accepted, again, rejected, finite, (accepted.sum(), again.sum(), rejected.sum(), finite.sum())
+
+
+@compiled_loop
+def weighted(norms: Floats, own: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """The parts of a `Report` from the norms of Δ_j and, after a second evaluation, of N² − N¹.
+
+    Args:
+        norms: for j = k + `ROWS` and of N² − N¹, (N, 4 or 5).
+        own: e^z, hφ_1 and w, (3, N).
+    """
+    count, rows = len(norms), len(ROWS)
+    differences, moved, changed = np.empty((count, rows)), np.empty(count), np.zeros(count)
+    phi1, weight = np.abs(own[1]), np.abs(own[2])
+    for n in range(count):
+        for row in range(rows):
+            differences[n, row] = norms[n, row] * phi1[n]
+        moved[n] = norms[n, 0] * weight[n]
+        if norms.shape[1] > rows:
+            changed[n] = norms[n, rows] * weight[n]
+    return differences, moved, changed, weight, phi1
 
 
 @compiled_loop
@@ -180,13 +204,11 @@ def _length(integrals: Floats, size: float) -> float:
 
 
 @compiled_loop
-def _next_positions(s: Floats, accepted: bool) -> Floats:
-    """The next step's nodes, in units of this one."""
-    found = s.copy()
-    if accepted:
-        found[0] = 0.0
-        found[1:] = s[:-1] - 1.0
-    return found
+def _next_positions(s: Floats, accepted: bool, found: Floats) -> None:
+    """The next step's nodes, in units of this one, written into ``found``."""
+    found[0] = 0.0 if accepted else s[0]
+    for i in range(1, len(s)):
+        found[i] = s[i - 1] - 1.0 if accepted else s[i]
 
 
 @compiled_loop
@@ -197,7 +219,7 @@ def decide(
     count, slots = nodes.times.shape
     next_h, stiff = nodes.end - nodes.begin, np.zeros(count, np.bool_)
     length, limit, worth = np.empty(len(ROWS)), np.empty(len(ROWS)), np.empty(len(ROWS))
-    integrals = np.empty((slots - 1, len(_LENGTHS)))
+    integrals, ahead = np.empty((slots - 1, len(_LENGTHS))), np.empty(slots - 1)
     for n in range(count):
         order, accepted, rejected = nodes.order[n], judgement.accepted[n], judgement.rejected[n]
         waits, samples.second[n] = samples.second[n], judgement.again[n]
@@ -205,7 +227,8 @@ def decide(
         if not (accepted or rejected):
             continue
         starting, finite = order == nodes.values[n], judgement.finite[n]
-        ahead, speed = _next_positions(s[n], accepted), max(samples.lipschitz[n] * report.phi1[n], 1e-300)
+        _next_positions(s[n], accepted, ahead)
+        speed = max(samples.lipschitz[n] * report.phi1[n], 1e-300)
         best, highest = 0, max_order if accepted else order
         _integrals(ahead, min(order + 2, slots - 1), integrals)
         for row in range(len(ROWS)):

@@ -58,7 +58,7 @@ class OrderControl:
         return self._samples.tau
 
     def nodes(self, h: Floats, active: Mask, stop: Floats) -> Nodes:
-        """The nodes of the next step. A second evaluation belongs to the step before.
+        """The nodes of the next step, as they are until `decide`. A second evaluation belongs to the step before.
 
         Args:
             h: the length to try, (N,).
@@ -68,7 +68,7 @@ class OrderControl:
         times, newest, values, order, tau, end = self._samples[:6]
         step_end = np.minimum(tau + np.where(active, h, 0.0), stop)
         np.copyto(end, step_end, where=~(self.second & active))
-        return Nodes(times.copy(), newest.copy(), values.copy(), order.copy(), tau.copy(), end.copy())
+        return Nodes(times, newest, values, order, tau, end)
 
     def corrects_again(self, weight: Floats) -> Mask:
         """Whether the state is corrected with the second evaluation, too."""

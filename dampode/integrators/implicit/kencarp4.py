@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import Tensor
 
-from dampode.dynamics import DampedODEFunc
-from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.adaptive_loop import InitialValueProblem
 from dampode.integrators.implicit.iteration import Iteration, iterate
 from dampode.integrators.implicit.loop import ImplicitLoop
 from dampode.integrators.to_tolerance import TolerantIntegrator
@@ -72,10 +70,10 @@ class KenCarp4(TolerantIntegrator):
         """Always: the iterations of a stage need no graph."""
         return True
 
-    def _loop(self, func: DampedODEFunc, x: Tensor, times: Tensor, calls: CallCounter) -> ImplicitLoop:
+    def _loop(self, problem: InitialValueProblem) -> ImplicitLoop:
         """The loop of a solve, at its start."""
         iteration = _compiled_iterate() if self.compile else iterate
-        return ImplicitLoop(func, x, times, self._tolerance(x), calls, iteration)
+        return ImplicitLoop(problem, iteration)
 
 
 @cache

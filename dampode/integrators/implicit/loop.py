@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-from dampode.dynamics import DampedODEFunc
-from dampode.integrators.adaptive_loop import AdaptiveLoop
-from dampode.integrators.call_counter import CallCounter
+from dampode.integrators.adaptive_loop import AdaptiveLoop, InitialValueProblem
 from dampode.integrators.dense_output import Interpolant, interpolant_between
 from dampode.integrators.implicit import tableau
 from dampode.integrators.implicit.iteration import Iteration
@@ -15,10 +13,9 @@ from dampode.integrators.implicit.stages import Stages
 from dampode.integrators.output_times import with_ends
 from dampode.integrators.solution import Status
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.step_control import MIN_LOG_RATIO, log_error_ratio, step_factor
+from dampode.integrators.step_control import MIN_LOG_RATIO, log_error_ratio, predictive_factor, step_factor
 from dampode.integrators.stops import Restart
 from dampode.integrators.time_axis import TimeAxis
-from dampode.integrators.tolerance import Tolerance
 
 __all__ = ["ImplicitLoop"]
 
@@ -27,18 +24,13 @@ class ImplicitLoop(AdaptiveLoop):
     """One solve without a graph. States are (N, d) and values per sample (N, 1).
 
     Args:
-        func: the damped vector field.
-        x: initial state, (N, *S).
-        times: (T,), or (N, T) without padding, monotonic in one direction.
-        tol: tolerance of a step.
-        calls: counts the calls of f.
+        problem: what is solved.
         iterate: does one iteration of the stages.
     """
 
-    def __init__(
-        self, func: DampedODEFunc, x: Tensor, times: Tensor, tol: Tolerance, calls: CallCounter, iterate: Iteration
-    ) -> None:
-        super().__init__(func, x, times, tol, calls, (len(x), 1))
+    def __init__(self, problem: InitialValueProblem, iterate: Iteration) -> None:
+        x, tol = problem.x, problem.tol
+        super().__init__(problem, (len(x), 1))
         self._linear_rtol = 0.1 * tol.smallest_rtol
         # the error estimate of a shorter tolerance would be rounding
         self.tol = tol.at_least(10 * torch.finfo(x.dtype).eps).flattened(x)
@@ -48,9 +40,11 @@ class ImplicitLoop(AdaptiveLoop):
         """F(x, t)."""
         self._stages = Stages(self._x, self.axis.span, self.tol, iterate)
         self._last_log_ratio = torch.zeros_like(self._x[:, :1])
+        self._last_h = torch.zeros_like(self.tau)
+        """Length of the last accepted step; 0 where there is none."""
         finite = torch.isfinite(self._x + self._slope).all(1, keepdim=True)
         self.refuse(self._lam.amax(1, keepdim=True), self._has_negative_damping(), finite)
-        self._inner_tau = self.axis.tau(times[..., 1:-1])
+        self._inner_tau = self.axis.tau(problem.times[..., 1:-1])
         self._outputs = x.new_full((self._inner_tau.shape[-1], *self._x.shape), torch.nan)
         self._steps: list[AcceptedStep | Restart] = []
 
@@ -85,8 +79,9 @@ class ImplicitLoop(AdaptiveLoop):
         self._x, self._lam = x.reshape(self._x.shape), _flat_damping(self.splitting.lam, x)
         slope = self._nonlinear(self.tau, self._x, samples) - self._lam * self._x
         self._slope = torch.where(samples, slope, self._slope)
-        self._stages.restart(self._x, self.tau, samples)
+        self._stages.restart(self._x, samples)
         self._last_log_ratio = self._last_log_ratio.masked_fill(samples, 0.0)
+        self._last_h = self._last_h.masked_fill(samples, 0.0)
 
     def advance(self, h: Tensor) -> Tensor:
         """Try one step of length ``h``, (N, 1), for every active sample. Returns the lengths to try next."""
@@ -106,8 +101,11 @@ class ImplicitLoop(AdaptiveLoop):
             inside, after = self._inside(end, signed, h_slope), stages.end_state.reshape(self.x0.shape)
             ok = self.hold_before_events(inside, after, end, ok)
         factor = step_factor(log_ratio, ok, self._last_log_ratio)
+        bound = predictive_factor(log_ratio, self._last_log_ratio, h / torch.where(self._last_h > 0, self._last_h, h))
+        factor = torch.where(ok & (self._last_h > 0), torch.minimum(factor, bound), factor)
         next_h = h * torch.where(converged, factor, torch.where(again, 1.0, 0.25))
         self._last_log_ratio = torch.where(ok, log_ratio.clamp(min=MIN_LOG_RATIO), self._last_log_ratio)
+        self._last_h = torch.where(ok, h, self._last_h)
         self.attempted, self.accepted = self.attempted + active, self.accepted + ok
         next_h, rejected = self.give_up.limited(next_h, h), active & ~ok
         any_ok, any_rejected = torch.stack((ok.any(), rejected.any())).tolist()

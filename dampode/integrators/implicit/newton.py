@@ -19,7 +19,7 @@ _LARGEST = 1024
 _ENTRIES = 2**25
 """All Jacobians of a batch have at most so many entries; else there are none."""
 
-_NEWTON_CALLS = 8
+_NEWTON_CALLS = 6
 """A step by Newton's method whose stages converge well makes at most so many calls of f."""
 
 _SECANT_CALLS = 15
@@ -70,13 +70,14 @@ class Jacobians:
         n, d = x.shape
         self.possible = d <= _LARGEST and n * d * d <= _ENTRIES
         """Whether this solve may take Jacobians."""
-        self._jacobian: Tensor | None = None
+        self.jacobian: Tensor | None = None
+        """∂F/∂x, (N, d, d), which the iterations improve in place. None where no sample has one."""
         self.known = torch.zeros(n, 1, dtype=torch.bool, device=x.device)
         """The samples that have a Jacobian, (N, 1)."""
         self.all_known = False
         """Whether all samples have one."""
         self._current = self.known.clone()  # the Jacobian is of the present state
-        self._price = float(d)
+        self._price = d + 1.0
         self._spent = x.new_full((n, 1), self._price if d <= _AT_ONCE else 0.0)
 
     def wanted(self, active: Tensor) -> Tensor:
@@ -90,8 +91,8 @@ class Jacobians:
             jacobian: ∂F/∂x, (N, d, d).
             samples: which of them to take.
         """
-        old = torch.zeros_like(jacobian) if self._jacobian is None else self._jacobian
-        self._jacobian = torch.where(samples[:, :, None], jacobian, old)
+        old = torch.zeros_like(jacobian) if self.jacobian is None else self.jacobian
+        self.jacobian = torch.where(samples[:, :, None], jacobian, old)
         self.known, self._current = self.known | samples, self._current | samples
         self.all_known = bool(self.known.all())
         self._spent = self._spent.masked_fill(samples, 0.0)
@@ -106,11 +107,11 @@ class Jacobians:
         Returns:
             (N, d, d), 0 for the other samples.
         """
-        if self._jacobian is None:
+        if self.jacobian is None:
             return None
-        inverse = torch.zeros_like(self._jacobian)
+        inverse = torch.zeros_like(self.jacobian)
         chosen = (self.known & solving)[:, 0]
-        matrix = -GAMMA * h[chosen, :, None] * self._jacobian[chosen]
+        matrix = -GAMMA * h[chosen, :, None] * self.jacobian[chosen]
         matrix.diagonal(0, 1, 2).add_(1)
         inverse[chosen] = torch.linalg.inv_ex(matrix)[0]
         return inverse

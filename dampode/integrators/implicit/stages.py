@@ -26,8 +26,11 @@ is nearly singular: a small correction is then no sign of a small error, but a s
 _UNKNOWN_RATE = 0.5
 """The rate of convergence before any is measured."""
 
+_RENEWED_RATE = 0.2
+"""The rate of convergence with a new Jacobian before any is measured."""
+
 _LONG_AGO = 1e9
-"""In spans: before a first step, the steps in the history lie so far back that they predict no change."""
+"""In spans: the step before a first one was so long that it predicts no change."""
 
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(τ, u, solving) -> N, (N, d); the call counts for the samples that are ``solving``."""
@@ -64,12 +67,12 @@ class Stages:
         self._nodes = torch.tensor(tableau.NODES, dtype=torch.float64, device=x.device)
         explicit_sums, end_sums = tableau.combinations()
         self._explicit_sums, self._end_sums = explicit_sums.to(x), end_sums.to(x)
-        # stages 3 and 4 of the last step, the start of this one, its five stages, and h F at its start
+        # x and h F at the start of the last step, the start of this one, its five stages, and h F at its start
         self._rows = x.new_zeros(len(x), 9, x.shape[1])
-        self._rows[:, :3] = x[:, None]
-        self._history = span * span.new_tensor([-2 * _LONG_AGO, -_LONG_AGO, 0.0]).repeat(len(x), 1)
-        """τ of a first step's start and of the two stages before it, less τ of its start, (N, 3)."""
-        self._times = torch.cat((self._history, self._history.new_zeros(len(x), 5)), 1)
+        self._rows[:, 0] = self._rows[:, 2] = x
+        self._long_ago = (_LONG_AGO * span).expand(len(x), 1)
+        self._last_length = self._long_ago.clone()
+        self._length = self._long_ago
         self._rate = x.new_full((len(x), 1), _UNKNOWN_RATE)
         self._sample = torch.arange(len(x), device=x.device)
         self._secants: SecantPairs | None = SecantPairs.empty(x)
@@ -96,10 +99,11 @@ class Stages:
         """A copy of the step's stages, five of (N, d)."""
         return self._rows[:, 3:8].clone().unbind(1)
 
-    def restart(self, x: Tensor, tau: Tensor, samples: Tensor) -> None:
-        """Let some samples, (N, 1), start anew from the states x, (N, d), at τ, (N, 1)."""
-        self._rows[:, :3] = torch.where(samples[:, :, None], x[:, None], self._rows[:, :3])
-        self._times[:, :3] = torch.where(samples, tau + self._history, self._times[:, :3])
+    def restart(self, x: Tensor, samples: Tensor) -> None:
+        """Let some samples, (N, 1), start anew from the states x, (N, d)."""
+        start = torch.stack((x, torch.zeros_like(x), x), 1)
+        self._rows[:, :3] = torch.where(samples[:, :, None], start, self._rows[:, :3])
+        self._last_length = torch.where(samples, self._long_ago, self._last_length)
         self._forget(samples)
 
     def needs_jacobian(self, active: Tensor) -> Tensor:
@@ -109,14 +113,14 @@ class Stages:
     def set_jacobian(self, jacobian: Tensor, samples: Tensor) -> None:
         """Give some samples, (N, 1), their ∂F/∂x out of ``jacobian``, (N, d, d)."""
         self._jacobians.update(jacobian, samples)
-        self._rate = self._rate.masked_fill(samples, _UNKNOWN_RATE)
+        self._rate = self._rate.masked_fill(samples, _RENEWED_RATE)
         if self._jacobians.all_known:
             self._secants = None
 
     def end(self, moved: Tensor) -> None:
         """Move some samples, (N, 1), to the end of their step, and keep what predicts the stages of the next one."""
-        self._times[:, :3] = torch.where(moved, self._times[:, 5:], self._times[:, :3])
-        self._rows[:, :3] = torch.where(moved[:, :, None], self._rows[:, 5:8], self._rows[:, :3])
+        self._last_length = torch.where(moved, self._length, self._last_length)
+        self._rows[:, :3] = torch.where(moved[:, :, None], self._rows[:, (2, 8, 7)], self._rows[:, :3])
         self._jacobians.move(moved)
 
     def error_and_slope(self) -> tuple[Tensor, Tensor]:
@@ -151,7 +155,7 @@ class Stages:
             last_u=torch.zeros_like(u),
             last_n=torch.zeros_like(u),  # not the same tensor: a compiled function would depend on that
             last_size=torch.ones_like(h),
-            rate=self._rate**0.8,  # a rate measured with another step is trusted less
+            rate=self._rate**0.95,  # a rate measured with another step is trusted less
             iterations=torch.zeros_like(stage),
             stage=stage,
             solving=solving,
@@ -182,11 +186,13 @@ class Stages:
 
     def _equations(self, ends: Tensor, h: Tensor, slope: Tensor, lam: Tensor, solving: Tensor) -> StageEquations:
         """The equations of the step between ``ends``."""
-        self._times[:, 2:] = torch.lerp(ends[:, :1], ends[:, 1:], self._nodes)
+        times = torch.lerp(ends[:, :1], ends[:, 1:], self._nodes[1:])
+        self._length = torch.where(solving, ends[:, 1:] - ends[:, :1], 1.0)
         self._rows[:, 3:8] = 0.0
         self._rows[:, 8] = h * slope
         x = self.start_state
-        guess_sums = tableau.predictors(self._times).to(x.dtype)
+        newton = self._jacobians.known | self._spaces.used
+        guess_sums = tableau.predictors(self._last_length / self._length, newton).to(x.dtype)
         sums = torch.stack((guess_sums, self._explicit_sums.expand_as(guess_sums)), 2)
         weight, g = tableau.stage_coefficients(lam, h)
         root, allowed = x.shape[1] ** 0.5, self._tol.allowed(x.abs())
@@ -198,14 +204,15 @@ class Stages:
         return StageEquations(
             rows=self._rows,
             sums=sums,
-            times=self._times[:, 3:],
+            times=times,
             weight=weight,
             g=g,
             unit=unit,
             residual_unit=1 / (root * (_RESIDUAL_SHARE * allowed + rounding)),
             sample=self._sample,
-            newton=self._jacobians.known | self._spaces.used,
+            newton=newton,
             inverse=inverse,
+            jacobian=self._jacobians.jacobian,
         )
 
     def _without_autocast(self) -> torch.autocast:

@@ -1,5 +1,7 @@
 """The implicit part of ARK4(3)6L[2]SA: six stages, the first explicit, one diagonal coefficient γ = 1/4."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -35,9 +37,6 @@ ROWS: tuple[tuple[float, ...], ...] = (
 
 WEIGHTS = (*ROWS[-1], GAMMA)
 """The weights b_j. The method is stiffly accurate: the state at the end of a step is its last stage."""
-
-_NEAR = ((0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (3, 5, 6))
-"""For each stage, the three rows of `combinations` that predict it."""
 
 EMBEDDED = (
     4586570599 / 29645900160,
@@ -81,7 +80,7 @@ def stage_slope(stage: Tensor, explicit: Tensor) -> Tensor:
 def combinations() -> tuple[Tensor, Tensor]:
     """The coefficients of a step's results as sums of nine rows.
 
-    The rows are: two stages of the last step, x, the stages 1 to 5, h F(x).
+    The rows are: x and h F at the start of the last step, x, the stages 1 to 5, h F(x). Each h is that of its step.
 
     Returns:
         The explicit parts of the stages 1 to 5, (5, 9). The error (the difference to the embedded method of order 3)
@@ -96,18 +95,51 @@ def combinations() -> tuple[Tensor, Tensor]:
     return torch.stack(explicit), torch.stack((difference @ torch.stack(slopes), slopes[-1]))
 
 
-def predictors(times: Tensor) -> Tensor:
-    """The coefficients, (N, 5, 9), that predict each stage by a parabola through three rows of `combinations`.
+def predictors(ratio: Tensor, cubic: Tensor) -> Tensor:
+    """The coefficients, (N, 5, 9), that predict each stage from the rows of `combinations` before it.
+
+    Polynomials of degree 2 are predicted without an error. The stages are of order 2, so each has an error where x is a
+    cubic. The predictions of the stages 2 to 5 have the same errors as the stages themselves.
 
     Args:
-        times: τ of the first eight rows, (N, 8).
+        ratio: length of the last step divided by the length of this one, (N, 1) float64.
+        cubic: the samples whose stage 1 is predicted by the cubic of Hermite through the last step, (N, 1). The others
+            use the parabola through both states and the last slope. It is less accurate, but it does not depend on the
+            slope before, in which errors of stiff components are large.
     """
-    near = torch.tensor(_NEAR, device=times.device)
-    same = torch.eye(3, dtype=torch.bool, device=times.device)
-    known, wanted = times[:, near], times[:, 3:, None]
-    gaps = (known[:, :, :, None] - known[:, :, None]).masked_fill(same, 1.0)
-    weights = ((wanted - known)[:, :, None] / gaps).masked_fill(same, 1.0).prod(3)
-    return weights.new_zeros(len(times), 5, 9).scatter_(2, near.expand_as(known), weights)
+    weights = ratio.new_zeros(len(ratio), 5, 9)
+    weights[:, 2:] = _own_predictors().to(ratio.device)
+    c1, c2, (_, cube1, cube2, *_) = NODES[1], NODES[2], _stage_cubes()
+    past = c1 / ratio  # how far stage 1 lies behind the last step, in its lengths
+    theta = 1 + past
+    before = past**2 * torch.where(cubic, 1 + 2 * theta, 1.0)
+    slope_before, slope = torch.where(cubic, theta * past**2, 0.0), c1 * theta * torch.where(cubic, theta, 1.0)
+    weights[:, 0, (0, 1, 2, 8)] = torch.cat((before, slope_before, 1 - before, slope), 1)
+    # stage 2 from x before, x, h F and stage 1
+    det = cube1 + ratio * c1**2
+    before = (c2**2 * cube1 - c1**2 * cube2) / (ratio**2 * det)
+    first = (cube2 + ratio * c2**2) / det
+    weights[:, 1, (0, 2, 3, 8)] = torch.cat((before, 1 - before - first, first, c2 - first * c1 + before * ratio), 1)
+    return weights
+
+
+def _stage_cubes() -> tuple[float, ...]:
+    """The stages of a step of length 1 from x = 0 with x' = 3 t²: 3 Σ_j a_ij c_j², where x itself is c_i³."""
+    rows = ((*row, GAMMA) for row in ROWS[1:])
+    return (0.0, *(3 * sum(a * c**2 for a, c in zip(row, NODES, strict=False)) for row in rows))
+
+
+@cache
+def _own_predictors() -> Tensor:
+    """The part of `predictors` for the stages 3 to 5, (3, 9): the least coefficients, from the step's own rows."""
+    c = torch.tensor(NODES, dtype=torch.float64)
+    known = torch.stack((c**0, c, c**2, c.new_tensor(_stage_cubes())))
+    slope = c.new_tensor([[0.0], [1.0], [0.0], [0.0]])
+    weights = c.new_zeros(3, 9)
+    for row, stage in zip(weights, (3, 4, 5), strict=True):
+        found = torch.linalg.pinv(torch.cat((known[:, :stage], slope), 1)) @ known[:, stage]
+        row[2 : 2 + stage], row[8] = found[:-1], found[-1]
+    return weights
 
 
 def hermite(theta: Tensor, x: Tensor, slope: Tensor, end: Tensor, end_slope: Tensor) -> Tensor:

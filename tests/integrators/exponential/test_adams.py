@@ -51,8 +51,7 @@ def fixed_steps(func, exact, order, steps, span):
         planned = plan_step(nodes, nodes.end, 1.0, sample_damping(splitting, x), none, none, x)
         tried = try_step(splitting, history, planned.plan, Tolerance(1.0, 1.0))
         slot, sample = (newest + 1) % slots, np.arange(size)
-        index = torch.from_numpy(sample), torch.from_numpy(slot)
-        history = moved_history(history, tried, splitting.lam, index, None)
+        history = moved_history(history, tried, splitting.lam, torch.from_numpy(slots * sample + slot), None)
         times[sample, slot] = nodes.end
         worst = max(worst, (history.x - exact((n + 1) * h)).abs().max().item())
     return worst
@@ -86,16 +85,6 @@ def test_tolerance_bounds_the_error_along_the_trajectory(lam, rho):
         with torch.no_grad():
             found = odeint(func, x, t, ExponentialAdams(tol, tol * 1e-2))
         assert 0.01 * tol < (found - exact).abs().max().item() / exact.abs().max().item() < 10 * tol
-
-
-@pytest.mark.parametrize("lam", [0.0, 2.0, 1e3, 1e6])
-def test_linear_problem_with_exact_answer(lam):
-    mu, c, t = -0.5, 0.8, torch.linspace(0, 1, 5, dtype=torch.float64)[:, None, None]
-    x = torch.tensor([[1.0], [-2.0]], dtype=torch.float64)
-    func = DampedODEFunc(lambda x: mu * x + c, Constant(lam))
-    got = odeint(func, x, t.flatten(), ExponentialAdams(1e-8, 1e-12))
-    rate = mu - lam
-    torch.testing.assert_close(got, torch.exp(rate * t) * x + c * torch.expm1(rate * t) / rate, rtol=1e-6, atol=1e-10)
 
 
 def test_fewer_calls_than_the_pair_at_any_damping():
@@ -159,18 +148,6 @@ def test_second_derivatives_agree_with_the_pair():
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
 
 
-def test_batch_mates_do_not_influence_one_another():
-    func = DampedODEFunc(lambda x: 5 * torch.sin(x * x), Constant(1.0))
-    x = torch.cat((torch.full((1, 2), 8.0), torch.randn(7, 2))).double()
-    t = torch.linspace(0.0, 1.0, 5, dtype=torch.float64)
-    together = solve(func, x, t, ExponentialAdams())
-    for n in range(len(x)):
-        alone = solve(func, x[n : n + 1], t, ExponentialAdams())
-        torch.testing.assert_close(together.x[:, n : n + 1], alone.x, rtol=1e-11, atol=1e-12)
-        assert together.accepted[n] == alone.accepted[0]
-        assert together.nfe[n] == alone.nfe[0]
-
-
 def test_times_of_each_sample_and_jumps():
     """Each sample has its own times and one jump, x <- 2x; so does a solve of it alone from jump to jump."""
     func, x = DampedODEFunc(Forced(2), Constant(3.0)), torch.randn(2, 2, dtype=torch.float64)
@@ -188,15 +165,6 @@ def test_times_of_each_sample_and_jumps():
         torch.testing.assert_close(found[1, 1], 2 * TIGHT(func, x[1:], 0.2, 0.7)[0], rtol=1e-7, atol=1e-9)
 
 
-def test_decreasing_times_return_to_the_start():
-    func, x = DampedODEFunc(Forced(3), Constant(2.0)), torch.randn(2, 3, dtype=torch.float64)
-    there = odeint(func, x, torch.tensor([0.0, 1.0], dtype=torch.float64), TIGHT)[-1]
-    back = odeint(func, there, torch.tensor([1.0, 0.4, 0.0], dtype=torch.float64), TIGHT)
-    torch.testing.assert_close(back[-1], x, rtol=1e-6, atol=1e-7)
-    between = odeint(func, x, torch.tensor([0.0, 0.4], dtype=torch.float64), TIGHT)[-1]
-    torch.testing.assert_close(back[1], between, rtol=1e-6, atol=1e-7)
-
-
 def test_a_stiff_field_stays_stable():
     func = DampedODEFunc(lambda x: -300 * (x - 1), Constant(0.0))
     with pytest.warns(StiffnessWarning, match=r"f itself is stiff: .* > 1\.2, .*use KenCarp4"):
@@ -212,35 +180,6 @@ def test_a_boundary_of_the_domain_is_reported_for_its_sample():
     s = solve(func, x, torch.tensor([0.0, 0.7]), ExponentialAdams())
     assert s.status == (Status.NOT_FINITE, Status.SUCCESS)
     assert torch.isfinite(s.x[:, 1]).all()
-
-
-def test_gradients_survive_a_rejected_overflow():
-    func, x = (
-        DampedODEFunc(lambda x: torch.exp(x) - 1, Constant(1.0)),
-        torch.tensor([[3.0], [0.01]], requires_grad=True),
-    )
-    s = solve(func, x, torch.tensor([0.0, 0.045]), ExponentialAdams(first_step=5.0))
-    assert s.status == (Status.SUCCESS,) * 2
-    (gradient,) = torch.autograd.grad(s.x[-1].sum(), x)
-    assert torch.isfinite(gradient).all()
-
-
-def test_one_host_sync_a_step(monkeypatch):
-    reads = []
-    for name in ("tolist", "item", "__bool__", "numpy"):
-        original = getattr(torch.Tensor, name)
-
-        def read(self, *args, f=original, **kwargs):
-            if self.numel() > 0 and self.device.type == "cpu":
-                reads.append(1)
-            return f(self, *args, **kwargs)
-
-        monkeypatch.setattr(torch.Tensor, name, read)
-    moved, original_cpu = [], torch.Tensor.cpu
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: moved.append(1) or original_cpu(self))
-    func, x = DampedODEFunc(Forced(2), Constant(1.0)), torch.ones(4, 2, dtype=torch.float64)
-    s = solve(func, x, torch.tensor([0.0, 20.0]), ExponentialAdams(1e-6, 1e-8))
-    assert len(moved) <= s.nfe.max() + 10
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 4, 4)])
@@ -312,3 +251,13 @@ def test_settings_that_round_products_change_nothing(monkeypatch):
         torch.testing.assert_close(odeint(func, x, t, ExponentialAdams()), want, rtol=1e-5, atol=1e-6)
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_a_setting_by_torchs_newer_interface_changes_nothing():
+    func, x, t = DampedODEFunc(Forced(3), Constant(2.0)).float(), torch.randn(2, 3), torch.linspace(0.0, 1.0, 3)
+    want = odeint(func, x, t, ExponentialAdams())
+    before, torch.backends.mkldnn.matmul.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision, "bf16"
+    try:
+        torch.testing.assert_close(odeint(func, x, t, ExponentialAdams()), want, rtol=1e-5, atol=1e-6)
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before

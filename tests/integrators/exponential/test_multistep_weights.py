@@ -59,6 +59,14 @@ def basis_of(nodes):
     return basis, extrapolation
 
 
+def weights_of(nodes, lam, theta):
+    """The weights of the values with the extrapolation, and e^z, hφ_1 and w."""
+    size, slots = nodes.times.shape
+    past, own = np.empty((size, 1 + len(ROWS), slots)), np.empty((3, size))
+    fill_weights(nodes, positions(nodes), 1.0, np.full(size, lam), np.arange(size), np.full(size, theta), past, own)
+    return past, own
+
+
 @pytest.mark.parametrize("order", range(1, MAX_ORDER + 1))
 def test_differences_extrapolate_polynomials_exactly(order):
     """A polynomial of degree j − 1 through j values is exact at the end of the step, wherever they lie in the ring."""
@@ -79,29 +87,26 @@ def test_differences_extrapolate_polynomials_exactly(order):
 def test_weights_integrate_polynomials_exactly(order, lam):
     """x' = −λx + p(t) with a polynomial p of degree k − 1 is exact after a step, and inside it."""
     nodes = ring(order)
-    size, slots = nodes.times.shape
+    size = len(nodes.times)
     h, powers = nodes.end - nodes.begin, np.arange(order)
     for theta in (1.0, 0.4):
-        rows = np.empty((size, 5 + 5 * slots))
-        fill_weights(nodes, positions(nodes), 1.0, np.full(size, lam), np.arange(size), np.full(size, theta), rows)
+        weights, own = weights_of(nodes, lam, theta)
         past = ((nodes.times - nodes.begin[:, None]) / h[:, None]) ** powers[-1]
-        parts = rows[:, 5 : 5 + slots] * past
+        parts = weights[:, 0] * past
         z = lam * h * theta
         exact = [h[n] * theta**order * float(moment_mp(order - 1, -z[n])) for n in range(size)]
         assert (abs(parts.sum(1) - exact) <= 1e-12 * abs(parts).sum(1)).all()
-        np.testing.assert_allclose(rows[:, 2], np.exp(-z), rtol=1e-14)
+        np.testing.assert_allclose(own[0], np.exp(-z), rtol=1e-14)
 
 
 @pytest.mark.parametrize("order", [1, 3, 8])
 def test_weights_are_their_basis_times_the_moments(order):
     nodes = ring(order)
-    size, slots = nodes.times.shape
     basis, extrapolation = basis_of(nodes)
-    rows = np.empty((size, 5 + 5 * slots))
-    fill_weights(nodes, positions(nodes), 1.0, np.full(size, 2.0), np.arange(size), np.ones(size), rows)
+    weights, own = weights_of(nodes, 2.0, 1.0)
     z = torch.from_numpy(-2.0 * (nodes.end - nodes.begin))
-    found = torch.stack(moments(z, slots - 1), 1).numpy()
+    found = torch.stack(moments(z, basis.shape[2]), 1).numpy()
     mixed = (basis * found[:, None]).sum(2)
-    np.testing.assert_allclose(mixed[:, :-1], rows[:, 5 : 5 + slots], rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(mixed[:, -1], rows[:, 4], rtol=1e-12)
-    np.testing.assert_array_equal(extrapolation.reshape(size, -1), rows[:, 5 + slots :])
+    np.testing.assert_allclose(mixed[:, :-1], weights[:, 0], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(mixed[:, -1], own[2], rtol=1e-12)
+    np.testing.assert_array_equal(extrapolation, weights[:, 1:])

@@ -55,7 +55,7 @@ def func(problem, damping):
     return DampedODEFunc(Split(problem.rate), Diagonal(problem.rate))
 
 
-@pytest.mark.parametrize("rtol", [1e-3, 1e-4, 1e-6])
+@pytest.mark.parametrize("rtol", [1e-3, 1e-4, pytest.param(1e-6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("damping", ["start", "present"])
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
 def test_an_answer_is_right_or_the_solve_says_why_not(problem, damping, rtol):

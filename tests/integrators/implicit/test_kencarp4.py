@@ -1,4 +1,4 @@
-"""KenCarp4: against SciPy's Radau, its calls of f where ρ ~ λ, derivatives, statuses; GMRES and the secants alone."""
+"""KenCarp4: against SciPy's Radau, its calls where ρ = 1 + λ, derivatives, statuses; GMRES and the secants alone."""
 
 import math
 

@@ -62,6 +62,7 @@ def spaces(monkeypatch):
     return used
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:f itself is stiff")  # for dopri5
 def test_two_samples_of_heat_and_reaction_with_gradients(spaces):
     field, x, found = Heat(400.0), two_samples(), []

@@ -12,7 +12,7 @@ from dampode.fields import VectorField
 from dampode.integrators import AdaptiveExponential, KenCarp4, Status, TorchDiffEq
 from dampode.weighting import one_plus
 from tests.helpers.oracles import dop853
-from tests.helpers.stiff_problems import BDF_CALLS, ENDS, PROBLEMS, RING, RING_END, robertson
+from tests.helpers.stiff_problems import BDF_CALLS, CALLS, ENDS, PROBLEMS, RING, RING_END, robertson
 
 ROBERTSON_AT_100 = ENDS["Robertson to 1e2"]
 
@@ -43,20 +43,22 @@ def tolerances(solution, want, integrator=None):
     return error.max().item()
 
 
-@pytest.mark.parametrize("tight", [False, True], ids=["1e-4", "1e-6"])
+@pytest.mark.parametrize("tight", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["1e-4", "1e-6"])
 @pytest.mark.parametrize("damping", ["none", "diagonal"])
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
-def test_stiff_problems_come_out_right_at_a_few_times_the_calls_of_bdf(problem, damping, tight):
+def test_stiff_problems_come_out_right_at_twice_the_calls_of_bdf(problem, damping, tight):
     rtol = 1e-6 if tight else 1e-4
     integrator = KenCarp4(rtol, rtol * problem.atol)
     with torch.no_grad():
         s = solve(problem.func(damping), problem.start, torch.tensor([0.0, problem.end]).double(), integrator)
     assert tolerances(s, ENDS[problem.name], integrator) < 30
     calls = BDF_CALLS.get(problem.name, (None, None))[tight]
+    assert s.nfe.item() < 1.15 * CALLS[problem.name][tight]
     if calls is not None:
-        assert s.nfe.item() < 3 * calls
+        assert s.nfe.item() < 2 * calls
 
 
+@pytest.mark.slow
 def test_ring_modulator():
     """Errors grow: at the end, t = 1e-3, SciPy's BDF is 1,765 tolerances off. This is a tenth of the way."""
     integrator = KenCarp4(1e-4, 1e-8)
@@ -66,8 +68,9 @@ def test_ring_modulator():
     assert s.nfe.item() < 30_000
 
 
-def test_robertson_at_random_tolerances():
-    draws = torch.rand(24, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("n", [4, pytest.param(24, marks=pytest.mark.slow)])
+def test_robertson_at_random_tolerances(n):
+    draws = torch.rand(n, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for rtol, share in zip(10 ** (-3 - 5 * draws[:, 0]), 10 ** (-1 - 6 * draws[:, 1]), strict=True):
         integrator = KenCarp4(rtol.item(), (rtol * share).item())
         for lam in (0.0, 1.0):
