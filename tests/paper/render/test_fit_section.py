@@ -78,10 +78,10 @@ def test_a_verdict_needs_three_runs_of_every_network():
     assert enough(depth_study.fit_runs(runs))
     text = fit_section(runs)
     assert "Under APGD 2/255, the share kept follows effective depth (log2) (less is more robust)" in text
-    assert "Runs are missing" not in text
+    assert "runs are complete" not in text
     assert "At scale fit: Under APGD" in summary(runs)
     fewer = fit_section(runs[:-1])
-    assert "Runs are missing of: ResNet-110, λ-In-ResNet-110's gains in its initial weights (2 of 3)." in fewer
+    assert "35 of the 36 runs are complete" in fewer
     assert "No verdict yet" in fewer
     assert "scale fit lacks runs" in summary(runs[:-1])
     assert fit_section([]).endswith("Not run.")
