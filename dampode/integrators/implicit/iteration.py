@@ -19,6 +19,9 @@ _MAX_NEWTON_ITERATIONS = 7
 _FAR = 20.0
 """A move of such a norm, which is one tolerance, tells more of ∂N/∂x than of rounding errors."""
 
+_TOO_FAR = 1e6
+"""A move of such a norm, 50,000 tolerances, tells nothing of ∂N/∂x near the solution."""
+
 _FASTEST = 0.01
 """The least rate of convergence. A rate that is measured over small corrections may not hold for a large one."""
 
@@ -117,8 +120,8 @@ def iterate(
     if correction is not None:
         move = torch.where(newton, correction, move)
     if equations.inverse is not None:
-        far = state.last_size > _FAR
-        _follow(equations, u - state.last_u, n - state.last_n, again & newton & far)
+        telling = (state.last_size > _FAR) & (state.last_size < _TOO_FAR)
+        _follow(equations, u - state.last_u, n - state.last_n, again & newton & telling)
         move = torch.where(newton, torch.bmm(residual[:, None], equations.inverse.mT)[:, 0], move)
     size = torch.linalg.vector_norm(move * equations.unit, dim=1, keepdim=True)
     ratio = (size / state.last_size).nan_to_num(0.99, 0.99)
