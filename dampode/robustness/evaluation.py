@@ -161,13 +161,8 @@ def evaluate(
             settings["outputs"] = f"those of {' and '.join(probable)} {PROBABILITIES}"
             warnings.warn(f"the outputs of {' and '.join(probable)} {PROBABILITIES}", stacklevel=2)
         radii = [tuple(radii_in(eps, norm)) for norm in get_args(Norm)]
-        asked = (
-            radii,
-            tuple(noises),
-            tuple(severities),
-            probed_images,
-            settings,
-        )  # settings hold the hash of the images
+        # the settings hold the hash of the images
+        asked = (radii, tuple(noises), tuple(severities), probed_images, settings)
         progress_file = ProgressFile(path, fingerprint(identity, str(asked)), processes)
         classes = _require_same_models(progress_file, models, x[:IDENTIFYING_IMAGES], batch_size)
         setup = Setup(model, x, y, classes, seed, batch_size, progress_file, processes)
