@@ -212,7 +212,6 @@ class Stages:
             sample=self._sample,
             newton=newton,
             inverse=inverse,
-            jacobian=self._jacobians.jacobian,
         )
 
     def _without_autocast(self) -> torch.autocast:
