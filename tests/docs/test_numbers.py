@@ -82,7 +82,8 @@ def certified_accuracy():
 
 @quotes
 def beside_plain():
-    everything = results_file.read_current(results_file.RESULTS)
+    stored = results_file.read_current(results_file.RESULTS)
+    everything = [run for run in stored if run["config"]["scale"]["name"] == "small"]
     more = {}
     for name in ("in_resnet-110", "in_resnet-110-nodecay", "lambda_in_resnet-110", "lambda_in_resnet-110-gains"):
         runs = trained(everything, name)

@@ -56,13 +56,10 @@ def enough(runs_of: dict[str, list[Result]]) -> bool:
 
 
 def missing(runs_of: dict[str, list[Result]]) -> str:
-    """Which networks lack runs; empty if none does."""
-    short = [
-        f"{ROWS[row].label} ({len(runs_of.get(row, []))} of {RUNS})"
-        for row in EXPERIMENTS["depth"]
-        if len(runs_of.get(row, [])) < RUNS
-    ]
-    return f"Runs are missing of: {', '.join(short)}." if short else ""
+    """How many of the runs that a verdict needs are complete; empty if all are."""
+    needed = RUNS * len(EXPERIMENTS["depth"])
+    complete = sum(min(RUNS, len(runs_of.get(row, []))) for row in EXPERIMENTS["depth"])
+    return f"{complete} of the {needed} runs are complete; n counts those of each network." if complete < needed else ""
 
 
 def training_accuracy(runs: Sequence[Result]) -> float:
@@ -79,7 +76,9 @@ def fitting(runs_of: dict[str, list[Result]]) -> str:
     ]
     if not unfit:
         return f"Every network learns at least {FITS:g} % of its training images."
-    return f"These networks learn fewer than {FITS:g} % of their training images: {', '.join(unfit)}. All others fit."
+    return f"Networks that learn fewer than {FITS:g} % of their training images:\n\n" + "\n".join(
+        f"- {network}" for network in unfit
+    )
 
 
 def beside_table(runs_of: dict[str, list[Result]]) -> str:

@@ -167,7 +167,7 @@ def depth_in_effect(model: nn.Module, images: ImageData) -> dict[str, Any] | Non
     if not isinstance(model, models.PreResNet):
         return None
     x, y = pixels(images.x_test)[:DEPTH_IMAGES], images.y_test[:DEPTH_IMAGES]
-    try:
+    try:  # fold refuses a gated λ, and a λ of 1
         shares = models.block_shares(model, x)
     except (ValueError, TypeError):
         return None

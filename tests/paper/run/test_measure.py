@@ -9,7 +9,7 @@ from benchmarks.paper.plan.protocols import SCALES
 from benchmarks.paper.plan.rows import ROWS
 from benchmarks.paper.run import measure
 from dampode.data import pixels
-from dampode.robustness import DrawnNoise, accuracy, fgsm
+from dampode.robustness import APGD, DrawnNoise, accuracy, fgsm
 from tests.paper.toy import CODE, ROW, TEXT, TOY, toy_job
 
 
@@ -78,3 +78,26 @@ def test_there_is_no_report_of_other_images(images, tmp_path):
     measure.reports(ROW.build(10, TEXT, TOY), images, toy_job(), lambda name: tmp_path / f"{name}.json")
     with pytest.raises(ValueError, match="another model"):
         measure.reports(ROW.build(10, TEXT, TOY), images, toy_job(), lambda name: tmp_path / f"{name}.json")
+
+
+def test_at_scale_fit_one_report_holds_a_sound_attack_beside_the_papers(images, tmp_path):
+    torch.manual_seed(0)
+    scale = replace(TOY, radii=(2,), sound=APGD(steps=2), probed_images=4)
+    found = measure.reports(
+        ROW.build(10, TEXT, TOY), images, toy_job(scale=scale), lambda name: tmp_path / f"{name}.json"
+    )
+    expected = {"acc", "acc attacked", *measure.NOISES, "fgsm 2/255", "pgd 2/255", "apgd-ce 2/255"}
+    assert set(measure.columns(found)) == expected
+    probes = [column for column in found.attacks.columns if column.group == "more restarts"]
+    assert [(column.name, len(column.correct)) for column in probes] == [("APGD-CE", 4)]
+
+
+def test_the_effective_depth_is_measured_where_a_network_folds(images):
+    torch.manual_seed(0)
+    found = measure.depth_in_effect(ROW.build(10, TEXT, TOY).eval(), images)
+    assert 8 < found["effective depth"] <= 14
+    assert [len(shares) for shares in found["shares"]] == [2, 2, 2]
+    assert len(found["accuracy without a block"]) == len(found["accuracy without later blocks"]) == 3
+    gated = replace(ROWS["in_resnet_gating-110"], depth=14).build(10, TEXT, TOY).eval()
+    assert measure.depth_in_effect(gated, images) is None
+    assert measure.depth_in_effect(ROWS["resnext29"].build(10, TEXT, TOY), images) is None
