@@ -3,6 +3,8 @@
     python -m benchmarks.random_problems --write          2,000 problems, about 45 minutes on one core
     python -m benchmarks.random_problems --problems 50    prints only
 
+With ``--write`` a run continues after the last problem in the result file, if that begins with the same seed.
+
 The seed of a problem defines its field, λ, ρ, span, tolerance, dtype and, for every fourth problem, a first step that
 is up to the whole span. The reference is SciPy's DOP853 or, where λ or the field is stiff, Radau, at a tolerance of
 1e-10. A problem whose reference needs too many calls is left out. A sample is a fault if its status is SUCCESS and its
@@ -10,6 +12,7 @@ last state is off by more than 100 times atol + rtol max|x|, and by more than wh
 same amount does.
 """
 
+import json
 import math
 import random
 import warnings
@@ -25,7 +28,7 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from benchmarks.common.record import command, provenance, write
+from benchmarks.common.record import RESULTS, command, provenance, write
 from dampode import DampedODEFunc, solve
 from dampode.damping import Constant
 from dampode.fields import VectorField
@@ -34,6 +37,7 @@ from dampode.weighting import one_plus, unit
 
 KINDS = ("mlp", "forced", "pulse", "predator", "oscillator", "rotation", "stiff", "late", "periodic", "decay")
 LIMIT = 100.0
+NAME = "random_problems"
 REFERENCE_CALLS = 200_000
 """Calls of f after which a reference gives up."""
 
@@ -161,33 +165,60 @@ class Args:
     """whether to write the counts to benchmarks/results"""
 
 
-def main(args: Args) -> None:
-    """Solve all problems, print the wrong answers, and write the counts."""
-    counts: dict[str, Counter[str]] = {}
-    wrong: dict[str, list[int]] = {}
-    left_out: list[int] = []
-    for seed in range(args.seed, args.seed + args.problems):
+@dataclass
+class Outcomes:
+    """What is known of the problems so far."""
+
+    problems: int
+    counts: dict[str, Counter[str]]
+    wrong: dict[str, list[int]]
+    left_out: list[int]
+
+    def add(self, seed: int) -> None:
+        """Solve the problem of a seed, and print a wrong answer."""
+        self.problems += 1
         try:
             found, words = outcomes(seed)
         except NoReferenceError:
-            left_out.append(seed)
-            continue
+            self.left_out.append(seed)
+            return
         for name, samples in found.items():
-            counts.setdefault(name, Counter()).update(samples)
+            self.counts.setdefault(name, Counter()).update(samples)
             if "wrong" in samples:
-                wrong.setdefault(name, []).append(seed)
+                self.wrong.setdefault(name, []).append(seed)
                 print(f"{name}, seed {seed}: {words}", flush=True)
-    for name, count in counts.items():
-        print(name, dict(count.most_common()))
-    if args.write:
+
+    def write(self, seed: int) -> None:
+        """Write the counts."""
         payload = {
-            "problems": args.problems,
+            "problems": self.problems,
             "samples per problem": 2,
-            "samples": counts,
-            "seeds of wrong answers": wrong,
-            "seeds without a reference": left_out,
+            "samples": self.counts,
+            "seeds of wrong answers": self.wrong,
+            "seeds without a reference": self.left_out,
         }
-        print(write("random_problems", {**provenance(command(), args.seed), **payload}))
+        write(NAME, {**provenance(command(), seed), **payload})
+
+
+def known_outcomes(seed: int) -> Outcomes:
+    """The outcomes in the result file, if it begins with this seed."""
+    path = RESULTS / f"{NAME}.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if known.get("seed") != seed:
+        return Outcomes(0, {}, {}, [])
+    counts = {name: Counter(count) for name, count in known["samples"].items()}
+    return Outcomes(known["problems"], counts, known["seeds of wrong answers"], known["seeds without a reference"])
+
+
+def main(args: Args) -> None:
+    """Solve all problems, print the wrong answers, and write the counts after every 20 problems."""
+    result = known_outcomes(args.seed) if args.write else Outcomes(0, {}, {}, [])
+    for seed in range(args.seed + result.problems, args.seed + args.problems):
+        result.add(seed)
+        if args.write and (result.problems % 20 == 0 or result.problems == args.problems):
+            result.write(args.seed)
+    for name, count in result.counts.items():
+        print(name, dict(count.most_common()))
 
 
 if __name__ == "__main__":

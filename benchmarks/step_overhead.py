@@ -31,7 +31,7 @@ from benchmarks.common.solvers import (
     ours,
     ours_compiled,
     torchdiffeq_adaptive,
-    torchode_dopri5,
+    torchode_method,
 )
 from dampode import DampedODEFunc
 from dampode.damping import Constant
@@ -126,7 +126,7 @@ def solvers(compiled: bool) -> dict[str, Solver]:
         "ExponentialAdams": exponential_adams,
         "AdaptiveExponential": ours,
         "torchdiffeq dopri5": torchdiffeq_adaptive("dopri5"),
-        "torchode dopri5": torchode_dopri5(),
+        "torchode dopri5": torchode_method("Dopri5"),
         "Krogstad4": fixed(compiled=False),
     }
     if compiled:

@@ -46,7 +46,7 @@ from benchmarks.common.solvers import (
     scipy_one_sample,
     torchdiffeq_adaptive,
     torchdiffeq_fixed,
-    torchode_dopri5,
+    torchode_method,
 )
 from dampode import odeint
 from dampode.integrators import AdaptiveExponential
@@ -99,7 +99,7 @@ def solvers() -> dict[str, Solver]:
         "SciPy Radau, one sample": scipy_one_sample("Radau"),
         "SciPy LSODA, one sample": scipy_one_sample("LSODA"),
     }
-    torchode = torchode_dopri5()
+    torchode = torchode_method("Dopri5")
     return named if torchode is None else {**named, "torchode dopri5": torchode}
 
 

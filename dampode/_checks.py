@@ -119,6 +119,19 @@ def require_damping_values(lam: Tensor) -> None:
         raise ValueError(f"λ must be at least 0, got a tensor with minimum {lam.min().item():g}")
 
 
+def require_square_matrix(matrix: Any) -> None:
+    """Raise unless ``matrix`` is a finite tensor (D, D), floating or complex. Reads values."""
+    require_instance(matrix, Tensor, "a damping matrix", "use torch.tensor")
+    if not (matrix.is_floating_point() or matrix.is_complex()):
+        raise TypeError(f"a damping matrix must be floating or complex, got {matrix.dtype}; convert it with .float()")
+    if matrix.ndim != 2 or len(matrix) != matrix.shape[1] or matrix.numel() == 0:
+        raise ValueError(
+            f"a damping matrix must be (D, D), got shape {tuple(matrix.shape)}; Constant takes λ by element"
+        )
+    if not matrix.is_meta and not bool(torch.isfinite(matrix).all()):
+        raise ValueError("a damping matrix must be finite, got NaN or infinite entries")
+
+
 def require_state(x: Any) -> None:
     """Raise unless ``x`` is a floating tensor (N, *S) with at least one element. Reads no values."""
     if not isinstance(x, Tensor):
@@ -186,7 +199,7 @@ def require_field_value(x: Tensor, fx: Any) -> None:
         )
     if fx.device != x.device:
         raise ValueError(f"f must keep the state's device: x is on {x.device}, f(t, x) on {fx.device}; move f with .to")
-    if fx.is_complex():
+    if fx.is_complex() and not x.is_complex():
         raise TypeError(
             f"f must keep the state's dtype: x is {x.dtype}, f(t, x) is {fx.dtype}; return torch.view_as_real of it, "
             "for a state whose last dimension holds real and imaginary part"

@@ -11,7 +11,8 @@ from dampode.damping import Damping, Learned
 from dampode.dynamics import DampedODEFunc
 from dampode.fields import VectorField
 from dampode.integrators import Equilibria, Integrator, LinearizedEuler, SteadyState
-from dampode.structures import State, flattened
+from dampode.structures import State
+from dampode.trajectory import in_other_variables
 from dampode.weighting import Weighting, unit
 
 __all__ = ["DampedBlock", "EquilibriumBlock", "Transition"]
@@ -72,12 +73,11 @@ class DampedBlock(nn.Module):
 
     def forward(self, x: State) -> State:
         """The state at t_span[1], (N, *S), in the structure of x."""
-        if not isinstance(x, Tensor) or x.is_complex():
-            flat = flattened(self.func, x)
+        func, flat = in_other_variables(self.func, x, self.integrator)
+        if flat is not None:
             integrator = self.integrator.laid_out(flat.tolerance)
             return cast(State, flat.layout.unflatten(integrator(flat.func, flat.x, *self.t_span)))
-        require_state(x)
-        return cast(State, self.integrator(self.func, x, *self.t_span))
+        return cast(State, self.integrator(func, cast(Tensor, x), *self.t_span))
 
     def extra_repr(self) -> str:
         """Integrator and time span."""

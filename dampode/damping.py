@@ -14,9 +14,10 @@ from dampode._checks import (
     require_nonnegative,
     require_positive_int,
     require_real,
+    require_square_matrix,
 )
 
-__all__ = ["Activation", "Constant", "Damping", "Gated", "Learned", "PerPart"]
+__all__ = ["Activation", "Constant", "Damping", "Gated", "Learned", "Matrix", "PerPart"]
 
 Activation = Callable[[Tensor], Tensor]
 """Maps to λ >= 0, elementwise."""
@@ -33,6 +34,8 @@ class Damping(nn.Module, ABC):
     """Whether λ is a function of x."""
     depends_on_time: bool
     """Whether λ is a function of t, or of an input u(t)."""
+    is_complex: bool = False
+    """Whether λ and the state are complex."""
 
     @abstractmethod
     def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
@@ -237,6 +240,38 @@ class PerPart(Damping):
         raise TypeError(
             f"PerPart is for a state that is a tuple, list or dict, got a tensor of shape {tuple(x.shape)}; take the "
             "damping alone"
+        )
+
+
+class Matrix(Damping):
+    """A full damping matrix: dx/dt = −A x + f(x, t), with A on the last axis of the state, and ρ = 1.
+
+    A solve decomposes A = V Λ V⁻¹ once, and exponential integrators solve for z = V⁻¹ x with the diagonal, perhaps
+    complex damping Λ. Growth, Re Λ < 0, counts to f. A tolerance holds for z, with columns of V of norm 1: the error of
+    x may be larger by V's condition number. Other integrators solve dx/dt = f − A x with λ = 0. A may be learned, but
+    not with ``recompute=``, nor where eigenvalues coincide.
+
+    Args:
+        value: A, (D, D), real, or complex for a complex state. A parameter is trained; another tensor becomes a buffer.
+
+    Raises:
+        ValueError: A is not square or finite; in a solve, its eigenvectors are ill-conditioned, or ρ is not 1.
+        TypeError: A is no floating or complex tensor.
+    """
+
+    depends_on_state: bool = False
+    depends_on_time: bool = False
+    value: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        require_square_matrix(value)
+        self.value = value if isinstance(value, nn.Parameter) else nn.Buffer(value.detach().clone())
+
+    def forward(self, t: float | Tensor, x: Tensor) -> Tensor:
+        """Refuse: a matrix is no λ for each number of the state."""
+        raise TypeError(
+            "damping.Matrix is for odeint, solve, odeint_event and DampedBlock, got a call for λ by element"
         )
 
 

@@ -15,20 +15,21 @@ def phi(k: int, z: Tensor) -> Tensor:
     """The function φ_k of exponential integrators, elementwise: φ_0(z) = e^z, φ_k(z) = Σ_n z^n / (n + k)!.
 
     Equivalently φ_{k+1}(z) = (φ_k(z) − 1/k!) / z, with φ_k(0) = 1/k!. Values, first and second derivatives are
-    accurate for every real z, 0 included. The series is used for |z| < 1 and the recurrence elsewhere. Each of the two
-    gets a safe argument where it is not used, so that automatic differentiation never meets 0/0. float16 and bfloat16
+    accurate for every real z, 0 included, and for complex z with Re z <= 0. The series is used for |z| < 1 and the
+    recurrence elsewhere. Each of the two gets a safe argument where it is not used, so that automatic differentiation
+    never meets 0/0. float16 and bfloat16
     are computed in float32.
 
     Args:
         k: index, 0 to 3.
-        z: floating tensor of any shape.
+        z: floating or complex tensor of any shape.
 
     Returns:
         φ_k(z), shape and dtype of z.
 
     Raises:
         ValueError: k is not 0, 1, 2 or 3.
-        TypeError: z is not a floating tensor.
+        TypeError: z is neither a floating nor a complex tensor.
 
     Source: Hochbruck & Ostermann, Exponential integrators, Acta Numerica 2010, Sec. 2.
     """
@@ -42,7 +43,7 @@ def phis(z: Tensor, last: int = 3) -> tuple[Tensor, ...]:
     """φ_0(z), ..., φ_last(z) from one evaluation, for the steps of higher-order methods.
 
     Args:
-        z: floating tensor of any shape.
+        z: floating or complex tensor of any shape.
         last: largest index, 3 or 4.
 
     Returns:
@@ -50,7 +51,7 @@ def phis(z: Tensor, last: int = 3) -> tuple[Tensor, ...]:
 
     Raises:
         ValueError: last is neither 3 nor 4.
-        TypeError: z is not a floating tensor.
+        TypeError: z is neither a floating nor a complex tensor.
 
     Source: Hochbruck & Ostermann, Exponential integrators, Acta Numerica 2010, Sec. 2.
     """
@@ -61,13 +62,14 @@ def phis(z: Tensor, last: int = 3) -> tuple[Tensor, ...]:
 
 
 def _require_floating(z: Tensor) -> None:
-    if not isinstance(z, Tensor) or not z.is_floating_point():
-        raise TypeError(f"z must be a floating tensor, got {z.dtype if isinstance(z, Tensor) else type(z).__name__}")
+    if not isinstance(z, Tensor) or not (z.is_floating_point() or z.is_complex()):
+        got = z.dtype if isinstance(z, Tensor) else type(z).__name__
+        raise TypeError(f"z must be a floating tensor, got {got}; complex tensors are allowed, too")
 
 
 def _phis(z: Tensor, last: int) -> tuple[Tensor, ...]:
     """φ_0 .. φ_last."""
-    w = z if z.dtype in (torch.float32, torch.float64) else z.float()
+    w = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
     values = [torch.exp(w)]
     if last > 0:
         near = w.abs() < 1

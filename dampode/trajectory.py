@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from dampode._checks import require_instance, require_positive_int
+from dampode.damping import Matrix
 from dampode.dynamics import DampedODEFunc
+from dampode.eigen_coordinates import Diagonalized, Eigenbasis, diagonalized, undamped
 from dampode.fields import Autonomous
 from dampode.integrators import EventSolution, ExponentialAdams, IntegrationError, Integrator, Solution
 from dampode.integrators.base import require_field_and_state
@@ -19,9 +21,9 @@ from dampode.integrators.sample_times import require_times, without_padding
 from dampode.integrators.solution import failure_message, solution_of_batch
 from dampode.integrators.to_tolerance import TolerantIntegrator
 from dampode.paths import require_cover
-from dampode.structures import Layout, State, Structure, flattened
+from dampode.structures import Flat, Layout, State, Structure, flattened
 
-__all__ = ["odeint", "odeint_event", "solve"]
+__all__ = ["in_other_variables", "odeint", "odeint_event", "solve"]
 
 
 def odeint(
@@ -67,16 +69,16 @@ def odeint(
     Source: Yang et al. 2020, Eq. 4; the argument order is torchdiffeq's.
     """
     _require_no_settings(torchdiffeq_settings)
-    if not isinstance(x0, Tensor) or x0.is_complex():
-        flat = flattened(func, x0)
-        _require_integrator(integrator)
+    func, flat = in_other_variables(func, x0, integrator)
+    if flat is not None:
         integrator = integrator.laid_out(flat.tolerance)
         xs = odeint(flat.func, flat.x, t, integrator, jumps=_flat_jumps(jumps, flat.layout))
         return cast(State, flat.layout.unflatten(xs))
-    _require(func, x0, t, integrator)
+    x = cast(Tensor, x0)
+    _require(func, x, t, integrator)
     times = without_padding(t)
-    require_jumps(jumps, times, x0)
-    xs = integrator.trajectory(func, x0, times, jumps)
+    require_jumps(jumps, times, x)
+    xs = integrator.trajectory(func, x, times, jumps)
     if not torch.compiler.is_compiling() and not bool(torch.isfinite(xs).all()):
         raise IntegrationError(str(solution_of_batch(times, xs, 0, 0).failure()))
     return cast(State, xs)
@@ -117,17 +119,20 @@ def solve(
 
     Source: Yang et al. 2020, Eq. 4.
     """
-    if not isinstance(x0, Tensor) or x0.is_complex():
-        flat = flattened(func, x0)
-        _require_integrator(integrator)
+    func, flat = in_other_variables(func, x0, integrator)
+    if flat is not None:
         integrator = integrator.laid_out(flat.tolerance)
         put_back = flat.layout.unflatten
         solution = solve(flat.func, flat.x, t, integrator, jumps=_flat_jumps(jumps, flat.layout), dense=dense)
-        return replace(solution, x=put_back(solution.x), unflatten=put_back)
-    _require(func, x0, t, integrator)
+        whole = solution.dense
+        if whole is not None and isinstance(flat, Diagonalized):
+            whole = replace(whole, has_error=False)  # errors of coordinates are no errors of states
+        return replace(solution, x=put_back(solution.x), dense=whole, unflatten=put_back)
+    x = cast(Tensor, x0)
+    _require(func, x, t, integrator)
     times = without_padding(t)
-    require_jumps(jumps, times, x0)
-    return replace(integrator.solve(func, x0, times, jumps, dense), t=t)
+    require_jumps(jumps, times, x)
+    return replace(integrator.solve(func, x, times, jumps, dense), t=t)
 
 
 def odeint_event(
@@ -178,23 +183,15 @@ def odeint_event(
 
     Source: Chen, Amos & Nickel 2021, Learning neural event functions for ordinary differential equations (gradients).
     """
-    if not isinstance(x0, Tensor) or x0.is_complex():
-        flat = flattened(func, x0)
-        _require_integrator(integrator)
+    func, flat = in_other_variables(func, x0, integrator)
+    if flat is not None:
         integrator = integrator.laid_out(flat.tolerance)
         layout, jumps = flat.layout, _flat_jumps(jumps, flat.layout)
         flat_event, flat_map = layout.flat_event(event), None if map is None else layout.flat_map(map)
         solution = odeint_event(
-            flat.func,
-            flat.x,
-            t_span,
-            flat_event,
-            integrator,
-            direction=direction,
-            count=count,
-            map=flat_map,
+            flat.func, flat.x, t_span, flat_event, integrator, direction=direction, count=count, map=flat_map,
             jumps=jumps,
-        )
+        )  # fmt: skip
         return replace(solution, x=layout.unflatten(solution.x), states=layout.unflatten(solution.states))
     require_instance(
         integrator,
@@ -206,15 +203,37 @@ def odeint_event(
     if direction not in (-1, 0, 1):
         raise ValueError(f"direction must be 1 (upward), -1 (downward) or 0 (both), got {direction!r}")
     t = t_span if isinstance(t_span, Tensor) else torch.tensor(t_span, dtype=torch.float64)
-    _require(func, x0, t, integrator)
+    x = cast(Tensor, x0)
+    _require(func, x, t, integrator)
     if t.shape[-1] != 2 or bool(torch.isnan(t).any()):
         raise ValueError(f"t_span must be (t0, t1), (2,) or (N, 2), got shape {tuple(t.shape)} or NaN")
-    require_jumps(jumps, t, x0)
-    solution = integrator.solve_events(func, x0, t, EventSettings(event, direction, count, map), jumps)
+    require_jumps(jumps, t, x)
+    solution = integrator.solve_events(func, x, t, EventSettings(event, direction, count, map), jumps)
     failure = failure_message(solution.status, solution.t)
     if failure is not None:
         raise IntegrationError(failure)
     return solution
+
+
+def in_other_variables(
+    func: DampedODEFunc, x: Structure, integrator: Integrator
+) -> tuple[DampedODEFunc, Flat | Diagonalized | None]:
+    """The damped vector field as the integrator solves it, and the problem in other variables if it is not in x.
+
+    Args:
+        func: the damped vector field. A damping matrix is diagonalized, or becomes a part of f.
+        x: the state, (N, *S), or a structure.
+        integrator: the integrator.
+    """
+    _require_integrator(integrator)
+    if isinstance(func, DampedODEFunc) and isinstance(func.damping, Matrix):
+        if integrator.exact_damping:
+            return func, diagonalized(func, func.damping.value, x)
+        func = undamped(func, func.damping.value, x)
+    is_native = isinstance(func, DampedODEFunc) and func.damping.is_complex
+    if isinstance(x, Tensor) and (is_native or not x.is_complex()):
+        return func, None
+    return func, flattened(func, x)
 
 
 def _require_no_settings(settings: Mapping[str, object]) -> None:
@@ -263,7 +282,7 @@ def _require_integrator(integrator: object) -> None:
     )
 
 
-def _flat_jumps(jumps: Jumps | None, layout: Layout) -> Jumps | None:
+def _flat_jumps(jumps: Jumps | None, layout: Layout | Eigenbasis) -> Jumps | None:
     """The jumps of a structure as jumps of its flat form."""
     if not isinstance(jumps, Jumps) or jumps.map is None:
         return jumps

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from benchmarks.common.problems import ForcedMLP, Problem
 from dampode import odeint
+from dampode.damping import Matrix
 from dampode.integrators import AdaptiveExponential, ExponentialAdams, TorchDiffEq
 
 __all__ = [
@@ -29,7 +30,7 @@ __all__ = [
     "scipy_one_sample",
     "torchdiffeq_adaptive",
     "torchdiffeq_fixed",
-    "torchode_dopri5",
+    "torchode_method",
 ]
 
 Solver = Callable[[Problem, float], Tensor]
@@ -37,7 +38,12 @@ Solver = Callable[[Problem, float], Tensor]
 
 
 def floor(problem: Problem) -> float:
-    """Absolute over relative tolerance: a hundredth of the final size of x, which is about 1/λ for ρ = 1."""
+    """Absolute over relative tolerance: a hundredth of the final size of x, which is about 1/λ for ρ = 1.
+
+    A damping matrix says nothing of the size of x; there it is 1e-2.
+    """
+    if isinstance(problem.func.damping, Matrix):
+        return 1e-2
     lam = problem.func.lam(problem.t[0], problem.x)
     return 1e-2 * float((problem.func.rho(lam) / (1 + lam)).min())
 
@@ -100,8 +106,8 @@ def scipy_one_sample(method: str) -> Solver:
     return run
 
 
-def torchode_dopri5() -> Solver | None:
-    """Torchode's dopri5, with a step size per sample; None if torchode is not installed."""
+def torchode_method(name: str) -> Solver | None:
+    """A method of torchode, "Dopri5" or "Tsit5", with a step size per sample; None if torchode is not installed."""
     try:
         import torchode
     except ImportError:
@@ -115,7 +121,7 @@ def torchode_dopri5() -> Solver | None:
             return dx.flatten(1)
 
         term = torchode.ODETerm(rhs)
-        method = torchode.Dopri5(term=term)
+        method = getattr(torchode, name)(term=term)
         control = torchode.IntegralController(atol=tol * floor(problem), rtol=tol, term=term)
         adjoint = torchode.AutoDiffAdjoint(method, control)
         start = torchode.InitialValueProblem(y0=problem.x.flatten(1), t_eval=problem.t.expand(n, -1))

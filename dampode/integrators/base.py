@@ -52,7 +52,7 @@ def require_field_and_state(func: DampedODEFunc, x: Tensor) -> None:
         "dampode.fields.TimeDependent(f)"
     )
     require_instance(func, DampedODEFunc, "func", remedy)
-    require_state(x)
+    require_state(x.real if isinstance(x, Tensor) and func.damping.is_complex else x)
 
 
 def require_call(func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> None:
@@ -66,7 +66,7 @@ def require_call(func: DampedODEFunc, x: Tensor, t0: float, t1: float) -> None:
 
 def require_single(x: Tensor) -> None:
     """Raise unless the state is of float32 or float64, as a tolerance requires."""
-    if x.dtype not in (torch.float32, torch.float64):
+    if x.dtype.to_real() not in (torch.float32, torch.float64):
         raise TypeError(
             f"a tolerance needs a float32 or float64 state, got {x.dtype}, which rounds too coarsely; convert it "
             "with x.float(), or take a fixed step"
@@ -76,6 +76,9 @@ def require_single(x: Tensor) -> None:
 @dataclass(frozen=True)
 class Integrator(ABC):
     """A way to integrate Eq. 4 over [t0, t1]. It holds settings, no parameters: safe as a default argument."""
+
+    exact_damping: ClassVar[bool] = False
+    """Whether −λx is integrated exactly, for complex λ as well. A damping matrix is then diagonalized."""
 
     def laid_out(self, flat: LayOut) -> Self:
         """This integrator for a structured state that is laid out as one tensor. It is the same without tolerances."""

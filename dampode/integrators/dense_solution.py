@@ -56,7 +56,8 @@ class DenseSolution:
         """An estimate of the error of `at`, as `Solution.error_at` gives it."""
         if not self.has_error:
             raise ValueError(
-                "this integrator's dense output has no embedded error; take ExponentialAdams, or compare two solves"
+                "this dense output has no embedded error; take ExponentialAdams without damping.Matrix, or compare two "
+                "solves"
             )
         tau, shape, _ = self._tau(t)
         if not self.steps:

@@ -21,6 +21,7 @@ class ExponentialEuler(FixedStep):
     Source: Yang et al. 2020, Eq. 8; Nørsett 1969.
     """
 
+    exact_damping: ClassVar[bool] = True
     order: ClassVar[int] = 1
 
     def step(self, func: DampedODEFunc, x: Tensor, t: Scalar, h: Scalar) -> Tensor:

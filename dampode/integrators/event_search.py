@@ -174,7 +174,7 @@ class EventSearch:
     def note_signs(self, x: Tensor, tau: Tensor, samples: Tensor) -> None:
         """Note the signs of the event functions just after τ, from the states there. They change at a restart."""
         t, share = self._time(tau, x), torch.finfo(x.dtype).eps ** 0.5
-        h = self._axis.sign * share * self._axis.span.to(x.dtype)
+        h = self._axis.sign * share * self._axis.span.to(t.dtype)
         soon = torch.addcmul(x, h, self._func(t, x))
         self._sign = torch.where(samples[:, None], self._values(t + h, soon).sign(), self._sign)
 
@@ -244,12 +244,12 @@ class EventSearch:
         Two steps of Newton's method give it, with the slope of the event function along the flow as a constant. Each
         step makes one more derivative right. Where the slope is 0 the event has no derivative: gradients become NaN.
         """
-        slope, bound = self._slope(t, x, which), limit.to(x.dtype)
+        slope, bound = self._slope(t, x, which), limit.to(t.dtype)
         flat = samples & (slope == 0)
 
         def newton(delay: Tensor, at: Tensor) -> Tensor:
             g = self._values(t + per_sample(delay, x), at).gather(1, which[:, None])[:, 0]
-            new = delay - g.to(x.dtype) / torch.where(slope == 0, 1.0, slope)
+            new = delay - g.to(t.dtype) / torch.where(slope == 0, 1.0, slope)
             value = torch.where(flat, 0.0, new.detach()).clamp(min=-bound, max=bound)
             return torch.where(samples, new - new.detach() + value, 0.0)
 
@@ -265,10 +265,10 @@ class EventSearch:
             t_free, x_free = t.detach().requires_grad_(), x.detach().requires_grad_()
             free = self._values(t_free, x_free).gather(1, which[:, None]).sum()
             if not free.requires_grad:
-                return torch.zeros(len(x), dtype=x.dtype, device=x.device)
+                return torch.zeros(len(x), dtype=t.dtype, device=x.device)
             g_t, g_x = torch.autograd.grad(free, (t_free, x_free), allow_unused=True, materialize_grads=True)
         with torch.no_grad():
-            moved = (g_x * self._func(t.detach(), x.detach())).reshape(len(x), -1).sum(1)
+            moved = (g_x.conj() * self._func(t.detach(), x.detach())).real.reshape(len(x), -1).sum(1)
             slope: Tensor = g_t.reshape(-1) + moved
         return slope
 
@@ -284,7 +284,7 @@ class EventSearch:
         return g.reshape(len(x), -1)
 
     def _time(self, tau: Tensor, x: Tensor) -> Tensor:
-        """The time of N values τ, (N, 1, ..., 1), in x's dtype."""
+        """The time of N values τ, (N, 1, ..., 1), in x's real dtype."""
         return self._axis.time(per_sample(tau, x), x.dtype)
 
     def _shortest(self, tau: Tensor, x: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ class ETD2RK(FixedStep):
     Source: Cox & Matthews 2002, Exponential time differencing for stiff systems, Eq. 22.
     """
 
+    exact_damping: ClassVar[bool] = True
     order: ClassVar[int] = 2
     stiff_order: ClassVar[int] = 2
 
@@ -74,6 +75,7 @@ class HochbruckOstermann3(FixedStep):
     Source: Hochbruck & Ostermann 2005, Explicit exponential Runge-Kutta methods, SIAM J. Numer. Anal., Sec. 5.2.
     """
 
+    exact_damping: ClassVar[bool] = True
     order: ClassVar[int] = 3
     stiff_order: ClassVar[int] = 3
 
@@ -152,6 +154,7 @@ class Krogstad4(FixedStep):
     Source: Krogstad 2005, Generalized integrating factor methods for stiff PDEs, Eq. 51.
     """
 
+    exact_damping: ClassVar[bool] = True
     order: ClassVar[int] = 4
     stiff_order: ClassVar[int] = 3
 
@@ -173,6 +176,7 @@ class HochbruckOstermann4(FixedStep):
     Source: Hochbruck & Ostermann 2005, Explicit exponential Runge-Kutta methods, SIAM J. Numer. Anal., Eq. 5.19.
     """
 
+    exact_damping: ClassVar[bool] = True
     order: ClassVar[int] = 4
     stiff_order: ClassVar[int] = 4
 

@@ -85,7 +85,7 @@ class IndependenceProbe:
         """Which samples differ by more than rounding and the tolerance in λ, ρ(λ) and f, (3, N)."""
         share = max(_SHARE * self._tol.smallest_rtol, _ROUNDING * torch.finfo(x.dtype).eps)
         size = share * _largest(torch.where(torch.isfinite(x), x, 0.0)) + _SHARE * self._tol.smallest_atol
-        span = self._span.to(x).reshape(-1, *[1] * (x.ndim - 1))
+        span = self._span.to(size).reshape(-1, *[1] * (x.ndim - 1))
         slacks: tuple[float | Tensor, ...] = (0.0, 0.0, size / span)
         return torch.stack([_differs(a, b, x, share, slack) for a, b, slack in zip(got, expected, slacks, strict=True)])
 

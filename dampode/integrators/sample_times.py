@@ -9,7 +9,7 @@ __all__ = ["columns", "first_times", "require_rows", "require_shared", "require_
 
 
 def columns(times: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-    """The times one after the other, in x's dtype, as f gets them.
+    """The times one after the other, in x's real dtype, as f gets them.
 
     Args:
         times: (T,) or (N, T).
@@ -19,7 +19,7 @@ def columns(times: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         T tensors: 0-dim if the samples share their times, else (N, 1, ..., 1).
     """
     shape = (len(x), *[1] * (x.ndim - 1)) if times.ndim == 2 else ()
-    return times.to(x).movedim(-1, 0).reshape(-1, *shape).unbind()
+    return times.to(x.real).movedim(-1, 0).reshape(-1, *shape).unbind()
 
 
 def first_times(times: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ class Splitting:
 
     def has_negative_damping(self, x: Tensor) -> Tensor:
         """Whether λ_n of a sample is negative or NaN anywhere, (N, 1, ..., 1)."""
-        bad = (~(self.lam >= 0)).expand_as(x).reshape(len(x), -1).any(1)
+        bad = (~(self.lam.real >= 0)).expand_as(x).reshape(len(x), -1).any(1)
         per_sample: Tensor = bad.reshape(-1, *[1] * (x.ndim - 1))
         return per_sample
 

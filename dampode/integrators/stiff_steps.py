@@ -6,6 +6,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from dampode.integrators.tolerance import norm_of_rows
+
 Count = TypeVar("Count", int, Tensor)
 
 __all__ = ["BOUND", "StiffnessWarning", "are_stiff", "relative_change", "warn_of_stiff_steps"]
@@ -31,9 +33,7 @@ def relative_change(rates: Tensor, states: Tensor) -> Tensor:
 
     Source: Hairer & Wanner, Solving ODEs II, Sec. IV.2.
     """
-    change, distance = (
-        torch.linalg.vector_norm(v.reshape(len(v), -1), dim=1, dtype=torch.float64) for v in (rates, states)
-    )
+    change, distance = (norm_of_rows(v.reshape(len(v), -1)) for v in (rates, states))
     ratio: Tensor = change / distance.clamp_(min=torch.finfo(torch.float64).tiny)
     return ratio
 

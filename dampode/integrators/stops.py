@@ -112,7 +112,7 @@ class Stops:
             if not jumps.times.requires_grad or not torch.is_grad_enabled():
                 return jumped(jumps, number, samples, x)
             rows = jumps.times.expand(len(x), -1).gather(1, number[:, None])[:, 0]
-            t = per_sample(torch.where(samples, rows, 0.0).to(x), x)
+            t = per_sample(torch.where(samples, rows, 0.0).to(x.real), x)
             # at the value of the jump's time, the flow is followed to the jump and back again
             before = shifted(self._func, x, t.detach(), t, self._calls)
             after = shifted(self._func, jumped(jumps, number, samples, before), t, t.detach(), self._calls)

@@ -74,15 +74,15 @@ class TimeAxis(NamedTuple):
         return (times.detach().to(t0) - t0).abs()
 
     def time(self, tau: Tensor, dtype: torch.dtype) -> Tensor:
-        """The time t at τ, in a given dtype.
+        """The time t at τ, in a given dtype, or in the real dtype of a complex one.
 
         If the solve has stops, t is inside the present part, whose latest time does not belong to it: the field may
         change there.
         """
-        t = torch.add(self.t0, tau, alpha=self.sign).to(dtype)
+        t = torch.add(self.t0, tau, alpha=self.sign).to(dtype.to_real() if dtype.is_complex else dtype)
         if self.part is None:
             return t
-        low, high = (edge.to(dtype) for edge in self.part)
+        low, high = (edge.to(t.dtype) for edge in self.part)
         return torch.minimum(torch.maximum(t, low), torch.nextafter(high, torch.full_like(high, -torch.inf)))
 
     def until(self, stop: Tensor) -> "TimeAxis":

@@ -28,7 +28,7 @@ def with_start_time_gradient(func: DampedODEFunc, x: Tensor, t: Tensor, calls: C
     Returns:
         The state, (N, *S).
     """
-    t = t.to(x).reshape(-1, *[1] * (x.ndim - 1)) if t.ndim else t.to(x)
+    t = t.to(x.real).reshape(-1, *[1] * (x.ndim - 1)) if t.ndim else t.to(x.real)
     return etd2rk_step(Splitting(func, t, x, calls), x, t, t.detach() - t)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from dampode._checks import require_broadcast, require_instance, require_positive
 from dampode.functional import Scalar
 
-__all__ = ["Tolerance", "Tolerances", "require_tolerance"]
+__all__ = ["Tolerance", "Tolerances", "norm_of_rows", "require_tolerance"]
 
 Tolerances = float | Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
 """What a user may give as rtol or atol: a number, a tensor that broadcasts to the state, or a tuple, list or dict of
@@ -81,9 +81,18 @@ class Tolerance(NamedTuple):
             The ratio, (N, 1, ..., 1). A step is accepted where it is at most 1.
         """
         ratio = error / self.allowed(size, math.sqrt(error[0].numel()))
-        # in float64, because the squares of float32 numbers overflow beyond 1e19
-        norm: Tensor = torch.linalg.vector_norm(ratio.reshape(len(error), -1), dim=1, dtype=torch.float64)
-        return norm.to(error.dtype).reshape(-1, *[1] * (error.ndim - 1))
+        norm = norm_of_rows(ratio.reshape(len(error), -1))
+        return norm.to(size.dtype).reshape(-1, *[1] * (error.ndim - 1))
+
+
+def norm_of_rows(rows: Tensor) -> Tensor:
+    """The norms of real or complex numbers over their last axis, in float64.
+
+    The squares of float32 numbers overflow beyond 1e19.
+    """
+    double = torch.promote_types(rows.dtype, torch.float64)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=-1, dtype=double)
+    return norms
 
 
 def require_tolerance(value: Tolerances, name: str) -> None:

@@ -15,7 +15,7 @@ ORDER = [
     "equilibrium_block",
     "export_a_network",
     "ode_demo",
-    "stiff_neural_ode",
+    "stiff_dynamics_from_data",
     "bouncing_and_spiking",
     "pharmacokinetics",
     "irregular_series",

@@ -17,6 +17,7 @@ from tests.helpers import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 QUOTES = {}
+LABELS = {"linf": "L∞", "l2": "L2"}
 DAMPINGS = ("0", "1", "10", "100", "1,000", "10,000")
 
 
@@ -314,6 +315,16 @@ def attack_agreement_1000():
                 ", ".join(map(str, found.get(name, ["not run"]))) for name in ("dampode", "torchattacks", "official")
             )
             yield row(found["network"], f"{label}, {found['eps_255']:.0f}/255", found["attack"], *counts)
+
+
+@quotes
+def attack_agreement_causes():
+    """The starts; other rows of this result are on no page yet."""
+    for found in results("attack_agreement_causes")["rows"]:
+        if found["question"] == "equal start":
+            radius = f"{LABELS[found['norm']]}, {found['eps_255']}/255"
+            counts = map(str, (*found["dampode"], *found["official"], found["different"]))
+            yield row(found["network"], radius, "APGD-CE", *counts)
 
 
 @quotes

@@ -65,7 +65,7 @@ class AdamsLoop(AdaptiveLoop):
         self._steps: list[AcceptedStep | Restart] = []
         self._n1 = n1
         with torch.no_grad():
-            lam, finite = _largest(self.splitting.lam.expand_as(x)), torch.isfinite(_largest(n1.abs() + x.abs()))
+            lam, finite = _largest(self.splitting.lam.real.expand_as(x)), torch.isfinite(_largest(n1.abs() + x.abs()))
             negative = self.splitting.has_negative_damping(x).reshape(-1)
             self.refuse(lam.cpu(), negative.cpu(), finite.cpu())
         self._count_active()

@@ -82,7 +82,7 @@ def sample_damping(splitting: Splitting, x: Tensor) -> SampleDamping:
     """
     lam = splitting.lam
     inner = lam.shape[1:] if lam.ndim == x.ndim else lam.shape
-    if not splitting.constant or lam.requires_grad or any(n > 1 for n in inner):
+    if not splitting.constant or lam.requires_grad or lam.is_complex() or any(n > 1 for n in inner):
         return None
     values = lam.detach().to("cpu", torch.float64).reshape(-1).expand(len(x))
     return np.ascontiguousarray(values.numpy())
@@ -125,5 +125,5 @@ def _like(values: Floats, like: Tensor) -> Tensor:
 
 
 def _per_sample(rows: Floats, like: Tensor) -> tuple[Tensor, ...]:
-    """Rows of numbers per sample, (K, N), as tensors that broadcast to a state, (N, 1, ..., 1)."""
-    return _like(rows, like).reshape(*rows.shape, *[1] * (like.ndim - 1)).unbind()
+    """Rows of numbers per sample, (K, N), as real tensors that broadcast to a state, (N, 1, ..., 1)."""
+    return _like(rows, like.real).reshape(*rows.shape, *[1] * (like.ndim - 1)).unbind()

@@ -11,7 +11,7 @@ from dampode._checks import has_autocast
 from dampode._precision import rounds_products
 from dampode.integrators.exponential.moments import moments
 from dampode.integrators.splitting import Splitting
-from dampode.integrators.tolerance import Tolerance
+from dampode.integrators.tolerance import Tolerance, norm_of_rows
 
 __all__ = [
     "History",
@@ -158,7 +158,7 @@ def step_weights(z: Tensor, h: Tensor, basis: Tensor, theta: Tensor | None = Non
     argument = z if theta is None else theta * z
     found = torch.stack(moments(argument, basis.shape[2]), 1)  # (N, P, ...)
     if theta is not None:
-        power = torch.arange(1, basis.shape[2] + 1, dtype=z.dtype, device=z.device)
+        power = torch.arange(1, basis.shape[2] + 1, dtype=theta.dtype.to_real(), device=z.device)
         found = found * theta[:, None] ** power.reshape(-1, *[1] * (z.ndim - 1))
     mixed = _products(basis, found.reshape(*found.shape[:2], -1)).reshape(len(basis), -1, *z.shape[1:])
     return StepWeights(torch.exp(argument), h * found[:, 0], mixed[:, -1]), mixed[:, :-1]
@@ -204,7 +204,7 @@ def _per_slot(lam: Tensor, x: Tensor) -> Tensor:
 
 def _norms(parts: list[Tensor]) -> Tensor:
     """The norms over the state of parts (N, K, D), (N, sum of K), float64."""
-    norms = [torch.linalg.vector_norm(part, dim=2, dtype=torch.float64) for part in parts]
+    norms = [norm_of_rows(part) for part in parts]
     return norms[0] if len(norms) == 1 else torch.cat(norms, 1)
 
 

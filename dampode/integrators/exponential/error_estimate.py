@@ -58,9 +58,9 @@ def error_estimate(step: KrogstadStep, n5: Tensor, change: CurveChange, lam: Ten
         The estimate, (N, *S).
     """
     apart = n5 - step.n4
-    curve_weight = (step.p1 * -0.8).add_(1).clamp_(min=0.2)
+    curve_weight = (step.p1.abs() * -0.8).add_(1).clamp_(min=0.2)
     size = torch.addcmul(apart.abs(), curve_weight * change.share, change.curve.abs(), value=0.2)
-    return size.mul_(jacobian_growth(step, apart, lam, h)).mul_(step.hp2).mul_(1 / 3)
+    return size.mul_(jacobian_growth(step, apart, lam, h)).mul_(step.hp2.abs()).mul_(1 / 3)
 
 
 def jacobian_growth(step: KrogstadStep, apart: Tensor, lam: Tensor, h: Tensor) -> Tensor:
@@ -85,9 +85,10 @@ def jacobian_growth(step: KrogstadStep, apart: Tensor, lam: Tensor, h: Tensor) -
     size = moved.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(moved.dtype).tiny)
     moved.div_(size)
     # products and sums, because autocast would compute vecdot in half precision
-    square = (moved * moved).sum(1).clamp_(min=0.5)  # it is 0 or at least 1
-    kappa = (apart.reshape(len(apart), -1) / size).mul_(moved).sum(1).div_(square).clamp_(min=0)
+    square = (moved * moved.conj()).real.sum(1).clamp_(min=0.5)  # it is 0 or at least 1
+    kappa = (apart.reshape(len(apart), -1) / size).mul_(moved.conj()).real.sum(1).div_(square).clamp_(min=0)
     half = h.clamp(min=0).mul_(0.5)
-    rest = (lam - kappa.reshape(h.shape)).clamp_(min=0)
-    ratio: Tensor = (half * lam).add_(1) / (half * rest).add_(1)
+    size_of_lam = lam.abs()
+    rest = (size_of_lam - kappa.reshape(h.shape)).clamp_(min=0)
+    ratio: Tensor = (half * size_of_lam).add_(1) / (half * rest).add_(1)
     return ratio

@@ -40,7 +40,7 @@ class ExponentialLoop(AdaptiveLoop):
         self._steps: list[AcceptedStep | Restart] = []
         with torch.no_grad():
             lam, finite = self.splitting.lam.expand_as(x), torch.isfinite(_largest(n1.abs() + x.abs()))
-            self.refuse(_largest(lam), self.splitting.has_negative_damping(x), finite)
+            self.refuse(_largest(lam.real), self.splitting.has_negative_damping(x), finite)
         self._count_running()
 
     @property
@@ -53,7 +53,7 @@ class ExponentialLoop(AdaptiveLoop):
         """An estimate of the length of a first step from where the samples are, from one call of f."""
         x, n1, axis = self._state.x, self._state.n1, self.axis
         probe = probe_step(self.splitting.lam, x, n1, self.tol).to(torch.float64).minimum(axis.stop - self.tau)
-        time, signed = axis.time(self.tau + probe, x.dtype), (axis.sign * probe).to(x.dtype)
+        time, signed = axis.time(self.tau + probe, x.dtype), (axis.sign * probe).to(x.dtype.to_real())
         first = estimated_first_step(self.splitting, x, n1, time, signed, self.tol).to(torch.float64)
         # a solve with a step of 0 or NaN would never end
         return torch.fmax(first, axis.shortest_step(self.tau)).clamp_(min=torch.finfo(x.dtype).tiny)

@@ -1,5 +1,7 @@
 """What the adaptive exponential integrators share: the backward pass may recompute their accepted steps."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from dampode.dynamics import DampedODEFunc
@@ -15,6 +17,7 @@ __all__ = ["RecomputingIntegrator"]
 class RecomputingIntegrator(TolerantIntegrator):
     """An integrator whose accepted steps are taken again in ``recompute`` segments; None keeps what they computed."""
 
+    exact_damping: ClassVar[bool] = True
     recompute: int | None
 
     def __post_init__(self) -> None:

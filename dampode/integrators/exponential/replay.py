@@ -68,7 +68,7 @@ def replay(
         for begin, end, last_h, axis in steps:
             h, ok = end - begin, end > begin
             calls.active = ok.reshape(-1)
-            length, after = h.to(x.dtype), axis.time(end, x.dtype)
+            length, after = h.to(x.dtype.to_real()), axis.time(end, x.dtype)
             signed = axis.sign * length
             step = krogstad_step(splitting, x, n1, (axis.time(begin + 0.5 * h, x.dtype), after), signed)
             if dense.needed:

@@ -75,7 +75,7 @@ def initial_state(x: Tensor, n1: Tensor, tau: Tensor) -> SampleState:
 
     The last step counts as infinitely short, so that the whole curvature of N counts as error.
     """
-    per_sample = torch.zeros(tau.shape, dtype=x.dtype, device=x.device)
+    per_sample = torch.zeros(tau.shape, dtype=x.dtype.to_real(), device=x.device)
     tiny = torch.finfo(x.dtype).tiny
     return SampleState(x, n1, tau, torch.zeros_like(x), per_sample + tiny, per_sample, torch.zeros_like(per_sample))
 
@@ -93,7 +93,7 @@ def try_step(splitting: Splitting, state: SampleState, h: Tensor, axis: TimeAxis
     Returns:
         The step. Gradients flow through the state and N, not through the length and the error.
     """
-    dtype = state.x.dtype
+    dtype = state.last_h.dtype
     with torch.no_grad():
         end = torch.minimum(state.tau + h, axis.stop)
         h = end - state.tau

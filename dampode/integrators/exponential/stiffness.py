@@ -70,7 +70,7 @@ def field_to_damping_ratio(func: DampedODEFunc, x: Tensor, t: Tensor, iterations
         The smallest ratio over each sample's λ, (N,); infinity where λ is 0.
     """
     lam, weight, _ = func.parts(t, x)
-    return _smallest_share(weight / lam, x) * _jacobian_norm(func, x, t, iterations)
+    return _smallest_share((weight / lam).abs(), x) * _jacobian_norm(func, x, t, iterations)
 
 
 def _jacobian_norm(func: DampedODEFunc, x: Tensor, t: Tensor, iterations: int) -> Tensor:
@@ -107,10 +107,10 @@ def _warn_of_rest(func: DampedODEFunc, solution: Solution, resting: Tensor) -> b
     """
     x = solution.x.detach()
     begin = first_times(solution.t).detach().to(solution.reached)
-    t = begin.to(x.dtype).expand(x.shape[1]).reshape(-1, *[1] * (x.ndim - 2))
+    t = begin.to(x.dtype.to_real()).expand(x.shape[1]).reshape(-1, *[1] * (x.ndim - 2))
     lam, weight, _ = func.parts(t, x[0])
-    rate = (solution.accepted / (solution.reached - begin).abs()).to(x.dtype).reshape(t.shape)  # 1/h
-    share = _smallest_share(weight / torch.maximum(lam, rate), x[0])
+    rate = (solution.accepted / (solution.reached - begin).abs()).to(x.dtype.to_real()).reshape(t.shape)  # 1/h
+    share = _smallest_share(weight / torch.maximum(lam.abs(), rate), x[0])
     ratio = torch.where(resting, share * _jacobian_norm(func, x[0], t, 3), 0.0)
     worst = int(ratio.argmax())
     if ratio[worst] <= _RATIO_AT_REST:
@@ -155,9 +155,9 @@ def warn_if_stiff(func: DampedODEFunc, solution: Solution) -> bool:
     x = solution.x.detach()
     last = torch.isfinite(x).reshape(*x.shape[:2], -1).all(2).long().cumprod(0).sum(0).sub(1).clamp(min=0)
     x = x[last, torch.arange(x.shape[1], device=x.device)]
-    t = solution.reached.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    t = solution.reached.to(x.dtype.to_real()).reshape(-1, *[1] * (x.ndim - 1))
     with torch.no_grad():
-        lam = func.lam(t, x).expand_as(x).reshape(len(x), -1).amax(1)
+        lam = func.lam(t, x).abs().expand_as(x).reshape(len(x), -1).amax(1)
     span = (solution.reached - first_times(solution.t).detach().to(solution.reached)).abs()
     damped = lam * span  # λ |t1 − t0| of every sample
     short = (damped >= 100) & (solution.accepted >= damped / 200)

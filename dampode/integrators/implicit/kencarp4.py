@@ -21,7 +21,8 @@ class KenCarp4(TolerantIntegrator):
     with N = ρ f. Three iterations solve it; every sample has its own.
 
     - Newton's method, for states of at most 32 numbers. Its Jacobian comes from d + 1 calls of f by finite differences,
-      so f may be anything. It serves many steps: it is taken anew once slow convergence has cost as many calls.
+      so f may be anything. It serves many steps, and Broyden's update lets it follow the iterates. It is taken anew
+      once slow convergence has cost as many calls.
     - A quasi-Newton method, for larger states (see `SecantPairs`). It learns ∂N/∂x from the calls of f that it makes
       anyway, about two per stage. It fits ρ = 1 + λ: divided by 1 + hγλ, the Jacobian of the stage is I − θ ∂f/∂x with
       θ = hγρ / (1 + hγλ) < 1 + 1/λ, as easy for λ = 10⁴ as for λ = 10. A state of at most 1,024 numbers turns to

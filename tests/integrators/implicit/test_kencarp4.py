@@ -15,7 +15,7 @@ from dampode.integrators import AdaptiveExponential, IntegrationError, KenCarp4,
 from dampode.integrators.implicit import gradients
 from dampode.integrators.implicit.krylov import gmres_and_remainder
 from dampode.integrators.implicit.quasi_newton import SecantPairs
-from dampode.integrators.implicit.tableau import EMBEDDED, GAMMA, NODES, ROWS, WEIGHTS, hermite
+from dampode.integrators.implicit.tableau import EMBEDDED, GAMMA, NODES, ROWS, WEIGHTS, hermite, predictors
 from dampode.weighting import one_plus
 from tests.helpers.oracles import Forced
 
@@ -78,6 +78,26 @@ def test_the_tableau_is_of_order_four():
         assert (embedded @ c**power).item() == pytest.approx(want, abs=1e-13)
     for product, want in ((a @ c, 1 / 6), (c * (a @ c), 1 / 8), (a @ c**2, 1 / 12), (a @ (a @ c), 1 / 24)):
         assert (b @ product).item() == pytest.approx(want, abs=1e-13)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 1.0, 3.0])
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_stages_of_a_polynomial_are_predicted(degree, ratio):
+    """The stages of x' = k t^(k−1): exact for k <= 2; for k = 3 with the error of the method's quadrature."""
+    stages = [0.0**degree]
+    for row, node in zip(ROWS[1:], NODES[1:], strict=True):
+        slopes = [degree * c ** (degree - 1) if degree else 0.0 for c in (*NODES[: len(row)], node)]
+        stages.append(stages[0] + sum(a * s for a, s in zip((*row, GAMMA), slopes, strict=True)))
+    start_slope = 1.0 if degree == 1 else 0.0
+    before = (-ratio) ** degree, ratio * (degree * (-ratio) ** (degree - 1) if degree else 0.0)
+    rows = torch.tensor([*before, *stages, start_slope], dtype=torch.float64)
+    for cubic in (False, True):
+        found = predictors(rows.new_tensor([[ratio]]), torch.tensor([[cubic]]))[0] @ rows
+        torch.testing.assert_close(found[1:], rows[4:8])
+        if degree < 3:
+            torch.testing.assert_close(found[0], rows[3])
+        elif cubic:
+            torch.testing.assert_close(found[0], rows.new_tensor(NODES[1] ** 3))
 
 
 def test_hermite_is_exact_for_a_cubic():

@@ -79,7 +79,7 @@ def test_two_samples_of_heat_and_reaction_with_gradients(spaces):
 
 
 def test_batch_mates_and_fields_without_derivatives(spaces):
-    field, x = Heat(400.0), two_samples()
+    field, x = Heat(4000.0), two_samples()
     t = torch.tensor([0.0, 0.2], dtype=torch.float64)
     with torch.no_grad():
         together = solve(DampedODEFunc(Values(field), Constant(0.0)), x, t, KenCarp4())
