@@ -180,7 +180,7 @@ def _range(values: Sequence[float]) -> str:
     return " to ".join(f"{end:.1f}".replace("-", "−") for end in dict.fromkeys((min(values), max(values))))
 
 
-HEAD = """## Scale fit: an easier problem, which the networks learn
+HEAD = """## Scale fit: an easier problem, which plain ResNets and In-ResNet learn
 
 | | |
 | --- | --- |
@@ -196,7 +196,7 @@ HEAD = """## Scale fit: an easier problem, which the networks learn
 | effective depth | measured on the first {depth_images} test images |
 
 At the small scale below no network learns all its training images, and an underfit network looks robust. This scale
-removes that cause. The numbers cannot be compared with the paper's: the problem is another, and so is the recipe.
+removes that cause for the networks that learn theirs; a list below names the others. The numbers cannot be compared with the paper's: the problem is another, and so is the recipe.
 
     {command}"""
 

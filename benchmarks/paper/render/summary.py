@@ -88,7 +88,7 @@ gives. We ask whether its numbers come out again, and whether damping is the cau
 | scale | what it is | results |
 | --- | --- | --- |
 | full | the paper's networks, data and recipe | {full} |
-| fit | depth 110 on an easier problem that networks learn; the cause is studied here | {fit} |
+| fit | depth 110 on an easier problem, which plain ResNets and In-ResNet learn; the cause is studied here | {fit} |
 | small | depth 110 on a part of CIFAR-10; no network learns its training images | {small} |
 
 The table gives accuracy in percent, plain ResNet-110 → damped network, mean ± standard deviation over n runs. The
