@@ -1,7 +1,8 @@
 """The section of docs/paper.md on scale fit: tables, and a verdict that follows from them by rule."""
 
 from collections.abc import Sequence
-from statistics import mean
+from math import sqrt
+from statistics import mean, variance
 
 from benchmarks.paper.plan.protocols import FIT
 from benchmarks.paper.plan.rows import ROWS
@@ -19,13 +20,23 @@ from benchmarks.paper.render.depth_study import (
     regression_table,
 )
 from benchmarks.paper.render.regression import Interval
-from benchmarks.paper.render.statistics import sampling_error
+from benchmarks.paper.render.statistics import sampling_error, value
 from benchmarks.paper.render.tables import markdown
 from benchmarks.paper.results_file import Result
 from benchmarks.paper.run.measure import DEPTH_IMAGES
 
-__all__ = ["FITS", "FIT_IMAGE", "RUNS", "depth_verdict", "enough", "fit_section", "property_verdict"]
+__all__ = [
+    "FITS",
+    "FIT_IMAGE",
+    "RUNS",
+    "accuracy_verdict",
+    "depth_verdict",
+    "enough",
+    "fit_section",
+    "property_verdict",
+]
 
+DAMPED = ("in_resnet-110", "lambda_in_resnet-110")
 FIT_IMAGE = "paper_fit.png"
 FITS = 95.0
 """A network fits if it classifies this percentage of its training images correctly."""
@@ -93,11 +104,31 @@ def beside_table(runs_of: dict[str, list[Result]]) -> str:
     return markdown(head, lines) if lines else "Not run."
 
 
+def accuracy_verdict(runs_of: dict[str, list[Result]]) -> str:
+    """Points of accuracy by which the damped networks differ from the plain network of their depth.
+
+    A difference counts if it exceeds two standard errors over the runs.
+    """
+    said = []
+    for row in DAMPED:
+        found = []
+        for measure, name in ROBUSTNESS.items():
+            ours, plain = ([value(run, measure) for run in runs_of[r]] for r in (row, "resnet-110"))
+            difference = mean(ours) - mean(plain)
+            error = sqrt(variance(ours) / len(ours) + variance(plain) / len(plain))
+            counts = abs(difference) > 2 * error
+            words = ("more accurate" if difference > 0 else "less accurate") if counts else "not different"
+            found.append(f"{words} under {name} ({difference:+.1f} ± {error:.1f} points)".replace("-", "−"))
+        said.append(f"{ROWS[row].label} is {' and '.join(found)}.")
+    return "Beside the plain ResNet-110, in absolute terms: " + " ".join(said)
+
+
 def verdict(runs_of: dict[str, list[Result]], found: dict[str, Intervals]) -> str:
     """What the tables say, by rule."""
-    lines = [f"- {property_verdict(ROBUSTNESS[measure], *of_measure)}" for measure, of_measure in found.items()]
+    lines = [f"- {accuracy_verdict(runs_of)}"]
+    lines += [f"- {property_verdict(ROBUSTNESS[measure], *of_measure)}" for measure, of_measure in found.items()]
     lines += [f"- {depth_verdict(measure, beside_plain(runs_of, measure))}" for measure in ROBUSTNESS]
-    return "**Verdict.** A property counts if the interval of its number excludes 0.\n\n" + "\n".join(lines)
+    return f"{VERDICT}\n\n" + "\n".join(lines)
 
 
 def property_verdict(name: str, alone: dict[str, Interval], together: dict[str, Interval]) -> str:
@@ -149,7 +180,7 @@ def _range(values: Sequence[float]) -> str:
     return " to ".join(f"{end:.1f}".replace("-", "−") for end in dict.fromkeys((min(values), max(values))))
 
 
-HEAD = """## Scale fit: an easier problem, which the networks learn
+HEAD = """## Scale fit: an easier problem, which plain ResNets and In-ResNet learn
 
 | | |
 | --- | --- |
@@ -165,7 +196,7 @@ HEAD = """## Scale fit: an easier problem, which the networks learn
 | effective depth | measured on the first {depth_images} test images |
 
 At the small scale below no network learns all its training images, and an underfit network looks robust. This scale
-removes that cause. The numbers cannot be compared with the paper's: the problem is another, and so is the recipe.
+removes that cause for the networks that learn theirs; a list below names the others. The numbers cannot be compared with the paper's: the problem is another, and so is the recipe.
 
     {command}"""
 
@@ -192,3 +223,6 @@ runs of each."""
 TOGETHER = """**All properties together.** Coefficients of a linear regression on all four properties: standard
 deviations of the share kept per standard deviation of the property, at equal values of the others, with intervals as
 above."""
+
+VERDICT = """**Verdict.** A property counts if its interval excludes 0. A difference counts if it exceeds two standard
+errors; ± is one."""

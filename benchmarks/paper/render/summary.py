@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from benchmarks.paper.plan.protocols import FIT, FULL, SMALL, TEXT
 from benchmarks.paper.render.depth_study import ROBUSTNESS, SOUND, fit_runs, intervals
-from benchmarks.paper.render.fit_section import enough, property_verdict
+from benchmarks.paper.render.fit_section import accuracy_verdict, enough, property_verdict
 from benchmarks.paper.render.statistics import NOISE_MEAN, Summary, our_means, printed, sampling_error
 from benchmarks.paper.render.tables import markdown
 from benchmarks.paper.results_file import Result
@@ -64,7 +64,7 @@ def settled(results: Sequence[Result]) -> str:
             "their clean accuracy than plain networks, and they are less accurate."
         )
     said = [property_verdict(ROBUSTNESS[measure], *intervals(runs_of, measure)) for measure in (SOUND, NOISE_MEAN)]
-    return "At scale fit: " + " ".join(said)
+    return f"At scale fit: {accuracy_verdict(runs_of)} {' '.join(said)}"
 
 
 def _measure(measure: str, scale: str) -> str:
@@ -88,7 +88,7 @@ gives. We ask whether its numbers come out again, and whether damping is the cau
 | scale | what it is | results |
 | --- | --- | --- |
 | full | the paper's networks, data and recipe | {full} |
-| fit | depth 110 on an easier problem that networks learn; the cause is studied here | {fit} |
+| fit | depth 110 on an easier problem, which plain ResNets and In-ResNet learn; the cause is studied here | {fit} |
 | small | depth 110 on a part of CIFAR-10; no network learns its training images | {small} |
 
 The table gives accuracy in percent, plain ResNet-110 → damped network, mean ± standard deviation over n runs. The

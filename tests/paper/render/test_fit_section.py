@@ -7,7 +7,7 @@ import pytest
 from benchmarks.paper.plan.protocols import FIT, SMALL
 from benchmarks.paper.plan.targets import EXPERIMENTS
 from benchmarks.paper.render import depth_study, figures
-from benchmarks.paper.render.fit_section import depth_verdict, enough, fit_section, property_verdict
+from benchmarks.paper.render.fit_section import accuracy_verdict, depth_verdict, enough, fit_section, property_verdict
 from benchmarks.paper.render.regression import Interval
 from benchmarks.paper.render.summary import summary
 from tests.paper.render.made_up import made_up
@@ -79,7 +79,7 @@ def test_a_verdict_needs_three_runs_of_every_network():
     text = fit_section(runs)
     assert "Under APGD 2/255, the share kept follows effective depth (log2) (less is more robust)" in text
     assert "runs are complete" not in text
-    assert "At scale fit: Under APGD" in summary(runs)
+    assert "At scale fit: Beside the plain ResNet-110" in summary(runs)
     fewer = fit_section(runs[:-1])
     assert "35 of the 36 runs are complete" in fewer
     assert "No verdict yet" in fewer
@@ -105,3 +105,12 @@ def test_verdicts_name_what_excludes_zero():
 def test_the_figure_is_drawn(tmp_path):
     figures.draw_depth(depth_study.fit_runs(study()), tmp_path / "fit.png")
     assert (tmp_path / "fit.png").stat().st_size > 5000
+
+
+def test_a_difference_counts_beyond_two_standard_errors():
+    runs = [fit_run("resnet-110", seed, kept=kept) for seed, kept in enumerate((0.50, 0.51, 0.52))]
+    runs += [fit_run("in_resnet-110", seed, kept=kept) for seed, kept in enumerate((0.60, 0.61, 0.62))]
+    runs += [fit_run("lambda_in_resnet-110", seed, kept=kept) for seed, kept in enumerate((0.3, 0.5, 0.7))]
+    text = accuracy_verdict(depth_study.fit_runs(runs))
+    assert "In-ResNet-110 is more accurate under noise (+8.0 ± 0.7 points) and more accurate under APGD" in text
+    assert "λ-In-ResNet-110 is not different under noise (−0.8 ± 9.2 points)" in text
