@@ -196,7 +196,8 @@ HEAD = """## Scale fit: an easier problem, which plain ResNets and In-ResNet lea
 | effective depth | measured on the first {depth_images} test images |
 
 At the small scale below no network learns all its training images, and an underfit network looks robust. This scale
-removes that cause for the networks that learn theirs; a list below names the others. The numbers cannot be compared with the paper's: the problem is another, and so is the recipe.
+removes that cause for the networks that learn theirs; a list below names the others. The numbers cannot be compared
+with the paper's: the problem is another, and so is the recipe.
 
     {command}"""
 
