@@ -13,7 +13,8 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import dampode
 from dampode import DampedBlock, DampedODEFunc
-from dampode.damping import Constant, Damping, Gated, Learned, PerPart
+from dampode.damping import Constant, Damping, Gated, Learned, Matrix, PerPart
+from dampode.eigen_coordinates import Eigenvalues
 from dampode.fields import Autonomous
 from dampode.integrators import (
     ETD2RK,
@@ -62,6 +63,7 @@ TO_INFINITY = {SteadyState: SteadyState(rtol=1e-9, atol=1e-10)}  # no state at a
 def concrete(base):
     kinds = {kind for child in base.__subclasses__() for kind in (child, *concrete(child))}
     kinds -= {PerPart}  # λ of several tensors, which tests/test_structures.py holds to its own laws
+    kinds -= {Matrix, Eigenvalues}  # no λ per number of a real state: tests/test_damping_matrix.py
     public = {kind for kind in kinds if not kind.__name__.startswith("_")}
     return {kind for kind in public if not inspect.isabstract(kind) and kind.__module__.startswith("dampode.")}
 

@@ -38,8 +38,8 @@ class TolerantIntegrator(Integrator):
         rtol, atol: tolerances relative to |x| and absolute, > 0: numbers, or tensors that broadcast to the state. For a
             structured state also a tuple, list or dict of these, a value for each part.
         max_steps: largest number of steps that a sample may try, accepted and rejected together.
-        first_step: length of the first step, > 0; None estimates it. A first step that is many times too long can pass
-            unnoticed.
+        first_step: bound of the first step, at the start and after a jump, > 0; None sets no bound. The integrator
+            estimates a first step from f and takes the shorter of the two.
         max_step: length of the longest step, > 0; None sets no bound.
         progress: whether to show a tqdm bar of the slowest sample's time.
         compile: whether to compile the arithmetic of a step by torch.compile.
@@ -83,6 +83,11 @@ class TolerantIntegrator(Integrator):
     @abstractmethod
     def _loop(self, problem: InitialValueProblem) -> AdaptiveLoop:
         """The loop of a solve, at its start."""
+
+    def _first_step(self, loop: AdaptiveLoop) -> Tensor:
+        """The length of a first step from where the samples are: the loop's estimate, at most ``first_step``."""
+        estimate = loop.first_step()
+        return estimate if self.first_step is None else estimate.clamp(max=self.first_step)
 
     def laid_out(self, flat: LayOut) -> Self:
         """This integrator with the tolerances of a structured state laid out as the state is."""
@@ -160,9 +165,7 @@ class TolerantIntegrator(Integrator):
             stopping = stops.any
             if stopping:
                 loop.begin_at(stops)
-            first_step = loop.first_step
-            if self.first_step is not None:
-                first_step = partial(torch.full_like, loop.tau, self.first_step)
+            first_step = partial(self._first_step, loop)
             h, tries = torch.where(loop.active, first_step(), 0.0), 0
             with ProgressBar(loop.axis.span) if self.progress else nullcontext() as bar:
                 while loop.running and tries < self.max_steps:

@@ -9,7 +9,9 @@ from dampode import DampedODEFunc, odeint, solve
 from dampode.damping import Constant
 from dampode.fields import VectorField
 from dampode.integrators import AdaptiveExponential, ExponentialAdams, IntegrationError, KenCarp4, Status
+from dampode.integrators.jumps import Jumps
 from dampode.integrators.step_control import GiveUp
+from dampode.integrators.to_tolerance import TolerantIntegrator
 from tests.helpers.oracles import Forced
 
 EDGES = {  # dx/dt = -x + f crosses x = 1/2 at log(2) / 2, and at about 0.3446
@@ -61,7 +63,6 @@ def gompertz(t):
 
 ENDURED = [  # dx/dt = f: an integrator, a field, x(0), the span, the first step, x(t)
     (AdaptiveExponential, lambda x: -torch.sinh(x), 10.0, 1.0, 1.0, sinh_field),
-    (KenCarp4, AtRest(100), 0.0, 1e-3, 1e-3, AtRest(100).exact),
     (AdaptiveExponential, AtRest(30), 0.0, 1e-3, 1e-3, AtRest(30).exact),
     (AdaptiveExponential, lambda x: 0.5 * x * torch.log(x) - x, 1.0, 6.0, None, gompertz),
     (KenCarp4, lambda x: 0.5 * x * torch.log(x) - x, 1.0, 6.0, None, gompertz),
@@ -70,15 +71,28 @@ ENDURED = [  # dx/dt = f: an integrator, a field, x(0), the span, the first step
 
 @pytest.mark.filterwarnings("ignore:f itself is stiff")  # it is, once it is no longer at rest
 @pytest.mark.parametrize(("integrator", "f", "start", "span", "first", "exact"), ENDURED)
-def test_steps_that_were_only_too_long_give_no_sample_up(integrator, f, start, span, first, exact):
+def test_steps_that_were_only_too_long_give_no_sample_up(integrator, f, start, span, first, exact, monkeypatch):
     """They overflow, or leave what f is defined on, which the trajectory never does."""
     func, x, lost = DampedODEFunc(f, Constant(0.0)), torch.full((1, 1), start, dtype=torch.float64), []
     func.f.register_forward_hook(lambda _, __, fx: lost.append(not bool(torch.isfinite(fx).all())))
     t = torch.linspace(0, span, 4, dtype=torch.float64)
-    s = solve(func, x, t, integrator(1e-4, 1e-6, first_step=first))
+    if first is not None:  # an estimate that is far too long
+        monkeypatch.setattr(TolerantIntegrator, "_first_step", lambda _, loop: torch.full_like(loop.tau, first))
+    s = solve(func, x, t, integrator(1e-4, 1e-6))
     assert s.failure() is None
     assert any(lost)
     expected = torch.tensor([exact(now) for now in t[1:].tolist()], dtype=torch.float64)
+    torch.testing.assert_close(s.x[1:, 0, 0], expected, rtol=2e-3, atol=2e-5)
+
+
+@pytest.mark.filterwarnings("ignore:f itself is stiff")
+@pytest.mark.parametrize("k", [30, 100])
+def test_an_implicit_first_step_from_rest_is_not_too_long(k):
+    """A step over the whole span would end at states of size 10^37 for k = 100."""
+    func, t = DampedODEFunc(AtRest(k), Constant(0.0)), torch.linspace(0, 1e-3, 4, dtype=torch.float64)
+    s = solve(func, torch.zeros(1, 1, dtype=torch.float64), t, KenCarp4(1e-4, 1e-6, first_step=1e-3))
+    assert s.failure() is None
+    expected = torch.tensor([AtRest(k).exact(now) for now in t[1:].tolist()], dtype=torch.float64)
     torch.testing.assert_close(s.x[1:, 0, 0], expected, rtol=2e-3, atol=2e-5)
 
 
@@ -124,6 +138,28 @@ class Pulse(VectorField):
 
     def forward(self, t, x):
         return 10.0 * ((t > 5.0) & (t < 5.2)) * torch.ones_like(x)
+
+
+class EarlyPulses(VectorField):
+    """f(x, t) = tanh x with a pulse after t = 0 and one after |t| = 1."""
+
+    def forward(self, t, x):
+        pulses = torch.exp(-(((t.abs() - 0.17) / 0.05) ** 2)) + torch.exp(-(((t.abs() - 1.17) / 0.05) ** 2))
+        return torch.tanh(x) + 5 * pulses
+
+
+@pytest.mark.parametrize("direction", [1.0, -1.0])
+@pytest.mark.parametrize("integrator", [AdaptiveExponential, ExponentialAdams, KenCarp4])
+def test_a_first_step_that_is_too_long_is_not_taken(integrator, direction, dtype):
+    """At the start and after a jump the estimate decides, so the solve is that without first_step."""
+    func, x = DampedODEFunc(EarlyPulses(), Constant(0.0)), torch.tensor([[0.3, -1.0], [0.0, 2.0]], dtype=dtype)
+    t = direction * torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
+    jumps = Jumps(t[1:2], lambda t, x: x + 1)
+    free, bounded = (solve(func, x, t, integrator(first_step=first), jumps=jumps) for first in (None, 1.0))
+    torch.testing.assert_close(bounded.x, free.x, rtol=0, atol=0)
+    assert torch.equal(bounded.nfe, free.nfe)
+    exact = solve(func, x.double(), t, AdaptiveExponential(1e-9, 1e-11, max_step=0.02), jumps=jumps)
+    torch.testing.assert_close(bounded.x.double(), exact.x, rtol=2e-3, atol=1e-3)
 
 
 FAST = [  # dx/dt = f: a field, x(0), the times, x at the last time

@@ -51,8 +51,8 @@ class ExponentialAdams(RecomputingIntegrator):
     Args:
         rtol, atol: tolerances relative to |x| and absolute, > 0.
         max_steps: largest number of calls of f that a sample may spend on steps, accepted and rejected together.
-        first_step: length of the first step, > 0; None estimates it. A first step that is many times too long can pass
-            unnoticed.
+        first_step: bound of the first step, at the start and after a jump, > 0; None sets no bound. The integrator
+            estimates a first step from f and takes the shorter of the two.
         max_step: length of the longest step, > 0; None sets no bound. A step sees f at its end only, so it may leap
             over a pulse of f that is shorter than the step, and the status is then still `SUCCESS`: set max_step to the
             length of the pulse. Where f is 0 or constant, each step is three times as long as the one before. The

@@ -41,8 +41,8 @@ class AdaptiveExponential(RecomputingIntegrator):
     Args:
         rtol, atol: tolerances relative to |x| and absolute, > 0.
         max_steps: largest number of steps that a sample may try, accepted and rejected together.
-        first_step: length of the first step, > 0; None estimates it from two calls of f. A first step that is many
-            times too long can pass unnoticed.
+        first_step: bound of the first step, at the start and after a jump, > 0; None sets no bound. The integrator
+            estimates a first step from f and takes the shorter of the two.
         max_step: length of the longest step, > 0; None sets no bound. Where f is 0 or constant, each step is ten times
             as long as the one before and may leap over a pulse of f: set max_step to the length of the pulse. The
             output times do not bound a step.

@@ -16,14 +16,8 @@ _MAX_SECANT_ITERATIONS = 12
 _MAX_NEWTON_ITERATIONS = 7
 """Of a stage. A new Jacobian or a shorter step costs less than more iterations."""
 
-_FAR = 20.0
-"""A move of such a norm, which is one tolerance, tells more of ∂N/∂x than of rounding errors."""
-
 _FASTEST = 0.01
 """The least rate of convergence. A rate that is measured over small corrections may not hold for a large one."""
-
-_LEAST_PIVOT = 0.1
-"""Of an update of a Jacobian's inverse."""
 
 
 class StageEquations(NamedTuple):
@@ -50,8 +44,6 @@ class StageEquations(NamedTuple):
     """The samples that iterate by Newton's method, by a Jacobian or by GMRES, (N, 1). The others use secants."""
     inverse: Tensor | None
     """`Jacobians.inverse`. None where no sample has a Jacobian."""
-    jacobian: Tensor | None
-    """∂F/∂x, which Newton's method improves in place. None where no sample has one."""
 
 
 class StageState(NamedTuple):
@@ -117,8 +109,6 @@ def iterate(
     if correction is not None:
         move = torch.where(newton, correction, move)
     if equations.inverse is not None:
-        far = state.last_size > _FAR
-        _follow(equations, u - state.last_u, n - state.last_n, again & newton & far)
         move = torch.where(newton, torch.bmm(residual[:, None], equations.inverse.mT)[:, 0], move)
     size = torch.linalg.vector_norm(move * equations.unit, dim=1, keepdim=True)
     ratio = (size / state.last_size).nan_to_num(0.99, 0.99)
@@ -147,36 +137,6 @@ def iterate(
         converged=state.converged & ~failed,
         finite=state.finite & ~nonfinite,
     )
-
-
-def _follow(equations: StageEquations, move: Tensor, change: Tensor, known: Tensor) -> None:
-    """Let the Jacobians agree with a move of the iterate and the change of N over it: Broyden's update, in place.
-
-    Of all matrices that agree, it is the one nearest to the old one, measured in the units of the tolerance. The
-    inverses follow by the formula of Sherman and Morrison.
-
-    Args:
-        equations: with ∂F/∂x and (I − hγ ∂F/∂x)^{-1}.
-        move: u' − u, (N, d).
-        change: N(u') − N(u), (N, d).
-        known: the samples that follow, (N, 1).
-
-    Source: Broyden 1965, Math. Comp. 19.
-    """
-    jacobian, inverse = equations.jacobian, equations.inverse
-    if jacobian is None or inverse is None:
-        return
-    hg = equations.g / equations.weight
-    slope_change = change - (1 / equations.weight - 1) / hg * move
-    missing = slope_change - torch.bmm(move[:, None], jacobian.mT)[:, 0]
-    dual = move * equations.unit**2
-    dual = dual / (dual * move).sum(1, keepdim=True)
-    column = torch.bmm((hg * missing)[:, None], inverse.mT)[:, 0]
-    left = 1 - (dual * column).sum(1, keepdim=True)
-    # near 0, the new matrix would be singular
-    known = (known & (left > _LEAST_PIVOT) & torch.isfinite(missing.sum(1, keepdim=True)))[:, :, None]
-    inverse += torch.where(known, (column / left)[:, :, None] * torch.bmm(dual[:, None], inverse), 0.0)
-    jacobian += torch.where(known, missing[:, :, None] * dual[:, None], 0.0)
 
 
 def scaled_residual(equations: StageEquations, state: StageState, n: Tensor) -> Tensor:

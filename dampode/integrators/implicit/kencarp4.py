@@ -21,8 +21,7 @@ class KenCarp4(TolerantIntegrator):
     with N = ρ f. Three iterations solve it; every sample has its own.
 
     - Newton's method, for states of at most 32 numbers. Its Jacobian comes from d + 1 calls of f by finite differences,
-      so f may be anything. It serves many steps, and Broyden's update lets it follow the iterates. It is taken anew
-      once slow convergence has cost as many calls.
+      so f may be anything. It serves many steps, and is taken anew once slow convergence has cost as many calls.
     - A quasi-Newton method, for larger states (see `SecantPairs`). It learns ∂N/∂x from the calls of f that it makes
       anyway, about two per stage. It fits ρ = 1 + λ: divided by 1 + hγλ, the Jacobian of the stage is I − θ ∂f/∂x with
       θ = hγρ / (1 + hγλ) < 1 + 1/λ, as easy for λ = 10⁴ as for λ = 10. A state of at most 1,024 numbers turns to
@@ -49,8 +48,8 @@ class KenCarp4(TolerantIntegrator):
     Args:
         rtol, atol: tolerances relative to |x| and absolute, > 0. rtol is raised to ten rounding errors if it is less.
         max_steps: steps a sample may try, accepted and rejected ones together.
-        first_step: length of the first step, > 0; None estimates it. A first step that is many times too long can pass
-            unnoticed.
+        first_step: bound of the first step, at the start and after a jump, > 0; None sets no bound. The integrator
+            estimates a first step from f and takes the shorter of the two.
         max_step: length of the longest step, > 0; None sets no bound.
         progress: whether to show a tqdm bar of the slowest sample's time.
         compile: whether to compile, by torch.compile, what an iteration does apart from calling f. This saves most time

@@ -70,8 +70,7 @@ class Jacobians:
         n, d = x.shape
         self.possible = d <= _LARGEST and n * d * d <= _ENTRIES
         """Whether this solve may take Jacobians."""
-        self.jacobian: Tensor | None = None
-        """∂F/∂x, (N, d, d), which the iterations improve in place. None where no sample has one."""
+        self._jacobian: Tensor | None = None
         self.known = torch.zeros(n, 1, dtype=torch.bool, device=x.device)
         """The samples that have a Jacobian, (N, 1)."""
         self.all_known = False
@@ -91,8 +90,8 @@ class Jacobians:
             jacobian: ∂F/∂x, (N, d, d).
             samples: which of them to take.
         """
-        old = torch.zeros_like(jacobian) if self.jacobian is None else self.jacobian
-        self.jacobian = torch.where(samples[:, :, None], jacobian, old)
+        old = torch.zeros_like(jacobian) if self._jacobian is None else self._jacobian
+        self._jacobian = torch.where(samples[:, :, None], jacobian, old)
         self.known, self._current = self.known | samples, self._current | samples
         self.all_known = bool(self.known.all())
         self._spent = self._spent.masked_fill(samples, 0.0)
@@ -107,11 +106,11 @@ class Jacobians:
         Returns:
             (N, d, d), 0 for the other samples.
         """
-        if self.jacobian is None:
+        if self._jacobian is None:
             return None
-        inverse = torch.zeros_like(self.jacobian)
+        inverse = torch.zeros_like(self._jacobian)
         chosen = (self.known & solving)[:, 0]
-        matrix = -GAMMA * h[chosen, :, None] * self.jacobian[chosen]
+        matrix = -GAMMA * h[chosen, :, None] * self._jacobian[chosen]
         matrix.diagonal(0, 1, 2).add_(1)
         inverse[chosen] = torch.linalg.inv_ex(matrix)[0]
         return inverse

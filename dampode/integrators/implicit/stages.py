@@ -26,9 +26,6 @@ is nearly singular: a small correction is then no sign of a small error, but a s
 _UNKNOWN_RATE = 0.5
 """The rate of convergence before any is measured."""
 
-_RENEWED_RATE = 0.2
-"""The rate of convergence with a new Jacobian before any is measured."""
-
 _LONG_AGO = 1e9
 """In spans: the step before a first one was so long that it predicts no change."""
 
@@ -113,7 +110,7 @@ class Stages:
     def set_jacobian(self, jacobian: Tensor, samples: Tensor) -> None:
         """Give some samples, (N, 1), their ∂F/∂x out of ``jacobian``, (N, d, d)."""
         self._jacobians.update(jacobian, samples)
-        self._rate = self._rate.masked_fill(samples, _RENEWED_RATE)
+        self._rate = self._rate.masked_fill(samples, _UNKNOWN_RATE)
         if self._jacobians.all_known:
             self._secants = None
 
@@ -155,7 +152,7 @@ class Stages:
             last_u=torch.zeros_like(u),
             last_n=torch.zeros_like(u),  # not the same tensor: a compiled function would depend on that
             last_size=torch.ones_like(h),
-            rate=self._rate**0.95,  # a rate measured with another step is trusted less
+            rate=self._rate**0.8,  # a rate measured with another step is trusted less
             iterations=torch.zeros_like(stage),
             stage=stage,
             solving=solving,
@@ -212,7 +209,6 @@ class Stages:
             sample=self._sample,
             newton=newton,
             inverse=inverse,
-            jacobian=self._jacobians.jacobian,
         )
 
     def _without_autocast(self) -> torch.autocast:
