@@ -38,7 +38,7 @@ __all__ = ["draw", "draw_depth", "draw_gains", "draw_shares", "drawable"]
 LANDSCAPES = 2
 """The figure of loss landscapes."""
 SHARE_MEASURES = {"noise": "Noise, mean of four kinds", "pgd 2/255": "PGD, ε = 2/255"}
-MARKERS = "osD^vP*X<>"
+MARKERS = "osD^vP*X<>hd"
 GAIN_MEASURES = ("acc", "noise", "fgsm 2/255", "ifgsm 2/255", "pgd 2/255")
 CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -106,7 +106,7 @@ def draw_shares(rows: Sequence[str], runs: Sequence[Result], path: Path) -> None
 def draw_depth(runs_of: dict[str, list[Result]], path: Path) -> None:
     """Draw the share that each run of the study of depth keeps, against its effective depth and its clean accuracy.
 
-    A line joins the means of the plain networks.
+    A line joins the means of the plain networks by depth.
 
     Args:
         runs_of: network -> its runs at scale fit.
@@ -123,15 +123,15 @@ def draw_depth(runs_of: dict[str, list[Result]], path: Path) -> None:
                 hollow = {"facecolors": "white", "edgecolors": "gray"} if row in PLAIN else {}
                 kept = [share(run, measure) for run in runs]
                 ax.scatter([read(run) for run in runs], kept, 45, marker=marker, label=ROWS[row].label, **hollow)
-            means = [
-                (mean(map(read, runs_of[row])), mean(share(run, measure) for run in runs_of[row]))
-                for row in PLAIN
-                if row in runs_of
-            ]
-            ax.plot(*zip(*means, strict=True), zorder=0, color="gray", linewidth=1, label="plain ResNets, means")
             ax.set(xlabel=label, title=f"share kept, {title}")
             ax.grid(alpha=0.3)
             ax.set_axisbelow(True)
+        means = [
+            (mean(map(against[0][1], runs_of[row])), mean(share(run, measure) for run in runs_of[row]))
+            for row in PLAIN
+            if row in runs_of
+        ]
+        line[0].plot(*zip(*means, strict=True), zorder=0, color="gray", linewidth=1, label="plain ResNets, means")
         line[0].set_ylabel("share of clean accuracy (%)")
         line[0].set_xscale("log", base=2)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)

@@ -5,7 +5,7 @@ from math import sqrt
 from statistics import mean, variance
 
 from benchmarks.paper.plan.protocols import FIT
-from benchmarks.paper.plan.rows import ROWS
+from benchmarks.paper.plan.rows import ROWS, SHALLOW
 from benchmarks.paper.plan.targets import EXPERIMENTS
 from benchmarks.paper.render.depth_study import (
     PLAIN,
@@ -20,7 +20,7 @@ from benchmarks.paper.render.depth_study import (
     regression_table,
 )
 from benchmarks.paper.render.regression import Interval
-from benchmarks.paper.render.statistics import sampling_error, value
+from benchmarks.paper.render.statistics import sampling_error, share, value
 from benchmarks.paper.render.tables import markdown
 from benchmarks.paper.results_file import Result
 from benchmarks.paper.run.measure import DEPTH_IMAGES
@@ -34,8 +34,10 @@ __all__ = [
     "enough",
     "fit_section",
     "property_verdict",
+    "shallow_verdict",
 ]
 
+DEEP = "resnet-110"
 DAMPED = ("in_resnet-110", "lambda_in_resnet-110")
 FIT_IMAGE = "paper_fit.png"
 FITS = 95.0
@@ -104,8 +106,8 @@ def beside_table(runs_of: dict[str, list[Result]]) -> str:
     return markdown(head, lines) if lines else "Not run."
 
 
-def accuracy_verdict(runs_of: dict[str, list[Result]]) -> str:
-    """Points of accuracy by which the damped networks differ from the plain network of their depth.
+def accuracy_verdict(runs_of: dict[str, list[Result]]) -> list[str]:
+    """Per damped network: points of accuracy by which it differs from the plain network of its depth.
 
     A difference counts if it exceeds two standard errors over the runs.
     """
@@ -113,19 +115,36 @@ def accuracy_verdict(runs_of: dict[str, list[Result]]) -> str:
     for row in DAMPED:
         found = []
         for measure, name in ROBUSTNESS.items():
-            ours, plain = ([value(run, measure) for run in runs_of[r]] for r in (row, "resnet-110"))
-            difference = mean(ours) - mean(plain)
-            error = sqrt(variance(ours) / len(ours) + variance(plain) / len(plain))
-            counts = abs(difference) > 2 * error
-            words = ("more accurate" if difference > 0 else "less accurate") if counts else "not different"
+            difference, error = _difference([[value(run, measure) for run in runs_of[r]] for r in (row, DEEP)])
+            words = (
+                ("more accurate" if difference > 0 else "less accurate")
+                if abs(difference) > 2 * error
+                else "not told apart"
+            )
             found.append(f"{words} under {name} ({difference:+.1f} ± {error:.1f} points)".replace("-", "−"))
-        said.append(f"{ROWS[row].label} is {' and '.join(found)}.")
-    return "Beside the plain ResNet-110, in absolute terms: " + " ".join(said)
+        said.append(f"Beside {ROWS[DEEP].label}, {ROWS[row].label} is {' and '.join(found)}.")
+    return said
+
+
+def shallow_verdict(runs_of: dict[str, list[Result]]) -> str:
+    """Whether a shallow plain network keeps more than the deep one, by more than two standard errors over the runs."""
+    more = []
+    for row in SHALLOW:
+        for measure, name in ROBUSTNESS.items():
+            difference, error = _difference([[share(run, measure) for run in runs_of[r]] for r in (row, DEEP)])
+            if difference > 2 * error:
+                more.append(f"{ROWS[row].label} under {name}")
+    if more:
+        return f"Shallow plain networks that keep more than {ROWS[DEEP].label}: {', '.join(more)}."
+    return (
+        f"No plain network of depth 8 to 56 keeps more than {ROWS[DEEP].label}, under noise or under attack. "
+        "So being shallow does not make a network robust here, although damped networks are shallow in effect."
+    )
 
 
 def verdict(runs_of: dict[str, list[Result]], found: dict[str, Intervals]) -> str:
     """What the tables say, by rule."""
-    lines = [f"- {accuracy_verdict(runs_of)}"]
+    lines = [f"- {said}" for said in (*accuracy_verdict(runs_of), shallow_verdict(runs_of))]
     lines += [f"- {property_verdict(ROBUSTNESS[measure], *of_measure)}" for measure, of_measure in found.items()]
     lines += [f"- {depth_verdict(measure, beside_plain(runs_of, measure))}" for measure in ROBUSTNESS]
     return f"{VERDICT}\n\n" + "\n".join(lines)
@@ -151,26 +170,26 @@ def property_verdict(name: str, alone: dict[str, Interval], together: dict[str, 
 def depth_verdict(measure: str, differences: dict[str, list[float]]) -> str:
     """Whether a network keeps more than a plain network of the same effective depth."""
     name = ROBUSTNESS[measure]
-    more = [ROWS[row].label for row, values in differences.items() if values and min(values) > 0]
-    less = [ROWS[row].label for row, values in differences.items() if values and max(values) < 0]
-    same = [ROWS[row].label for row, values in differences.items() if values and min(values) <= 0 <= max(values)]
-    said = [
-        f"{', '.join(labels)} {words}"
-        for labels, words in (
-            (more, "keep more in every run"),
-            (less, "keep less in every run"),
-            (same, "keep more in some runs and less in others"),
-        )
-        if labels
-    ]
-    if not said:
+    compared = {row: values for row, values in differences.items() if values}
+    if not compared:
         return f"Under {name}, no run has the effective depth of a plain network."
-    return f"Compared with plain networks of the same effective depth, under {name}: {'; '.join(said)}."
+    more = [ROWS[row].label for row, values in compared.items() if min(values) > 0]
+    less = [ROWS[row].label for row, values in compared.items() if max(values) < 0]
+    return (
+        f"Beside plain networks of the same effective depth, under {name}: "
+        f"{len(more)} of {len(compared)} networks keep more in every run; {len(less)} keep less in every run."
+    )
 
 
 def _named(chosen: dict[str, Interval]) -> str:
     """Properties with the direction in which the share kept goes with them."""
     return ", ".join(f"{name} ({'more' if i.estimate > 0 else 'less'} is more robust)" for name, i in chosen.items())
+
+
+def _difference(pair: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """The difference of two means, and its standard error."""
+    ours, other = pair
+    return mean(ours) - mean(other), sqrt(variance(ours) / len(ours) + variance(other) / len(other))
 
 
 def _range(values: Sequence[float]) -> str:
@@ -196,7 +215,8 @@ HEAD = """## Scale fit: an easier problem, which plain ResNets and In-ResNet lea
 | effective depth | measured on the first {depth_images} test images |
 
 At the small scale below no network learns all its training images, and an underfit network looks robust. This scale
-removes that cause for the networks that learn theirs; a list below names the others. The numbers cannot be compared with the paper's: the problem is another, and so is the recipe.
+removes that cause for the networks that learn theirs; a list below names the others. The numbers cannot be compared
+with the paper's: the problem is another, and so is the recipe.
 
     {command}"""
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from benchmarks.paper.plan.protocols import FIT, FULL, SMALL, TEXT
 from benchmarks.paper.render.depth_study import ROBUSTNESS, SOUND, fit_runs, intervals
-from benchmarks.paper.render.fit_section import accuracy_verdict, enough, property_verdict
+from benchmarks.paper.render.fit_section import accuracy_verdict, enough, property_verdict, shallow_verdict
 from benchmarks.paper.render.statistics import NOISE_MEAN, Summary, our_means, printed, sampling_error
 from benchmarks.paper.render.tables import markdown
 from benchmarks.paper.results_file import Result
@@ -64,7 +64,8 @@ def settled(results: Sequence[Result]) -> str:
             "their clean accuracy than plain networks, and they are less accurate."
         )
     said = [property_verdict(ROBUSTNESS[measure], *intervals(runs_of, measure)) for measure in (SOUND, NOISE_MEAN)]
-    return f"At scale fit: {accuracy_verdict(runs_of)} {' '.join(said)}"
+    lines = [*accuracy_verdict(runs_of), shallow_verdict(runs_of), *said]
+    return "At scale fit:\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
 def _measure(measure: str, scale: str) -> str:

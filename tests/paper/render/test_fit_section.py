@@ -7,7 +7,14 @@ import pytest
 from benchmarks.paper.plan.protocols import FIT, SMALL
 from benchmarks.paper.plan.targets import EXPERIMENTS
 from benchmarks.paper.render import depth_study, figures
-from benchmarks.paper.render.fit_section import accuracy_verdict, depth_verdict, enough, fit_section, property_verdict
+from benchmarks.paper.render.fit_section import (
+    accuracy_verdict,
+    depth_verdict,
+    enough,
+    fit_section,
+    property_verdict,
+    shallow_verdict,
+)
 from benchmarks.paper.render.regression import Interval
 from benchmarks.paper.render.summary import summary
 from tests.paper.render.made_up import made_up
@@ -79,7 +86,7 @@ def test_a_verdict_needs_three_runs_of_every_network():
     text = fit_section(runs)
     assert "Under APGD 2/255, the share kept follows effective depth (log2) (less is more robust)" in text
     assert "runs are complete" not in text
-    assert "At scale fit: Beside the plain ResNet-110" in summary(runs)
+    assert "- Beside ResNet-110, In-ResNet-110 is" in summary(runs)
     fewer = fit_section(runs[:-1])
     assert "35 of the 36 runs are complete" in fewer
     assert "No verdict yet" in fewer
@@ -98,7 +105,7 @@ def test_verdicts_name_what_excludes_zero():
     assert text.startswith("Under noise, the share kept follows depth (less is more robust). At equal")
     assert text.endswith("cannot tell the properties apart.")
     text = depth_verdict("noise", {"in_resnet-110": [1.0, 2.0], "lambda_in_resnet-110": [-1.0, 2.0]})
-    assert "In-ResNet-110 keep more in every run; λ-In-ResNet-110 keep more in some runs and less in others" in text
+    assert text.endswith("under noise: 1 of 2 networks keep more in every run; 0 keep less in every run.")
     assert "no run has the effective depth" in depth_verdict("noise", {"in_resnet-110": []})
 
 
@@ -111,6 +118,16 @@ def test_a_difference_counts_beyond_two_standard_errors():
     runs = [fit_run("resnet-110", seed, kept=kept) for seed, kept in enumerate((0.50, 0.51, 0.52))]
     runs += [fit_run("in_resnet-110", seed, kept=kept) for seed, kept in enumerate((0.60, 0.61, 0.62))]
     runs += [fit_run("lambda_in_resnet-110", seed, kept=kept) for seed, kept in enumerate((0.3, 0.5, 0.7))]
-    text = accuracy_verdict(depth_study.fit_runs(runs))
+    text = " ".join(accuracy_verdict(depth_study.fit_runs(runs)))
     assert "In-ResNet-110 is more accurate under noise (+8.0 ± 0.7 points) and more accurate under APGD" in text
-    assert "λ-In-ResNet-110 is not different under noise (−0.8 ± 9.2 points)" in text
+    assert "λ-In-ResNet-110 is not told apart under noise (−0.8 ± 9.2 points)" in text
+
+
+def test_shallow_networks_that_keep_more_are_named():
+    """In the study shallow networks keep more."""
+    text = shallow_verdict(depth_study.fit_runs(study()))
+    assert text.startswith(
+        "Shallow plain networks that keep more than ResNet-110: ResNet-8 under noise, ResNet-8 under"
+    )
+    same = [fit_run(row, seed, kept=0.7 + 0.01 * seed) for row in EXPERIMENTS["depth"] for seed in range(3)]
+    assert shallow_verdict(depth_study.fit_runs(same)).startswith("No plain network of depth 8 to 56 keeps more")
