@@ -19,7 +19,7 @@ from benchmarks.paper.render.regression import Interval
 from benchmarks.paper.render.summary import summary
 from tests.paper.render.made_up import made_up
 
-DEPTHS = dict(zip(EXPERIMENTS["depth"], (90, 20, 15, 8, 13, 18, 28, 50, 20, 30, 15, 25), strict=True))
+DEPTHS = dict(zip(EXPERIMENTS["depth"], (90, 20, 15, 8, 13, 18, 28, 50, 22, 20, 30, 17, 15, 25), strict=True))
 
 
 def fit_run(row, seed=0, kept=None, level=0.8, depth=None):
@@ -88,7 +88,7 @@ def test_a_verdict_needs_three_runs_of_every_network():
     assert "runs are complete" not in text
     assert "- Beside ResNet-110, In-ResNet-110 is" in summary(runs)
     fewer = fit_section(runs[:-1])
-    assert "35 of the 36 runs are complete" in fewer
+    assert "41 of the 42 runs are complete" in fewer
     assert "No verdict yet" in fewer
     assert "scale fit lacks runs" in summary(runs[:-1])
     assert fit_section([]).endswith("Not run.")
