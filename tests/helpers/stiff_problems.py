@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.common.standard_problems import REACTIONS
 from dampode import DampedODEFunc
 from dampode.damping import Constant
 from dampode.fields import VectorField
@@ -88,16 +89,6 @@ def oregonator(t, x):
         (77.27 * (y2 + y1 * (1 - 8.375e-6 * y1 - y2)), (y3 - (1 + y1) * y2) / 77.27, 0.161 * (y1 - y3)), 1
     )
 
-
-# rate constant, reactants, products: the 25 reactions of the air pollution model, species counted from 1
-REACTIONS: tuple[tuple[float, tuple[int, ...], tuple[int, ...]], ...] = (
-    (0.35, (1,), (2, 3)), (26.6, (2, 4), (1,)), (1.23e4, (2, 5), (1, 6)), (8.6e-4, (7,), (5, 5, 8)),
-    (8.2e-4, (7,), (8,)), (1.5e4, (6, 7), (5, 8)), (1.3e-4, (9,), (5, 8, 10)), (2.4e4, (6, 9), (11,)),
-    (1.65e4, (2, 11), (1, 10, 12)), (9e3, (1, 11), (13,)), (2.2e-2, (13,), (1, 11)), (1.2e4, (2, 10), (1, 14)),
-    (1.88, (14,), (5, 7)), (1.63e4, (1, 6), (15,)), (4.8e6, (3,), (4,)), (3.5e-4, (4,), (16,)), (1.75e-2, (4,), (3,)),
-    (1e8, (16,), (6, 6)), (4.44e11, (16,), (3,)), (1.24e3, (6, 17), (5, 18)), (2.1, (19,), (2,)),
-    (5.78, (19,), (1, 3)), (4.74e-2, (1, 4), (19,)), (1.78e3, (1, 19), (20,)), (3.12, (20,), (1, 19)),
-)  # fmt: skip
 
 CONSTANTS = torch.tensor([constant for constant, _, _ in REACTIONS], dtype=torch.float64)
 FIRST = [used[0] - 1 for _, used, _ in REACTIONS]
