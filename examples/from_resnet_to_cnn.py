@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
-from dampode import DampedBlock, data, robustness, training
+from dampode import DampedBlock, data, plots, robustness, training
 from dampode.damping import Constant
 
 DAMPINGS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -75,9 +75,9 @@ axes["0"].set_xlabel("x + f(x)")
 axes["4"].set_xlabel("f(x)")
 ax = axes["a"]
 for name, values in correct.items():
-    share = torch.tensor(values)
-    interval = 1.96 * (share * (1 - share) / len(y)).sqrt()
-    ax.errorbar(DAMPINGS, 100 * share, 100 * interval, marker="o", capsize=3)
+    (line,) = ax.plot(DAMPINGS, [100 * value for value in values], marker="o")
+    low, high = plots.wilson(values, len(y))
+    ax.vlines(DAMPINGS, 100 * low, 100 * high, color=line.get_color())
     ax.annotate(name, (DAMPINGS[-1], 100 * values[-1]), (10, 0), textcoords="offset points", va="center")
 ax.set(xlabel="λ", ylabel="accuracy, %", xlim=(-0.05, 1.2), ylim=(0, 103), xticks=DAMPINGS)
 Path("runs").mkdir(exist_ok=True)

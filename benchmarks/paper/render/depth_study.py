@@ -11,7 +11,16 @@ from benchmarks.paper.plan.protocols import FIT, TEXT
 from benchmarks.paper.plan.rows import ROWS, SHALLOW
 from benchmarks.paper.plan.targets import EXPERIMENTS
 from benchmarks.paper.render.regression import Floats, Interval, bootstrap, rank_correlation, regression
-from benchmarks.paper.render.statistics import NOISE_MEAN, Summary, select, share, summarize, trained, value
+from benchmarks.paper.render.statistics import (
+    NOISE_MEAN,
+    Summary,
+    sampling_error,
+    select,
+    share,
+    summarize,
+    trained,
+    value,
+)
 from benchmarks.paper.render.tables import markdown
 from benchmarks.paper.results_file import Result
 from benchmarks.paper.run.measure import CLEAN
@@ -107,7 +116,7 @@ def blocks_that_matter(run: Result) -> int:
     """
     images, alone = run["depth"]["images"], run["depth"]["accuracy without a block"]
     full = run["depth"]["accuracy"]
-    return sum(full - accuracy > 2 * 0.5 / images**0.5 for accuracy in alone)
+    return sum(100 * (full - accuracy) > 2 * sampling_error(images) for accuracy in alone)
 
 
 def plain_beside(runs_of: dict[str, list[Result]], measure: str, depth: float) -> float | None:
